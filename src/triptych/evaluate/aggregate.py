@@ -1,0 +1,147 @@
+"""The prior against the aggregate posterior q(z) = (1/N) sum_n q(z|x_n).
+
+ELBO surgery (Hoffman & Johnson 2016): the ELBO's KL term splits exactly into
+
+    E_n KL(q(z|x_n) || p(z)) = MI + KL(q(z) || p(z)),   MI = E log q(z|x) - log q(z),
+
+and only the second part measures how well the prior fits. q(z) is evaluated as what it is, a
+mixture of N Gaussians, in float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.stats import gaussian_kde
+from torch import Generator, Tensor
+
+from triptych.maths import mixture_log_prob
+from triptych.posteriors import GaussianParameters
+from triptych.protocols import Density
+from triptych.vae import VAE
+
+
+@dataclass(frozen=True)
+class Match:
+    """KL(q(z)||p(z)) and the mutual information, in nats, with their Monte Carlo errors."""
+
+    kl: float
+    kl_mc_std: float
+    mutual_information: float
+    mutual_information_mc_std: float
+
+
+@torch.no_grad()
+def encode_all(model: VAE, x: Float[Tensor, "N C H W"]) -> GaussianParameters:
+    """The posterior parameters of every image."""
+    parts = [model.posterior.encode(chunk) for chunk in x.split(1000)]
+    mu, log_sigma = (torch.cat(p) for p in zip(*parts, strict=True))
+    return GaussianParameters(mu, log_sigma)
+
+
+@torch.no_grad()
+def aggregate_match(
+    model: VAE, h: GaussianParameters, z: Float[Tensor, "N M"], log_qz_x: Float[Tensor, "N"]
+) -> Match:
+    """Both parts of the KL term, from one z ~ q(z|x_n) for each n."""
+    log_qz = aggregate_log_prob(z, h)
+    gap, information = log_qz - model.prior.log_prob(z).double(), log_qz_x.double() - log_qz
+    n = len(z) ** 0.5
+    return Match(
+        gap.mean().item(),
+        gap.std().item() / n,
+        information.mean().item(),
+        information.std().item() / n,
+    )
+
+
+def aggregate_log_prob(z: Float[Tensor, "S M"], h: GaussianParameters) -> Float[Tensor, "S"]:
+    """log q(z), exact, in float64 and in chunks of z."""
+    mu, log_sigma = h.mu.double(), h.log_sigma.double()
+    log_w = torch.full((len(mu),), -np.log(len(mu)), dtype=torch.float64, device=mu.device)
+    parts = [mixture_log_prob(c, log_w, mu, log_sigma) for c in z.double().split(500)]
+    return torch.cat(parts)
+
+
+def energy_distance(
+    a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
+) -> tuple[float, float]:
+    """Energy distance 2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013) and its null level.
+
+    The level is the 95% quantile over random relabellings of the pooled sample: what two samples
+    of one distribution would show. With weights s = +-1/n the distance is -s' D s, so that all
+    relabellings are one matrix product.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"both samples must have the same size, not {len(a)} and {len(b)}")
+    n, pooled = len(a), torch.cat([a, b]).double()
+    distances = torch.cdist(pooled, pooled)
+    signs = torch.cat([torch.ones(n), -torch.ones(n)]).double().to(a.device) / n
+    shuffles = [
+        torch.randperm(2 * n, generator=generator, device=a.device) for _ in range(permutations)
+    ]
+    s = torch.stack([signs, *(signs[p] for p in shuffles)], 1)
+    values = -(s * (distances @ s)).sum(0)
+    return values[0].item(), values[1:].quantile(0.95).item()
+
+
+@dataclass(frozen=True)
+class LatentPlane:
+    """What a prior-against-posterior picture needs, in two coordinates."""
+
+    posterior: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    grid_x: NDArray[np.float32]
+    grid_y: NDArray[np.float32]
+    density: NDArray[np.float32]
+    components: str
+    explained: NDArray[np.float32]
+
+
+@torch.no_grad()
+def latent_plane(
+    prior: Density, z: Float[Tensor, "N M"], generator: Generator, points: int = 120
+) -> LatentPlane:
+    """The cloud of z ~ q(z) and the prior's density in a plane.
+
+    For M = 2 the plane is the latent space and the density is p(z) on a grid. For M > 2 it is
+    spanned by the two leading principal components of the cloud, and the density is that of the
+    *projected* prior, estimated from its samples: p(z) on the plane itself would be a slice.
+    """
+    draws = prior.sample(10_000, generator)
+    if z.shape[1] == 2:
+        basis, center = torch.eye(2, device=z.device), torch.zeros(2, device=z.device)
+        explained = np.ones(2, np.float32)
+    else:
+        center = z.mean(0)
+        _, s, v = torch.linalg.svd(z - center, full_matrices=False)
+        basis, explained = v[:2].T, (s.square() / s.square().sum())[:2].float().cpu().numpy()
+    cloud, flat = (z - center) @ basis, (draws - center) @ basis
+    x, y = (_axis(cloud[:, i], flat[:, i], points) for i in (0, 1))
+    if z.shape[1] == 2:
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        density = prior.log_prob(grid.to(z)).exp().cpu().numpy()
+    else:
+        gx, gy = np.meshgrid(x.numpy(), y.numpy())
+        kde = gaussian_kde(flat[:5_000].cpu().numpy().T)
+        density = kde(np.stack([gx.ravel(), gy.ravel()])).reshape(points, points)
+    return LatentPlane(
+        cloud.float().cpu().numpy(),
+        flat[:1_000].float().cpu().numpy(),
+        x.numpy(),
+        y.numpy(),
+        density.astype(np.float32),
+        "latent" if z.shape[1] == 2 else "pca",
+        explained,
+    )
+
+
+def _axis(a: Tensor, b: Tensor, points: int) -> Tensor:
+    """A grid axis that holds all but the outermost thousandth of both samples."""
+    ends = torch.tensor([0.001, 0.999], device=a.device, dtype=a.dtype)
+    low = min(a.quantile(ends[0]).item(), b.quantile(ends[0]).item())
+    high = max(a.quantile(ends[1]).item(), b.quantile(ends[1]).item())
+    margin = 0.1 * (high - low)
+    return torch.linspace(low - margin, high + margin, points)

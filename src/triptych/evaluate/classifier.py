@@ -1,0 +1,188 @@
+"""The small classifiers whose features the Frechet distance compares.
+
+A data set's own labels train a 128-d feature network by a fixed recipe. For MNIST its weights
+ship with the package; for the others they are trained once and cached. The course's network can
+be read from its file instead.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import pooch
+import torch
+from jaxtyping import Float
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from triptych.data import Dataset
+from triptych.protocols import UserError
+from triptych.train.order import batch_indices, generator_for
+
+RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
+SHIPPED = files("triptych.evaluate") / "mnist_features.safetensors"
+
+
+class FeatureNet(nn.Module):
+    """Two 3x3 convolutions with pooling, 128 features, a linear head. Input in [-1, 1]."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int = 10) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.features = nn.Sequential(
+            nn.Conv2d(c, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(RECIPE["dropout"]),
+            nn.Linear(64 * (h // 4) * (w // 4), 128),
+        )
+        self.head = nn.Sequential(nn.Dropout(RECIPE["dropout"]), nn.Linear(128, classes))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
+        return self.head(self.features(x))
+
+
+class CourseNet(nn.Module):
+    """The classifier that the course hands out as `mnist_classifier.pth`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 3),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.25),
+            nn.Flatten(),
+            nn.Linear(9216, 128),
+            nn.Dropout(0.5),
+        )
+        self.classification_layer = nn.Sequential(nn.Linear(128, 10))
+
+    @property
+    def features(self) -> nn.Module:
+        return self.layers
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature network, its name and the hash of its weights."""
+
+    net: nn.Module
+    name: str
+    hash: str
+    accuracy: float | None
+
+    @torch.no_grad()
+    def __call__(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 128"]:
+        """Features in float64 of grey images in [0, 1]; never rescaled, whatever their range."""
+        parts = [self.net.features(2 * c - 1).double() for c in x.split(500)]  # pyright: ignore
+        return torch.cat(parts)
+
+    def to(self, device: torch.device) -> "Features":
+        """The same features on another device."""
+        return Features(self.net.to(device), self.name, self.hash, self.accuracy)
+
+
+def features_for(data: Dataset, course_file: Path | None = None) -> Features:
+    """The feature network of a data set: the course's, shipped, cached, or trained now."""
+    if course_file is not None:
+        return course_features(course_file, data.shape)
+    if data.name == "mnist":
+        return _unpack(SHIPPED.read_bytes(), data, "triptych-mnist")
+    key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]
+    path = Path(pooch.os_cache("triptych")) / "features" / f"{data.name}-{key}.safetensors"
+    if not path.exists():
+        net, accuracy = train_classifier(data)
+        write_features(path, net, accuracy)
+    return _unpack(path.read_bytes(), data, f"triptych-{data.name}")
+
+
+def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
+    """Train by the fixed recipe; returns the network and its accuracy on the test images.
+
+    Adam with a cosine from lr to 0. Few images get as many steps as 20,000 would.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = FeatureNet(data.shape)
+        images, labels = data.train_images, data.train_labels
+        batch = RECIPE["batch"]
+        steps = RECIPE["epochs"] * max(len(images), 20_000) // batch
+        optimizer = torch.optim.Adam(net.parameters(), lr=RECIPE["lr"])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            index = batch_indices(0, step, batch, len(images))
+            x = _shift(grey(images[index], data.levels), step)
+            loss = cross_entropy(net(2 * x - 1), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+    return net, accuracy(net, data)
+
+
+def _shift(x: Tensor, step: int) -> Tensor:
+    """Move a batch by up to one pixel in each direction, the only augmentation."""
+    g = generator_for(0, step, torch.device("cpu"), stream=2)
+    dy, dx = (torch.randint(-1, 2, (2,), generator=g)).tolist()
+    return x.roll((dy, dx), (-2, -1))
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, data: Dataset) -> float:
+    """Share of the test images that the classifier gets right."""
+    x = grey(data.test_images, data.levels)
+    guesses = torch.cat([net(2 * c - 1).argmax(1) for c in x.split(500)])
+    return (guesses == data.test_labels).double().mean().item()
+
+
+def grey(images: Tensor, levels: int) -> Tensor:
+    """Integer images as grey values in [0, 1]."""
+    return images.float() / (levels - 1)
+
+
+def write_features(path: Path, net: nn.Module, accuracy: float) -> None:
+    """Write the weights in half precision, with their accuracy in the header."""
+    tensors = {k: v.half() for k, v in net.state_dict().items()}
+    raw = save_bytes(tensors, metadata={"accuracy": f"{accuracy:.4f}"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(raw)
+    fresh.replace(path)
+
+
+def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
+    net = FeatureNet(data.shape)
+    net.load_state_dict({k: v.float() for k, v in load_bytes(raw).items()})
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    reached = float(header["__metadata__"]["accuracy"])
+    return Features(net.eval(), name, hashlib.sha256(raw).hexdigest()[:12], reached)
+
+
+def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
+    """The course's classifier from its state dict (keys layers.*, classification_layer.0.*)."""
+    if shape != (1, 28, 28):
+        raise UserError(f"--features {path} needs 28x28 images, not {shape[1]}x{shape[2]}")
+    try:
+        raw = path.read_bytes()
+        net = CourseNet()
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError as error:
+        raise UserError(f"--features {path} does not exist; name the course's file") from error
+    except Exception as error:
+        raise UserError(
+            f"--features {path} is not the course's mnist_classifier.pth (a state dict with keys "
+            f"layers.* and classification_layer.0.*); name that file"
+        ) from error
+    return Features(net.eval(), path.name, hashlib.sha256(raw).hexdigest()[:12], None)

@@ -1,0 +1,160 @@
+"""What a flow on images needs beside coupling: Glow's steps on RealNVP's multi-scale frame
+(Kingma & Dhariwal 2018, arXiv:1807.03039; Dinh et al. 2017, arXiv:1605.08803, section 3.6).
+
+All of these are bijectors: `forward` goes from the base to the image, `inverse` back, and each
+returns the log_det of the map it applied.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from triptych.flows.coupling import AffineCoupling
+from triptych.nets.conv import ConvNet
+
+
+class Logit(nn.Module):
+    """x = (sigmoid(z) - low) / (1 - 2 low): the real line to (0, 1) and a little beyond.
+
+    `low` keeps the inverse finite at the borders; the price is the mass outside [0, 1], which
+    whoever samples has to account for.
+    """
+
+    def __init__(self, low: float, event_dims: int = 3) -> None:
+        super().__init__()
+        self.low, self.event_dims = low, event_dims
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return (z.sigmoid() - self.low) / (1 - 2 * self.low), -self.log_det_inverse(z)
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.low + (1 - 2 * self.low) * x
+        z = p.log() - (-p).log1p()
+        return z, self.log_det_inverse(z)
+
+    def log_det_inverse(self, z: Tensor) -> Tensor:
+        """log|dz/dx| = log(1 - 2 low) - log p (1 - p), p = sigmoid(z)."""
+        softplus = nn.functional.softplus
+        per_pixel = math.log(1 - 2 * self.low) + softplus(z) + softplus(-z)
+        return per_pixel.flatten(-self.event_dims).sum(-1)
+
+
+class ActNorm(nn.Module):
+    """A scale and a shift for each channel: x = (z - shift) / exp(log_scale).
+
+    While `starting` is set, `inverse` first sets both so that z has mean 0 and variance 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.starting = False
+
+    def forward(self, z: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        return (z - self.shift) * (-self.log_scale).exp(), -self.log_det(z)
+
+    def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        if self.starting:
+            std, mean = torch.std_mean(x, (0, 2, 3), keepdim=True)
+            self.log_scale.data = -std[0].clamp(min=1e-3).log()
+            self.shift.data = -mean[0] * self.log_scale.data.exp()
+        return x * self.log_scale.exp() + self.shift, self.log_det(x)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """One number for all images: H W sum log_scale."""
+        return self.log_scale.sum() * x.shape[-1] * x.shape[-2]
+
+
+class Invertible1x1(nn.Module):
+    """A learned rotation of the channels, W = P L (U + diag s), so that log|det W| = sum log|s|."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        q, _ = torch.linalg.qr(torch.randn(channels, channels))
+        P, L, U = torch.linalg.lu(q)
+        s = U.diagonal()
+        self.register_buffer("P", P)
+        self.register_buffer("sign", s.sign())
+        self.L, self.U = nn.Parameter(L.tril(-1)), nn.Parameter(U.triu(1))
+        self.log_s = nn.Parameter(s.abs().log())
+
+    def weight(self) -> Float[Tensor, "C C"]:
+        """W, the map of `inverse`."""
+        eye = torch.eye(len(self.log_s), device=self.L.device, dtype=self.L.dtype)
+        upper = self.U.triu(1) + torch.diag(self.sign * self.log_s.exp())
+        return self.P @ (self.L.tril(-1) + eye) @ upper
+
+    def forward(self, z: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        x = torch.linalg.solve(self.weight(), z.flatten(-2)).view_as(z)
+        return x, -self.log_det(z)
+
+    def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        return (self.weight() @ x.flatten(-2)).view_as(x), self.log_det(x)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """One number for all images: H W sum log|s|."""
+        return self.log_s.sum() * x.shape[-1] * x.shape[-2]
+
+
+class MultiScale(nn.Module):
+    """Levels of squeeze and flow steps; after each but the last, half the channels are done.
+
+    The base's side is a flat vector [B, D]: what left first stands first. `hidden` gives the
+    width of the coupling networks at each level, and so the number of levels.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], steps: int, hidden: Sequence[int]
+    ) -> None:
+        super().__init__()
+        c, h, w = shape
+        if h % 2 ** len(hidden) or w % 2 ** len(hidden):
+            raise ValueError(f"{h}x{w} images cannot be squeezed {len(hidden)} times")
+        self.levels, self.shapes = nn.ModuleList(), []
+        for width in hidden:
+            c, h, w = 4 * c, h // 2, w // 2
+            self.levels.append(nn.ModuleList(flow_steps(c, steps, width)))
+            self.shapes.append((c, h, w))
+            c = c // 2
+
+    def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D"], Tensor]:
+        log_det, done = torch.zeros((), dtype=x.dtype, device=x.device), []
+        for i, steps in enumerate(self.levels):
+            x = nn.functional.pixel_unshuffle(x, 2)
+            for step in reversed(steps):  # pyright: ignore[reportArgumentType]
+                x, ld = step.inverse(x)
+                log_det = log_det + ld
+            if i < len(self.levels) - 1:
+                out, x = x.chunk(2, 1)
+                done.append(out.flatten(1))
+        return torch.cat([*done, x.flatten(1)], 1), log_det
+
+    def forward(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B C H W"], Tensor]:
+        sizes = [math.prod(s) // 2 for s in self.shapes[:-1]] + [math.prod(self.shapes[-1])]
+        *done, x = z.split(sizes, 1)
+        log_det = torch.zeros((), dtype=z.dtype, device=z.device)
+        x = x.unflatten(1, self.shapes[-1])
+        for i, steps in reversed(list(enumerate(self.levels))):
+            if i < len(self.levels) - 1:
+                c, h, w = self.shapes[i]
+                x = torch.cat([done[i].unflatten(1, (c // 2, h, w)), x], 1)
+            for step in steps:  # pyright: ignore[reportGeneralTypeIssues]
+                x, ld = step(x)
+                log_det = log_det + ld
+            x = nn.functional.pixel_shuffle(x, 2)
+        return x, log_det
+
+
+def flow_steps(channels: int, steps: int, hidden: int) -> list[nn.Module]:
+    """`steps` times coupling, rotation, normalisation, in the order base to image."""
+    first_half = torch.arange(channels) < channels // 2
+    layers: list[nn.Module] = []
+    for _ in range(steps):
+        net = ConvNet(channels // 2, hidden, channels)
+        layers += [AffineCoupling(first_half, net, event_dims=3), Invertible1x1(channels)]
+        layers += [ActNorm(channels)]
+    return layers

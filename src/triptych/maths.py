@@ -1,0 +1,71 @@
+"""Log densities, streaming log-mean-exp, bits per dimension. Nats everywhere but in `bits_per_dim`."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def normal_log_prob(
+    z: Float[Tensor, "*batch D"], mu: Tensor | float = 0.0, log_sigma: Tensor | float = 0.0
+) -> Float[Tensor, "*batch"]:
+    """log N(z; mu, diag sigma^2), summed over the last dimension."""
+    log_sigma = torch.as_tensor(log_sigma, dtype=z.dtype, device=z.device)
+    u = (z - mu) * torch.exp(-log_sigma)
+    return (-0.5 * u.square() - log_sigma - 0.5 * LOG_2PI).sum(-1)
+
+
+def mixture_log_prob(
+    z: Float[Tensor, "*batch D"],
+    log_w: Float[Tensor, "K"],
+    mu: Float[Tensor, "K D"],
+    log_sigma: Float[Tensor, "K D"],
+) -> Float[Tensor, "*batch"]:
+    """log sum_k w_k N(z; mu_k, diag sigma_k^2) as two matrix products.
+
+    Expanding the square, -(z - mu)^2 / 2 sigma^2 = -z^2 a / 2 + z b + c with
+    a = sigma^-2 and b = mu a, so that no [B, K, D] tensor is ever made.
+    The expansion cancels: where mu / sigma is large, call it in float64.
+    """
+    a = torch.exp(-2 * log_sigma)
+    b = mu * a
+    c = log_w - (0.5 * mu * b + log_sigma + 0.5 * LOG_2PI).sum(-1)
+    log_wk = c + z @ b.T - 0.5 * z.square() @ a.T
+    return log_wk.logsumexp(-1)
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    """log (1/K) sum_k exp(log_w_k) along `dim`."""
+    return log_w.logsumexp(dim) - math.log(log_w.shape[dim])
+
+
+class RunningLogMeanExp:
+    """log-mean-exp of importance weights that arrive in chunks of any size.
+
+    Holds one number an image however many samples there are; the result does not depend on
+    how the samples were cut into chunks.
+    """
+
+    def __init__(self) -> None:
+        self.log_sum: Tensor | None = None
+        self.count = 0
+
+    def update(self, log_w: Float[Tensor, "k B"]) -> None:
+        """Take in k further samples of each image."""
+        chunk = log_w.logsumexp(0)
+        self.log_sum = chunk if self.log_sum is None else torch.logaddexp(self.log_sum, chunk)
+        self.count += log_w.shape[0]
+
+    def value(self) -> Float[Tensor, "B"]:
+        """log (1/K) sum of all samples so far."""
+        if self.log_sum is None:
+            raise ValueError("no samples have been added")
+        return self.log_sum - math.log(self.count)
+
+
+def bits_per_dim(log_px: Tensor, dims: int) -> Tensor:
+    """-log p(x) / (D log 2) of the integer data: every Jacobian must already be in log_px."""
+    return -log_px / (dims * math.log(2))

@@ -1,0 +1,116 @@
+"""A small U-Net for diffusion (Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020,
+arXiv:2006.11239, appendix B), for 28x28 and 8x8 alike without padding.
+
+Pixels enter by pixel-unshuffle: 2x2 patches become channels, so that no convolution ever runs at
+full resolution, where most of the time of public U-Nets goes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
+
+    def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        half = torch.arange(dim // 2)
+        self.register_buffer(
+            "omega", torch.exp(-math.log(max_period) * half / (dim // 2)), persistent=False
+        )
+
+    def forward(self, t: Tensor) -> Float[Tensor, "B dim"]:
+        angle = t[..., None] * self.omega
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, conv, twice; time enters between as scale and shift; the block starts as identity
+    (its last convolution is zero)."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+        self.norm1 = nn.GroupNorm(8, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(c_time, 2 * c_out)
+        self.norm2 = nn.GroupNorm(8, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "B C H W"], e: Float[Tensor, "B E"]) -> Tensor:
+        scale, shift = self.time(e)[..., None, None].chunk(2, -3)
+        h = self.conv1(self.act(self.norm1(x)))
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(self.act(h))
+
+
+class UNet(nn.Module):
+    """eps_hat(x_t, t): [B, C, H, W] images and [B] times to an image-shaped output.
+
+    `widths` gives the channels at H/2, H/4, ...; `blocks` the residual blocks at each of them, on
+    the way down and on the way up. H and W must be divisible by 2^len(widths).
+    """
+
+    def __init__(self, shape: tuple[int, int, int], widths: Sequence[int], blocks: int) -> None:
+        super().__init__()
+        c, h, w = shape
+        if h % 2 ** len(widths) or w % 2 ** len(widths):
+            raise ValueError(f"{h}x{w} images cannot be halved {len(widths)} times")
+        time = 4 * widths[0]
+        self.time = nn.Sequential(
+            TimeEmbedding(widths[0]), nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time)
+        )
+        self.door = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c, widths[0], 3, padding=1))
+        self.down, self.up, skips, now = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            if level > 0:
+                self.down.append(nn.Conv2d(now, width, 3, stride=2, padding=1))
+                skips.append(now := width)
+            for _ in range(blocks):
+                self.down.append(ResidualBlock(now, width, time))
+                skips.append(now := width)
+        self.middle = nn.ModuleList(ResidualBlock(now, now, time) for _ in range(2))
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(ResidualBlock(now + skips.pop(), width, time))
+                now = width
+            if level > 0:
+                self.up.append(Upsample(now))
+        self.out = nn.Sequential(
+            nn.GroupNorm(8, now), nn.SiLU(), nn.Conv2d(now, 4 * c, 3, padding=1), nn.PixelShuffle(2)
+        )
+        nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B C H W"]:
+        e = nn.functional.silu(self.time(t.to(x.dtype)))
+        h = self.door(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, e) if isinstance(layer, ResidualBlock) else layer(h)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, e)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                h = layer(torch.cat([h, skips.pop()], -3), e)
+            else:
+                h = layer(h)
+        return self.out(h)
+
+
+class Upsample(nn.Module):
+    """Twice the size by repetition, then a convolution."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Tensor:
+        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))

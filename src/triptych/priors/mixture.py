@@ -1,0 +1,34 @@
+"""Mixture-of-Gaussians prior p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), all of it learned."""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from triptych.maths import mixture_log_prob
+
+
+class MixtureOfGaussians(nn.Module):
+    """K diagonal Gaussians with learned weights, means and scales.
+
+    Means start spread like the standard Gaussian times `spread`, scales at one, weights equal.
+    """
+
+    def __init__(self, dim: int, components: int, spread: float = 1.0) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mu = nn.Parameter(spread * torch.randn(components, dim))
+        self.log_sigma = nn.Parameter(torch.zeros(components, dim))
+
+    def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z) in nats, through `mixture_log_prob`."""
+        log_w = self.logits.log_softmax(-1)
+        return mixture_log_prob(z, log_w, self.mu, self.log_sigma)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
+        """Pick a component, then draw from it."""
+        w = self.logits.softmax(-1)
+        k = torch.multinomial(w, n, replacement=True, generator=generator)
+        eps = torch.randn(
+            n, self.mu.shape[1], generator=generator, device=w.device, dtype=w.dtype
+        )
+        return self.mu[k] + self.log_sigma[k].exp() * eps

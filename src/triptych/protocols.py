@@ -1,0 +1,114 @@
+"""The nouns of the house: what a prior, a flow, a posterior, a likelihood, a model and a score are.
+
+Everything is structural: a class that has these methods is one of these things.
+Leading batch dimensions are free (`*batch`), so the same code serves one sample per
+image and K importance samples per image.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+
+class UserError(Exception):
+    """The request is wrong. The message is one sentence: the value, what is allowed, what to do."""
+
+
+@runtime_checkable
+class Density(Protocol):
+    """Every prior and every flow: a normalised density that can be evaluated and sampled."""
+
+    def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z) in nats."""
+        ...
+
+    def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
+        """n independent draws."""
+        ...
+
+
+@runtime_checkable
+class Bijector(Protocol):
+    """An invertible map x = f(z). Each direction returns the log_det of the map it applied."""
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(x, log|det dx/dz|)."""
+        ...
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, log|det dz/dx|)."""
+        ...
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """q(z|x). `encode` runs the network once per image; the rest is cheap per importance sample."""
+
+    latent_dim: int
+
+    def encode(self, x: Tensor) -> Any:
+        """The parameters h of q(z|x)."""
+        ...
+
+    def rsample(self, h: Any, eps: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
+        """(z, log q(z|x)) for standard normal eps, differentiable in h."""
+        ...
+
+    def log_prob(self, z: Tensor, h: Any) -> Tensor:
+        """log q(z|x) in nats."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x|z), the decoder network included."""
+
+    def log_prob(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(x|z), summed over pixels, in nats."""
+        ...
+
+    def mean(self, z: Tensor) -> Tensor:
+        """E[x|z]."""
+        ...
+
+    def sample(self, z: Tensor, generator: Generator | None = None) -> Tensor:
+        """x ~ p(x|z)."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What the trainer trains. Nothing inside `loss` draws: all its randomness is `noise`."""
+
+    def noise(self, n: int, generator: Generator) -> Any:
+        """All the randomness that the loss of n images needs (a tensor or a dict of tensors)."""
+        ...
+
+    def loss(self, x: Tensor, noise: Any) -> Float[Tensor, "B"]:
+        """Per image, in nats where the loss is a bound; only the trainer averages."""
+        ...
+
+    def terms(self, x: Tensor, noise: Any) -> dict[str, Tensor]:
+        """The loss taken apart by name, per image: for logs and for naming what went non-finite."""
+        ...
+
+    def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
+        """n images with grey values in [0, 1], on the data's own grid of levels or between."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with the protocol under which it holds. Never a bare float.
+
+    `mc_std` is the standard error of the estimator (finite images, finite samples); the spread
+    over training runs is computed from several scores and kept apart from it.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    mc_std: float | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)

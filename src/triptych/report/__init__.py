@@ -1,0 +1,23 @@
+"""The finished report of a study. It reads what the study stored and never loads a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.report.figures import likelihood
+from triptych.report.handin import handin
+from triptych.report.load import read_study
+from triptych.report.page import write_page
+from triptych.report.snippets import SNIPPETS, Ask
+
+__all__ = ["handin", "write_report"]
+
+
+def write_report(study_folder: Path, snippets: Sequence[Ask] = SNIPPETS) -> Path:
+    """Draws the figures, sets the page, measures it, and returns report.pdf.
+
+    Raises UserError when the study lacks what the report needs, LimitError when the assignment's
+    limits cannot be kept; report.pdf exists only where they are.
+    """
+    study = read_study(Path(study_folder))
+    likelihood(study)
+    return write_page(study, snippets)

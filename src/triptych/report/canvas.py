@@ -1,0 +1,91 @@
+"""Drawing in centimetres at the size at which a figure is placed, so that 10 pt is 10 pt."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+TEXT_WIDTH = 17.0
+FONT_SIZE = 10
+LINE_HEIGHT = 0.42
+# The first is close to the page's face; the second has the letters that it lacks.
+FAMILIES = ["STIXGeneral", "DejaVu Serif"]
+STYLE = {
+    "font.family": FAMILIES,
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.pad": 2.5,
+    "ytick.major.pad": 2.5,
+    "pdf.fonttype": 42,
+}
+
+
+def blank(height: float) -> Figure:
+    """A figure as wide as the text and `height` cm high, with nothing behind it."""
+    figure = Figure(figsize=(TEXT_WIDTH / 2.54, height / 2.54), dpi=300)
+    figure.patch.set_visible(False)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
+    """Axes at (left, bottom, width, height) in cm."""
+    full = figure.get_size_inches() * 2.54
+    left, bottom, width, height = place
+    return figure.add_axes((left / full[0], bottom / full[1], width / full[0], height / full[1]))
+
+
+def text_at(figure: Figure, x: float, y: float, text: str) -> None:
+    """Text centred over (x, y) in cm."""
+    full = figure.get_size_inches() * 2.54
+    figure.text(
+        x / full[0], y / full[1], text, ha="center", va="bottom", linespacing=1.1, parse_math=False
+    )
+
+
+def wrapped(text: str, width: float) -> str:
+    """Lines no wider than `width` cm at the figures' font, broken at spaces; cut where one word
+    is wider than that."""
+    lines: list[str] = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _width(longer) > width:
+            lines.append(_cut(word, width))
+        else:
+            lines[-1] = longer if lines[-1] else _cut(word, width)
+    return "\n".join(lines)
+
+
+def line_count(titles: list[str]) -> int:
+    """Lines of the tallest of these."""
+    return max(title.count("\n") + 1 for title in titles)
+
+
+def write(figure: Figure, folder: Path, name: str) -> Path:
+    """NAME.pdf and NAME.png; the same scores give the same bytes. Returns the PDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, transparent=True)
+    figure.savefig(folder / f"{name}.png", facecolor="white", dpi=200)
+    return folder / f"{name}.pdf"
+
+
+def _cut(word: str, width: float) -> str:
+    if _width(word) <= width:
+        return word
+    while len(word) > 1 and _width(word + "\N{HORIZONTAL ELLIPSIS}") > width:
+        word = word[:-1]
+    return word + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _width(text: str) -> float:
+    font = FontProperties(family=FAMILIES, size=FONT_SIZE)
+    path = TextPath((0, 0), text.replace("$", r"\$"), prop=font)
+    return float(path.get_extents().width) / 72 * 2.54

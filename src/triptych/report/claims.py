@@ -1,0 +1,90 @@
+"""Sentences that compare models, and the rule by which one may be written.
+
+A difference is claimed only where its paired 95% interval excludes zero.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from triptych.report.load import Difference, Recipe, Study, Summary
+from triptych.report.tables import require_one_protocol
+from triptych.report.wording import called, decimals_for, interval, listed, number, runs
+
+HIGHER_IS_BETTER = {"elbo": True, "kl-aggregate": False, "bpd": False, "fid": False}
+
+
+def separated(difference: Difference | None) -> bool:
+    """Whether the paired interval exists and excludes zero."""
+    if difference is None or difference.interval95 is None:
+        return False
+    low, high = difference.interval95
+    return low > 0 or high < 0
+
+
+def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary]:
+    """The models that have the metric, best mean first; UserError where protocols differ."""
+    found = [study.score(recipe.name, metric) for recipe in recipes]
+    scores = [score for score in found if score is not None]
+    if scores:
+        require_one_protocol(scores)
+    return sorted(scores, key=lambda s: s.mean, reverse=HIGHER_IS_BETTER[metric])
+
+
+def compare(
+    study: Study, models: Sequence[Summary], metric: str, values: bool = True
+) -> list[str]:
+    """Best first: the numbers where there was one run, else each neighbour against the next."""
+    decimals = decimals_for([s.mean for s in models], most=3)
+    told = [f"{number(s.mean, decimals)} for {title_of(study, s)}" for s in models]
+    if len(models) == 1 or all(s.n_seeds == 1 for s in models):
+        return [f"{metric} is {listed(told)}."] if values else []
+    pairs = list(pairwise(models))
+    differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
+    if len(models) > 2 and not any(map(separated, differences)):
+        pairs.append((models[0], models[-1]))
+    claims, open_ = [], []
+    for a, b in pairs:
+        difference = study.difference(a.metric, a.model, b.model)
+        names = (title_of(study, a), title_of(study, b))
+        if difference is not None and separated(difference):
+            claims.append(_claim(difference, names, first=not claims))
+        else:
+            open_.append(_no_claim(difference, names))
+    said = [f"{metric} is {listed(claims)}."] if claims else []
+    if open_:
+        name = metric.removeprefix("The ")
+        said.append(f"In {name} the runs do not separate {listed(open_, 'nor')}.")
+    return [" ".join(said)]
+
+
+def _claim(difference: Difference, names: tuple[str, str], first: bool) -> str:
+    """Of the two models, the first has the better mean."""
+    bounds = sorted(abs(v) for v in difference.interval95 or ())
+    decimals = decimals_for([difference.mean, bounds[0]], most=3)
+    word = "higher" if difference.mean > 0 else "lower"
+    size = f"{number(abs(difference.mean), decimals)}{_unit(difference)}"
+    lead, over = "", ""
+    if first:
+        lead, over = "95% interval ", f", {runs(difference.n_seeds).replace(' run', ' paired run')}"
+    inner = f"{lead}{interval(bounds, decimals)}{over}"
+    return f"{word} for {names[0]} than for {names[1]} by {size} ({inner})"
+
+
+def _no_claim(difference: Difference | None, names: tuple[str, str]) -> str:
+    pair = f"{names[0]} from {names[1]}"
+    if difference is None or difference.interval95 is None:
+        return f"{pair} (no two paired runs)"
+    decimals = decimals_for([difference.mean], most=3)
+    bounds = f"{interval(difference.interval95, decimals)}{_unit(difference)}"
+    return f"{pair} (95% interval {bounds})"
+
+
+def _unit(difference: Difference) -> str:
+    worded = {"nats": " nats", "bits/dim": " bits/dim"}
+    return worded.get(difference.unit, "")
+
+
+def title_of(study: Study, score: Summary) -> str:
+    """How a sentence calls the model of a score."""
+    recipe = next((r for r in study.recipes if r.name == score.model), None)
+    return score.model if recipe is None else called(study, recipe)

@@ -1,0 +1,149 @@
+"""All that the report says, as data for the template. Strings stay strings: none is markup."""
+
+from collections.abc import Collection
+from typing import Any
+
+from triptych.report.check import REFERENCES_HEADING, SNIPPETS_HEADING, TITLE
+from triptych.report.discussion import Paragraph
+from triptych.report.group import Group
+from triptych.report.load import Latent, Recipe, Study, read_latent, read_samples
+from triptych.report.tables import Table, likelihood_table, sampling_table
+from triptych.report.wording import NO_BREAK_SPACE as SPACE
+from triptych.report.wording import Span, count, dataset_name, listed
+
+CITATIONS = ("burda2016", "dinh2017", "heusel2017", "ho2020", "kingma2014", "tomczak2018")
+PAPERS = {
+    "vae": ("the VAEs", "kingma2014"),
+    "flow": ("the flows", "dinh2017"),
+    "ddpm": ("the DDPM", "ho2020"),
+}
+
+
+def build(
+    study: Study,
+    group: Group,
+    figures: Collection[str],
+    discussion: list[Paragraph],
+    details: bool = True,
+) -> dict[str, Any]:
+    """The template's data for page 1 and the headings.
+
+    `figures`: those that were drawn. `details`: parameters and epochs beside each architecture.
+    """
+    wide: list[dict[str, Any]] = []
+    if "prior-posterior" in figures:
+        wide.append(_figure(1, "prior-posterior.pdf", _posterior_caption(study)))
+    likelihood, sampling = likelihood_table(study), sampling_table(study)
+    if likelihood is not None:
+        wide.append(_table(1, likelihood, 12.0))
+    number = 2 if "prior-posterior" in figures else 1
+    last = _figure(number, "samples.pdf", _samples_caption(study)) if "samples" in figures else None
+    return {
+        "title": TITLE,
+        "snippets-heading": SNIPPETS_HEADING,
+        "references-heading": REFERENCES_HEADING,
+        "course": group.course,
+        "authors": [{"name": name, "number": number} for name, number in group.members],
+        "date": group.date,
+        "placeholder": group.placeholder,
+        "wide": wide,
+        "last": last,
+        "table2": None if sampling is None else _table(2 if likelihood else 1, sampling, 6.0),
+        "models": _models(study, details),
+        "models-intro": _intro(study),
+        "discussion": [{"head": p.head, "spans": p.spans} for p in discussion],
+        "before": _before_table(discussion),
+    }
+
+
+def _before_table(discussion: list[Paragraph]) -> int:
+    """How many paragraphs stand before the sampling table: those on part A."""
+    heads = [paragraph.head for paragraph in discussion]
+    return heads.index("Sampling quality.") if "Sampling quality." in heads else len(heads)
+
+
+def _figure(number: int, file: str, caption: list[Span]) -> dict[str, Any]:
+    return {"kind": "figure", "number": number, "file": file, "caption": caption}
+
+
+def _table(number: int, table: Table, gap: float) -> dict[str, Any]:
+    return {
+        "kind": "table",
+        "number": number,
+        "header": table.header,
+        "rows": table.rows,
+        "caption": table.caption,
+        "gap": gap,
+    }
+
+
+def _posterior_caption(study: Study) -> list[Span]:
+    found = [latent for r in study.part("A") if (latent := read_latent(study, r))]
+    projected = any(latent.projected for latent in found)
+    plane = ", in the posterior's two leading principal components" if projected else ""
+    rings = "; rings: draws from it" if projected else ""
+    text = "Dots: q(z), numbered by class; grey: regions with 50, 80 and 95% of the prior"
+    return [
+        {"strong": "Prior and aggregate posterior"},
+        f" on one scale ({_seeds(found)}){plane}. {text}{rings}.",
+    ]
+
+
+def _seeds(found: list[Latent]) -> str:
+    return f"seed {listed([str(s) for s in sorted({latent.seed for latent in found})])}"
+
+
+def _samples_caption(study: Study) -> list[Span]:
+    found = [got for r in study.part("B") if (got := read_samples(study, r, 4))]
+    seeds = listed([str(s) for s in sorted({seed for seed, _ in found})])
+    return [
+        {"strong": "Samples:"},
+        f" the first four of each model's first run (seed {seeds}), chosen by that rule alone.",
+    ]
+
+
+def _intro(study: Study) -> list[Span]:
+    """Which papers the families of models are from, for those that the study has."""
+    present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
+    present |= {recipe.prior for recipe in study.recipes if recipe.prior}
+    told = [PAPERS[family] for family in PAPERS if family in present]
+    if not told:
+        return []
+    spans: list[Span] = []
+    for i, (name, key) in enumerate(told):
+        joint = "" if i == 0 else " and " if i == len(told) - 1 else ", "
+        label = name[:1].upper() + name[1:] if i == 0 else name
+        spans += [f"{joint}{label} ", {"cite": key}]
+    return [*spans, f" are trained on {dataset_name(study.dataset)}."]
+
+
+def _models(study: Study, details: bool) -> list[dict[str, str]]:
+    """A sentence per architecture; models that share one are named together."""
+    by_text: dict[str, list[Recipe]] = {}
+    for recipe in study.recipes:
+        by_text.setdefault(recipe.architecture.strip(), []).append(recipe)
+    return [
+        {
+            "title": listed([r.title for r in recipes]),
+            "detail": _detail(recipes) if details else "",
+            "text": text.rstrip(".") + ".",
+        }
+        for text, recipes in by_text.items()
+    ]
+
+
+def _detail(recipes: list[Recipe]) -> str:
+    sizes = list(dict.fromkeys(_parameters(r.parameters) for r in recipes))
+    parts = [f"{'/'.join(sizes)}{SPACE}parameters"]
+    latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
+    if latents:
+        parts.append(f"M{SPACE}={SPACE}{listed([str(m) for m in sorted(latents)])}")
+    epochs = list(dict.fromkeys(str(r.epochs) for r in recipes))
+    parts.append(f"{'/'.join(epochs)}{SPACE}epochs")
+    return ", ".join(parts)
+
+
+def _parameters(n: int) -> str:
+    if n >= 10**6:
+        return f"{n / 1e6:.1f}{SPACE}M"
+    return f"{n / 1e3:.0f}{SPACE}k" if n >= 10**4 else count(n)

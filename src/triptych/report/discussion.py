@@ -1,0 +1,211 @@
+"""The report's discussion: what the scores support, and no more.
+
+A difference is claimed only where its paired 95% interval excludes zero. One run has no spread, so
+nothing is claimed from it beyond its number. A group's own discussion.md replaces all of this.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from triptych.protocols import UserError
+from triptych.report.load import Difference, Recipe, Study, Summary
+from triptych.report.tables import best_iwae, require_one_protocol
+from triptych.report.wording import (
+    KL,
+    Span,
+    called,
+    count,
+    decimals_for,
+    interval,
+    listed,
+    number,
+    runs,
+)
+
+HIGHER_IS_BETTER = {"elbo": True, "kl-aggregate": False, "bpd": False, "fid": False}
+LONGEST_REASON = 70
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A run-in heading (or none) and its text."""
+
+    head: str
+    spans: list[Span]
+
+
+def discuss(study: Study, citations: Sequence[str], brief: bool = False) -> list[Paragraph]:
+    """The group's text where there is one, else the text that the scores support.
+
+    `citations`: keys that a group's text may cite as [@key]. `brief` leaves out side remarks.
+    """
+    own = study.folder / "discussion.md"
+    if own.is_file():
+        return read_own(own, citations)
+    made = [
+        Paragraph("Log-likelihood.", _likelihood(study, brief)),
+        Paragraph("Prior and aggregate posterior.", _match(study, brief)),
+        Paragraph("Sampling quality.", _sampling(study, brief)),
+        Paragraph("Failures.", _failures(study)),
+    ]
+    return [paragraph for paragraph in made if paragraph.spans]
+
+
+def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
+    """Paragraphs of discussion.md; **strong**, *emphasised* and [@key] are the only markup."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text.") from error
+    blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
+    return [_own_paragraph(block, citations) for block in blocks if block]
+
+
+def _own_paragraph(block: str, citations: Sequence[str]) -> Paragraph:
+    heading = re.match(r"#+ (.*)", block)
+    if heading:
+        return Paragraph(heading[1], [])
+    keys = "|".join(map(re.escape, citations)) or r"(?!)"
+    pattern = rf"\*\*(?P<strong>[^*]+)\*\*|\*(?P<emph>[^*\s][^*]*)\*|\[@(?P<cite>{keys})\]"
+    spans: list[Span] = []
+    end = 0
+    for match in re.finditer(pattern, block):
+        spans.append(block[end : match.start()])
+        kind = match.lastgroup or ""
+        spans.append({kind: match[kind]})
+        end = match.end()
+    spans.append(block[end:])
+    return Paragraph("", [span for span in spans if span])
+
+
+def _likelihood(study: Study, brief: bool) -> list[Span]:
+    recipes = study.part("A")
+    models = ranked(study, recipes, "elbo")
+    if not ranked:
+        return []
+    spans: list[Span] = [_one_run(ranked), *compare(study, ranked, "The ELBO")]
+    iwae = best_iwae(study, recipes)
+    if iwae and not brief:
+        spans += _tightening(study, recipes, iwae)
+    return [span for span in spans if span]
+
+
+def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
+    gains = []
+    for recipe in recipes:
+        bound, better = study.score(recipe.name, "elbo"), study.score(recipe.name, iwae)
+        if bound and better and _same_images(bound, better):
+            gains.append((better.mean - bound.mean, called(study, recipe)))
+    if not gains:
+        return []
+    said = listed([f"{number(gain, 2)} for {title}" for gain, title in gains])
+    return [f" {iwae.upper()} ", {"cite": "burda2016"}, f" exceeds the ELBO by (nats) {said}."]
+
+
+def _same_images(a: Summary, b: Summary) -> bool:
+    keys = ("dataset", "split", "n", "view")
+    return a.n_seeds == b.n_seeds and all(a.protocol.get(k) == b.protocol.get(k) for k in keys)
+
+
+def _match(study: Study, brief: bool) -> list[Span]:
+    recipes = study.part("A")
+    models = ranked(study, recipes, "kl-aggregate")
+    spans: list[Span] = []
+    if ranked:
+        spans += compare(study, ranked, KL)
+    spans += _against_null(study, recipes)
+    order = _order_relation(study, recipes)
+    if order:
+        spans.append(order)
+    if spans and not brief:
+        why = " For a given encoder the ELBO is highest where the prior is the aggregate posterior "
+        spans += [why, {"cite": "tomczak2018"}, "."]
+    return spans
+
+
+def _against_null(study: Study, recipes: Sequence[Recipe]) -> list[Span]:
+    """The energy distance against the level that it exceeds in 5% of draws when q(z) = p(z)."""
+    above, below, open_ = [], [], []
+    for recipe in recipes:
+        score = study.score(recipe.name, "energy-distance")
+        if score is None or "null95" not in score.protocol:
+            continue
+        low, high = score.interval95 or (score.mean, score.mean)
+        null = float(score.protocol["null95"])
+        (above if low > null else below if high <= null else open_).append(called(study, recipe))
+    said = []
+    if above:
+        said.append(f"lies above its null level for {listed(above)}")
+    if below:
+        said.append(f"does not exceed it for {listed(below)}")
+    if open_:
+        said.append(f"is not told from it by the runs for {listed(open_)}")
+    if not said:
+        return []
+    text = ", ".join(said)
+    if not above:
+        text = text.replace(" it ", " its null level ", 1)
+    return [f" The energy distance {text}."]
+
+
+def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
+    """ELBO beside KL, only where every neighbour of both orders is separated by the runs."""
+    elbo = ranked(study, recipes, "elbo")
+    kl = ranked(study, recipes, "kl-aggregate")
+    if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl]:
+        return ""
+    for ranked in (elbo, kl):
+        for a, b in pairwise(ranked):
+            if not separated(study.difference(a.metric, a.model, b.model)):
+                return ""
+    return f" The order by {KL} is the order by ELBO."
+
+
+def _sampling(study: Study, brief: bool) -> list[Span]:
+    recipes = study.part("B")
+    fid, bpd = ranked(study, recipes, "fid"), ranked(study, recipes, "bpd")
+    spans: list[Span] = []
+    if fid:
+        spans += [_one_run(fid), _floor(study, fid)]
+        spans += [f" {text}" for text in compare(study, fid, "FID", values=False)]
+    if len(bpd) > 1 and not brief:
+        spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
+    return [span for span in spans if span]
+
+
+def _floor(study: Study, ranked: Sequence[Summary]) -> str:
+    said = []
+    for score in ranked:
+        text = f"{number(score.mean, 2)} for {title_of(study, score)}"
+        floor = score.protocol.get("floor")
+        if floor is not None and float(floor) > 0:
+            text += f" ({number(score.mean / float(floor), 1)} times its floor)"
+        said.append(text)
+    n = ranked[0].protocol.get("n")
+    at = f"At N = {count(int(n))} images the" if n is not None else "The"
+    return f"{at} FID is {listed(said)}."
+
+
+def _one_run(ranked: Sequence[Summary]) -> str:
+    if any(score.n_seeds > 1 for score in ranked):
+        return ""
+    return "One run each: no spread can be given, so the numbers stand for these runs alone. "
+
+
+def _failures(study: Study) -> list[Span]:
+    if not study.failures:
+        return []
+    titles = {recipe.name: called(study, recipe) for recipe in study.recipes}
+    said = []
+    for failure in study.failures[:MOST_FAILURES]:
+        reason = " ".join(failure.reason.split()).rstrip(".")
+        if len(reason) > LONGEST_REASON:
+            reason = reason[: LONGEST_REASON - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+        said.append(f"{titles.get(failure.model, failure.model)}, seed {failure.seed} ({reason})")
+    rest = len(study.failures) - len(said)
+    more = f"; and {runs(rest)} more" if rest > 0 else ""
+    return [f"{runs(len(study.failures))} gave no score: {'; '.join(said)}{more}."]

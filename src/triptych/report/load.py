@@ -1,0 +1,222 @@
+"""What a study stored, read back as plain values. Nothing here knows a model."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+
+from triptych.protocols import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model of the study, as it was asked for. `part` is the assignment's: "A" or "B"."""
+
+    name: str
+    title: str
+    part: str
+    family: str
+    prior: str | None
+    view: str
+    latent_dim: int | None
+    epochs: int
+    parameters: int
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric of one model over its training runs; `std` is over runs, `mc_std` is not."""
+
+    model: str
+    metric: str
+    unit: str
+    mean: float
+    std: float | None
+    n_seeds: int
+    seeds: list[int]
+    values: list[float]
+    interval95: list[float] | None = None
+    mc_std: float | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`a` minus `b` in one metric, paired by seed."""
+
+    metric: str
+    unit: str
+    a: str
+    b: str
+    mean: float
+    n_seeds: int
+    seeds: list[int]
+    std: float | None = None
+    interval95: list[float] | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that gave no score, and why."""
+
+    model: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """study.json and results.json of one folder."""
+
+    folder: Path
+    name: str
+    dataset: str
+    seeds: list[int]
+    recipes: list[Recipe]
+    scores: list[Summary]
+    differences: list[Difference]
+    failures: list[Failure]
+
+    def part(self, part: str) -> list[Recipe]:
+        """The recipes of part "A" or "B", in the study's order."""
+        return [recipe for recipe in self.recipes if recipe.part == part]
+
+    def score(self, model: str, metric: str) -> Summary | None:
+        """The summary of one metric of one model, None when it was not scored."""
+        found = [s for s in self.scores if s.model == model and s.metric == metric]
+        return found[0] if found else None
+
+    def difference(self, metric: str, a: str, b: str) -> Difference | None:
+        """a - b, whichever way round it was stored; None when it was not."""
+        for d in self.differences:
+            if d.metric == metric and (d.a, d.b) == (a, b):
+                return d
+            if d.metric == metric and (d.a, d.b) == (b, a):
+                return _turned(d)
+        return None
+
+    def first_run(self, recipe: Recipe, file: str) -> tuple[int, Path] | None:
+        """The first seed, in the order asked for, whose run holds `file`; never chosen by hand."""
+        for seed in self.seeds:
+            path = self.folder / recipe.name / f"seed-{seed}" / file
+            if path.is_file():
+                return seed, path
+        return None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The aggregate posterior's cloud and the prior, both in one plane of the latent space."""
+
+    seed: int
+    posterior: np.ndarray
+    labels: np.ndarray
+    prior: np.ndarray
+    grid_x: np.ndarray
+    grid_y: np.ndarray
+    density: np.ndarray
+    projected: bool
+    explained: tuple[float, float]
+
+
+def read_study(folder: Path) -> Study:
+    """Raises UserError naming the file when one is missing, damaged or of another schema."""
+    asked = _json(folder / "study.json")
+    results = _json(folder / "results.json")
+    try:
+        return Study(
+            folder=folder,
+            name=asked["name"],
+            dataset=asked["dataset"],
+            seeds=list(asked["seeds"]),
+            recipes=_records(Recipe, asked["recipes"]),
+            scores=_records(Summary, results["scores"]),
+            differences=_records(Difference, results.get("differences", [])),
+            failures=_records(Failure, results.get("failures", [])),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} holds a study.json or results.json that lacks what a report needs ({error}): "
+            "run the study again to write them anew."
+        ) from error
+
+
+def read_latent(study: Study, recipe: Recipe) -> Latent | None:
+    """latent.npz of the first run that has one; None when no run of the recipe does."""
+    found = study.first_run(recipe, "latent.npz")
+    if found is None:
+        return None
+    seed, path = found
+    names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density", "explained")
+    arrays = _npz(path, (*names, "components"))
+    first, second = (float(v) for v in arrays["explained"])
+    return Latent(
+        seed=seed,
+        projected=str(arrays["components"]) == "pca",
+        explained=(first, second),
+        **{name: arrays[name] for name in names[:-1]},
+    )
+
+
+def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray] | None:
+    """(seed, the first n images [n, H, W]) of the first run that has samples."""
+    found = study.first_run(recipe, "samples.npz")
+    if found is None:
+        return None
+    seed, path = found
+    images = _npz(path, ("images",))["images"]
+    if images.ndim != 4 or len(images) < n:
+        raise UserError(
+            f"{path} holds images of shape {images.shape}, and the report shows {n} of [n, 1, H, W]: "
+            "sample the run again."
+        )
+    return seed, images[:n, 0]
+
+
+def _turned(d: Difference) -> Difference:
+    interval = None if d.interval95 is None else [-d.interval95[1], -d.interval95[0]]
+    return Difference(
+        d.metric, d.unit, d.b, d.a, -d.mean, d.n_seeds, d.seeds, d.std, interval, d.protocol
+    )
+
+
+def _records(kind: type[T], entries: Iterable[dict[str, Any]]) -> list[T]:
+    # Keys that a later writer adds are no reason to refuse a study.
+    fields: Iterable[str] = kind.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+    known = set(fields)
+    return [kind(**{k: v for k, v in entry.items() if k in known}) for entry in entries]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: name the folder of a finished study, or run the study first."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): run the study again.") from error
+    if not isinstance(content, dict) or content.get("schema") != 1:
+        raise UserError(
+            f"{path} is not of schema 1, which this version reads: run the study again."
+        )
+    return content
+
+
+def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): it should hold {', '.join(names)}; "
+            "evaluate the run again."
+        ) from error

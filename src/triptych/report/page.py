@@ -1,0 +1,190 @@
+"""report.pdf: what the study stored, laid out by Typst, measured, and only then given its name."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typst
+
+from triptych.protocols import UserError
+from triptych.report import figures
+from triptych.report.check import check_pdf
+from triptych.report.content import CITATIONS, build
+from triptych.report.discussion import discuss
+from triptych.report.group import read_group
+from triptych.report.latent_figure import prior_posterior
+from triptych.report.load import Study
+from triptych.report.snippets import Ask, Snippet, cut
+
+HERE = Path(__file__).parent
+TEXT_WIDTH, TEXT_HEIGHT = 17.0 * 72 / 2.54, 25.7 * 72 / 2.54
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way to set page 1: how large its panels are (cm), what it says, its leading (pt)."""
+
+    panel: float
+    brief: bool
+    leading: float
+    details: bool = True
+
+
+@dataclass(frozen=True)
+class CodeLook:
+    """One way to set the snippets, in points; `optional` says whether the extras are shown."""
+
+    leading: float
+    inset: float
+    gap: float
+    optional: bool
+
+
+# From the most generous look to the tightest; the first that fits is taken.
+LOOKS = (
+    Look(5.0, False, 2.6),
+    Look(4.5, False, 2.4),
+    Look(4.1, False, 2.2),
+    Look(3.7, False, 2.0),
+    Look(3.7, True, 2.0),
+    Look(3.2, True, 1.6),
+    Look(2.8, True, 1.2, details=False),
+)
+CODE_LOOKS = (
+    CodeLook(4.2, 5.0, 9.0, True),
+    CodeLook(3.2, 4.5, 8.0, True),
+    CodeLook(2.4, 4.0, 7.0, True),
+    CodeLook(1.6, 3.0, 5.0, True),
+    CodeLook(3.2, 4.5, 8.0, False),
+    CodeLook(2.4, 4.0, 7.0, False),
+    CodeLook(1.6, 3.0, 5.0, False),
+    CodeLook(1.0, 2.5, 4.0, False),
+    CodeLook(0.5, 2.0, 2.0, False),
+)
+CODE_ADVANCE = 6.02  # of one character of 10 pt DejaVu Sans Mono
+CODE_MARGINS = 16.0  # of the background, and between numbers and code
+TIGHTEST_TRACKING = -0.5
+
+
+class Press:
+    """A folder with the template and its data, compiled by Typst with its own fonts only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data: dict[str, Any] = {"code": asdict(CODE_LOOKS[0])}
+        self.fonts = typst.Fonts(include_system_fonts=False)
+        for name in ("template.typ", "references.bib"):
+            shutil.copy(HERE / name, folder / name)
+
+    def update(self, **data: Any) -> None:
+        """Adds to the report's content."""
+        self.data |= data
+        (self.folder / "data.json").write_text(json.dumps(self.data), encoding="utf-8")
+
+    def take(self, path: Path) -> str:
+        """Puts a figure beside the template; returns its name without the ending."""
+        shutil.copy(path, self.folder / path.name)
+        return path.stem
+
+    def mark(self, mark: str) -> dict[str, float]:
+        """Page and height (points from the top) of a mark of the template."""
+        return json.loads(self._compiler().query(f"<{mark}>", field="value"))[0]
+
+    def compile(self, path: Path) -> None:
+        """Writes the PDF; the same content gives the same bytes."""
+        self._compiler().compile(output=path)
+
+    def _compiler(self) -> typst.Compiler:
+        return typst.Compiler(
+            self.folder / "template.typ",
+            root=self.folder,
+            font_paths=self.fonts,
+            ignore_system_fonts=True,
+        )
+
+
+def write_page(study: Study, snippets: Sequence[Ask]) -> Path:
+    """Writes report.pdf and returns its path.
+
+    Raises LimitError when no look keeps the assignment's limits; report.draft.pdf then shows the
+    tightest that was tried, and there is no report.pdf.
+    """
+    final, draft = study.folder / "report.pdf", study.folder / "report.draft.pdf"
+    final.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        press = Press(Path(folder))
+        try:
+            _fit_main(press, study)
+            _fit_code(press, snippets)
+            press.compile(draft)
+        except typst.TypstError as error:
+            raise UserError(f"The report cannot be set: {error.message}.") from error
+    check_pdf(draft)
+    draft.replace(final)
+    return final
+
+
+def _fit_main(press: Press, study: Study) -> None:
+    """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
+    group = read_group((study.folder, Path.cwd()))
+    samples = figures.samples(study)
+    for look in LOOKS:
+        drawn = [prior_posterior(study, look.panel), samples]
+        names = [press.take(path) for path in drawn if path is not None]
+        text = discuss(study, CITATIONS, look.brief)
+        content = build(study, group, names, text, look.details)
+        press.update(leading=look.leading, snippets=[], **content)
+        if _fit_columns(press):
+            return
+
+
+def _fit_columns(press: Press) -> bool:
+    """Gives the two columns the least height that holds their text, so that they end level."""
+    low, high = 0.0, TEXT_HEIGHT
+    while high - low > 1.0:
+        middle = (low + high) / 2
+        press.update(columns_height=middle)
+        if press.mark("main-end")["y"] <= press.mark("columns-end")["y"]:
+            high = middle
+        else:
+            low = middle
+    press.update(columns_height=high)
+    return press.mark("page-end")["page"] == 1
+
+
+def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
+    """Leaves the first look whose snippets end on the page on which they start, or the tightest."""
+    for look in CODE_LOOKS:
+        pieces = [(ask, _pieces(ask, look.optional)) for ask in snippets]
+        shown = [snippet for _, found in pieces for snippet in found]
+        code = asdict(look) | _columns(shown)
+        press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
+        if press.mark("code-end")["page"] == press.mark("code-start")["page"]:
+            return
+
+
+def _pieces(ask: Ask, optional: bool) -> list[Snippet]:
+    return [cut(name) for name in (*ask.names, *(ask.optional if optional else ()))]
+
+
+def _listing(ask: Ask, pieces: list[Snippet]) -> dict[str, Any]:
+    return {
+        "title": ask.title,
+        "pieces": [
+            {"file": p.file, "numbers": p.numbers, "code": "\n".join(p.lines)} for p in pieces
+        ],
+    }
+
+
+def _columns(shown: Sequence[Snippet]) -> dict[str, float]:
+    """Width of the line numbers, and the tracking with which the longest line just fits."""
+    digits = max((len(str(s.numbers[-1])) for s in shown), default=1)
+    longest = max((len(line) for s in shown for line in s.lines), default=1)
+    number_width = digits * CODE_ADVANCE
+    room = TEXT_WIDTH - number_width - CODE_MARGINS
+    tracking = min(0.0, room / longest - CODE_ADVANCE)
+    return {"number_width": number_width, "tracking": max(tracking, TIGHTEST_TRACKING)}

@@ -1,0 +1,105 @@
+"""Named pieces of source, cut out of the real files. Nothing is imported to be shown."""
+
+import ast
+import importlib.util
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from triptych.protocols import UserError
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One heading of the snippets page; `optional` pieces are shown while they fit."""
+
+    title: str
+    names: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Dedented source without its docstring; `numbers` are the lines' own in the file."""
+
+    name: str
+    file: str
+    numbers: list[int]
+    lines: list[str]
+
+
+SNIPPETS = (
+    Ask(
+        "The ELBO under any prior, and a mixture of Gaussians as one",
+        ("triptych.vae:VAE.log_weight", "triptych.priors.mixture:MixtureOfGaussians.log_prob"),
+        ("triptych.maths:mixture_log_prob",),
+    ),
+    Ask(
+        "The flow: an affine coupling and the density of the whole",
+        ("triptych.flows.coupling:AffineCoupling.inverse", "triptych.flows.flow:Flow.log_prob"),
+    ),
+    Ask("The DDPM's ELBO", ("triptych.ddpm:DDPM.bound",)),
+    Ask("The DDPM's sampling algorithm", ("triptych.ddpm:DDPM.sample",)),
+)
+
+
+def cut(name: str) -> Snippet:
+    """The source of "module:Class.method". UserError when there is no such thing."""
+    module, _, qualified = name.partition(":")
+    path = _source_file(module, name)
+    source = path.read_text(encoding="utf-8")
+    node = _find(ast.parse(source), qualified.split("."))
+    if node is None:
+        raise UserError(f"{name} is not defined in {path.name}: name a function, class or method.")
+    kept = [no for no in range(_first_line(node), (node.end_lineno or 0) + 1)]
+    hidden = _docstring_lines(node, source.splitlines())
+    numbers = [no for no in kept if no not in hidden]
+    lines = [source.splitlines()[no - 1] for no in numbers]
+    dedented = textwrap.dedent("\n".join(lines)).split("\n")
+    return Snippet(qualified, module.replace(".", "/") + ".py", numbers, dedented)
+
+
+def _source_file(module: str, name: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(f"{name} cannot be shown: there is no module {module} with source.")
+    return Path(spec.origin)
+
+
+def _find(tree: ast.Module, path: list[str]) -> Definition | None:
+    body: list[ast.stmt] = tree.body
+    found: Definition | None = None
+    for part in path:
+        named = [n for n in body if isinstance(n, Definition) and n.name == part]
+        if not named:
+            return None
+        # The last definition of a name is the one that Python keeps.
+        found = named[-1]
+        body = found.body
+    return found
+
+
+def _first_line(node: Definition) -> int:
+    return min([node.lineno, *(d.lineno for d in node.decorator_list)])
+
+
+def _docstring_lines(node: Definition, source: list[str]) -> set[int]:
+    """Line numbers to leave out: the docstrings at any depth, with the blank line that follows."""
+    hidden: set[int] = set()
+    for inner in ast.walk(node):
+        if not isinstance(inner, Definition) or ast.get_docstring(inner) is None:
+            continue
+        first = inner.body[0]
+        # A body that is its docstring alone, or shares a line with it, would no longer parse.
+        if len(inner.body) == 1 or first.lineno == inner.lineno:
+            continue
+        end = first.end_lineno or first.lineno
+        hidden.update(range(first.lineno, end + 1))
+        if end < len(source) and not source[end].strip():
+            hidden.add(end + 1)
+    return hidden

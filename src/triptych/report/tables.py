@@ -1,0 +1,217 @@
+"""The report's two tables. A column holds scores of one protocol, or there is no table."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from triptych.protocols import UserError
+from triptych.report.load import Recipe, Study, Summary
+from triptych.report.wording import (
+    KL,
+    SAMPLERS,
+    Span,
+    called,
+    count,
+    dataset_name,
+    decimals_for,
+    label,
+    listed,
+    number,
+    runs,
+    split_and_n,
+    spread,
+)
+
+# Keys in which scores of one column may differ: they describe the model's side of the
+# measurement or a level of reference, not what was measured.
+FREE_KEYS = {
+    "fid": {"floor", "null95", "sampler", "steps"},
+    "energy-distance": {"null95"},
+    "bpd": {"bound", "samples", "steps", "sampler"},
+}
+DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and rows of plain text; the caption says what one row cannot."""
+
+    header: list[str]
+    rows: list[list[str]]
+    caption: list[Span]
+
+
+def require_one_protocol(scores: Sequence[Summary]) -> dict[str, Any]:
+    """The protocol that the scores of one metric share; UserError names the first that differs."""
+    first = scores[0]
+    free = FREE_KEYS.get(first.metric, set())
+    for other in scores[1:]:
+        keys = sorted((first.protocol.keys() | other.protocol.keys()) - free)
+        for key in keys:
+            mine, theirs = first.protocol.get(key), other.protocol.get(key)
+            if mine != theirs:
+                raise UserError(
+                    f"{first.metric} of {first.model} and of {other.model} cannot stand in one "
+                    f"column: their protocols differ in {key} ({mine!r} and {theirs!r}); "
+                    "evaluate both the same way."
+                )
+    return first.protocol
+
+
+def likelihood_table(study: Study) -> Table | None:
+    """Rows: the priors of part A. Columns: the bounds and the match, as far as they were scored."""
+    recipes = study.part("A")
+    columns = {m: _column(study, recipes, m) for m in _likelihood_metrics(study, recipes)}
+    columns = {metric: column for metric, column in columns.items() if column}
+    if not columns:
+        return None
+    header, cells = [], []
+    for metric, column in columns.items():
+        header.append(_likelihood_heading(metric))
+        cells.append(_cells(recipes, column))
+    rows = [[label(study, recipe), *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
+    return Table(["Model", *header], rows, _likelihood_caption(study, columns))
+
+
+def sampling_table(study: Study) -> Table | None:
+    """Rows: the models of part B. Columns: bits/dim, FID and its real-against-real floor."""
+    recipes = study.part("B")
+    bpd, fid = (_column(study, recipes, m) for m in ("bpd", "fid"))
+    if not bpd and not fid:
+        return None
+    header, cells = ["Model"], []
+    if bpd:
+        header.append("bits/dim")
+        cells.append(_cells(recipes, bpd))
+    if fid:
+        header += ["FID", "floor"]
+        cells += [_cells(recipes, fid), _floors(recipes, fid)]
+    rows = [[label(study, recipe), *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
+    return Table(header, rows, _sampling_caption(study, bpd, fid))
+
+
+def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
+    """The importance-weighted bound with the most samples that any of the recipes has."""
+    names = {r.name for r in recipes}
+    found = {s.metric for s in study.scores if s.model in names}
+    sizes = [int(m[5:]) for m in found if re.fullmatch(r"iwae-\d+", m)]
+    return f"iwae-{max(sizes)}" if sizes else None
+
+
+def _likelihood_metrics(study: Study, recipes: list[Recipe]) -> list[str]:
+    iwae = best_iwae(study, recipes)
+    bounds = ["elbo", iwae] if iwae else ["elbo"]
+    return [*bounds, "kl-aggregate", "mutual-information", "energy-distance"]
+
+
+def _likelihood_heading(metric: str) -> str:
+    fixed = {
+        "elbo": "ELBO",
+        "kl-aggregate": KL,
+        "mutual-information": "Mutual inf.",
+        "energy-distance": "Energy dist. (null)",
+    }
+    return fixed.get(metric, metric.upper())
+
+
+def _column(study: Study, recipes: list[Recipe], metric: str) -> dict[str, Summary]:
+    found = [study.score(recipe.name, metric) for recipe in recipes]
+    present = [score for score in found if score is not None]
+    if present:
+        require_one_protocol(present)
+    return {score.model: score for score in present}
+
+
+def _cells(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
+    # A column's decimals follow its smallest spread, or, without spreads, its smallest value.
+    scores = list(column.values())
+    small = [s.std for s in scores if s.std is not None] or [s.mean for s in scores]
+    nulls = [float(s.protocol["null95"]) for s in scores if "null95" in s.protocol]
+    decimals = decimals_for(small + nulls, most=3 if scores[0].metric != "fid" else 2)
+    cells = []
+    for recipe in recipes:
+        score = column.get(recipe.name)
+        text = DASH if score is None else spread(score.mean, score.std, decimals)
+        if score is not None and "null95" in score.protocol:
+            text += f" ({number(float(score.protocol['null95']), decimals)})"
+        cells.append(text)
+    return cells
+
+
+def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
+    floors = [fid[r.name].protocol.get("floor") if r.name in fid else None for r in recipes]
+    return [DASH if floor is None else number(float(floor), 2) for floor in floors]
+
+
+def _runs(study: Study, recipes: Sequence[Recipe], columns: Sequence[dict[str, Summary]]) -> str:
+    """How many runs stand behind the numbers, row by row where rows differ."""
+    sizes = {}
+    for recipe in recipes:
+        found = [c[recipe.name].n_seeds for c in columns if recipe.name in c]
+        if found:
+            sizes[called(study, recipe)] = min(found)
+    if set(sizes.values()) == {1}:
+        return "one run each"
+    about = "mean \N{PLUS-MINUS SIGN} standard deviation over "
+    if len(set(sizes.values())) == 1:
+        return about + runs(next(iter(sizes.values())))
+    return about + listed([f"{runs(n)} ({title})" for title, n in sizes.items()])
+
+
+def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]:
+    recipes = study.part("A")
+    protocol = next(iter(next(iter(columns.values())).values())).protocol
+    dataset = f"{dataset_name(str(protocol['dataset']))}, " if "dataset" in protocol else ""
+    text = f" {dataset}{split_and_n(protocol)}; {_runs(study, recipes, list(columns.values()))}. In nats"
+    if "energy-distance" in columns:
+        text += "; null: the energy distance's 95% level when q(z) = p(z)"
+    return [{"strong": "Test-set log-likelihood and match."}, text + "."]
+
+
+def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summary]) -> list[Span]:
+    recipes = study.part("B")
+    spans: list[Span] = [
+        {"strong": "Sampling."},
+        f" {_capital(_runs(study, recipes, [bpd, fid]))}.",
+    ]
+    if fid:
+        protocol = next(iter(fid.values())).protocol
+        spans += [
+            " FID ",
+            {"cite": "heusel2017"},
+            f": {split_and_n(protocol)}{_features(protocol)}",
+        ]
+        spans.append("; floor: real against real." + _samplers(study, fid))
+    bounds = [
+        f"{called(study, r).removeprefix('the ')}: {bpd[r.name].protocol['bound']}"
+        for r in recipes
+        if r.name in bpd and "bound" in bpd[r.name].protocol
+    ]
+    if bounds:
+        spans.append(f" Bits/dim are upper bounds ({'; '.join(bounds)}).")
+    return spans
+
+
+def _samplers(study: Study, fid: dict[str, Summary]) -> str:
+    said = []
+    for recipe in study.part("B"):
+        protocol = fid[recipe.name].protocol if recipe.name in fid else {}
+        if protocol.get("steps"):
+            sampler = str(protocol.get("sampler") or "")
+            how = SAMPLERS.get(sampler, sampler) or "sampled"
+            said.append(
+                f"{_capital(called(study, recipe).removeprefix('the '))}: {how}, {count(int(protocol['steps']))} steps"
+            )
+    return f" {'; '.join(said)}." if said else ""
+
+
+def _features(protocol: dict[str, Any]) -> str:
+    features, digest = protocol.get("features"), str(protocol.get("feature_hash", ""))
+    if not features:
+        return ""
+    return f", features {features}" + (f" ({digest[:8]})" if digest else "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

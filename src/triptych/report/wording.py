@@ -1,0 +1,110 @@
+"""Numbers and lists as a reader expects them, and text as spans that the page shows literally."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from triptych.report.load import Recipe, Study
+
+# What the page sets: a string as it is, {"strong"|"emph": text}, or {"cite": key}.
+Span = str | dict[str, str]
+
+MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+
+VIEWS = {
+    "threshold": "binarized at 0.5",
+    "dynamic": "dynamically binarized",
+    "raw": "grey levels",
+}
+LONGEST_LABEL = 32
+FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM"}
+DATASETS = {
+    "mnist": "MNIST",
+    "digits": "digits (8x8)",
+    "fashion": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+}
+SAMPLERS = {"ddim": "DDIM", "ancestral": "ancestral sampling", "dpm-solver++": "DPM-Solver++"}
+KL = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
+
+
+def number(value: float, decimals: int) -> str:
+    """A fixed-point number with a real minus sign and no negative zero."""
+    text = f"{abs(value):,.{decimals}f}".replace(",", NARROW_SPACE)
+    return MINUS + text if value < 0 and float(f"{value:.{decimals}f}") != 0 else text
+
+
+def spread(mean: float, std: float | None, decimals: int) -> str:
+    """Mean and standard deviation over runs; the mean alone where there was one run."""
+    text = number(mean, decimals)
+    return text if std is None else f"{text} {PLUS_MINUS} {number(std, decimals)}"
+
+
+def interval(bounds: Sequence[float], decimals: int) -> str:
+    """ "lo to hi", which stays readable with negative bounds."""
+    return f"{number(bounds[0], decimals)} to {number(bounds[1], decimals)}"
+
+
+def count(n: int) -> str:
+    """A whole number with thousands set apart."""
+    return f"{n:,}".replace(",", NARROW_SPACE)
+
+
+def listed(items: Sequence[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def runs(n: int) -> str:
+    """ "1 run", "3 runs"."""
+    return f"{n} run" if n == 1 else f"{n} runs"
+
+
+def decimals_for(values: Sequence[float], most: int = 4) -> int:
+    """Decimals that show the smallest of these numbers with two digits, between 2 and `most`."""
+    for decimals in range(2, most):
+        if all(abs(v) == 0 or abs(v) >= 10.0 ** (1 - decimals) for v in values):
+            return decimals
+    return most
+
+
+def split_and_n(protocol: dict[str, Any]) -> str:
+    """ "test split, n = 10 000, binarized at 0.5" out of a protocol."""
+    parts = []
+    if "split" in protocol:
+        parts.append(f"{protocol['split']} split")
+    if "n" in protocol:
+        parts.append(f"n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{count(int(protocol['n']))}")
+    if "view" in protocol:
+        parts.append(VIEWS.get(protocol["view"], str(protocol["view"])))
+    return ", ".join(parts)
+
+
+def dataset_name(name: str) -> str:
+    """As it is usually written."""
+    return DATASETS.get(name, name)
+
+
+def called(study: Study, recipe: Recipe) -> str:
+    """How a sentence calls a model: by what tells it from the rest of its part, else by its title.
+
+    Part A by the prior ("the flow prior"), part B by the family ("the DDPM").
+    """
+    beside = study.part(recipe.part)
+    if recipe.part == "A" and [r.prior for r in beside].count(recipe.prior) == 1 and recipe.prior:
+        return f"the {recipe.prior.replace('gaussian', 'Gaussian')} prior"
+    if recipe.part == "B" and [r.family for r in beside].count(recipe.family) == 1:
+        return f"the {FAMILIES.get(recipe.family, recipe.family)}"
+    # A comma inside a title would part it in an enumeration.
+    first, comma, rest = recipe.title.partition(", ")
+    return f"{first} ({rest})" if comma else recipe.title
+
+
+def label(study: Study, recipe: Recipe) -> str:
+    """The title where it is short enough to head a panel or a row, else the shorter name."""
+    short = called(study, recipe).removeprefix("the ")
+    return recipe.title if len(recipe.title) <= LONGEST_LABEL else short[:1].upper() + short[1:]

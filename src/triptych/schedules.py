@@ -1,0 +1,28 @@
+"""Noise schedules: beta_t -> alpha_bar_t (Ho, Jain & Abbeel 2020, arXiv:2006.11239, section 2).
+
+    q(x_t|x_0) = N(x_t; sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),   t = 0 .. T-1
+
+Index t here is the paper's t + 1: x_t at t = 0 has had one step of noise.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def linear_beta(T: int) -> Float[Tensor, "T"]:
+    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000, rescaled to keep the total for other T."""
+    scale = 1000 / T
+    return torch.linspace(scale * 1e-4, min(scale * 0.02, 0.999), T, dtype=torch.float64)
+
+
+def cosine_beta(T: int, s: float = 0.008) -> Float[Tensor, "T"]:
+    """Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 17): alpha_bar = cos^2, beta capped at 0.999."""
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2).square()
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+SCHEDULES = {"linear": linear_beta, "cosine": cosine_beta}

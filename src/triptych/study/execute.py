@@ -1,0 +1,99 @@
+"""Run a study: claim its folder, run what is missing, gather results.json."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triptych.data import load
+from triptych.evaluate.classifier import features_for
+from triptych.protocols import UserError
+from triptych.study.grid import Study, study_json
+from triptych.study.local import Display, Place, default_workers, run_here, run_processes
+from triptych.study.results import results
+from triptych.study.run import Job
+from triptych.study.store import RunFolder, pretty, read_json
+from triptych.train.checkpoint import write_text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a study stands after running."""
+
+    folder: Path
+    results: dict[str, Any]
+
+
+def execute(study: Study, folder: Path, place: Place, display: Display, workers: int = 0) -> Outcome:
+    """Train and judge all runs that are not finished, then write results.json."""
+    data = load(study.dataset, place.root)
+    claim(study, folder, study_json(study, data.shape, data.levels))
+    if any(plan.recipe.part == "B" for plan in study.plans):
+        features_for(data, place.features)  # fails early, and trains only once what is cached
+    jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
+    todo = [job for job in jobs if not all(_settled(job.folder(s)) for s in job.seeds)]
+    count = workers or default_workers(len(todo))
+    if place.device.type != "cpu" or count == 1:
+        run_here(todo, place, study.evaluation, display)
+    else:
+        run_processes(todo, place, study.evaluation, display, count)
+    return Outcome(folder, gather(study, folder))
+
+
+def _settled(folder: RunFolder) -> bool:
+    return folder.finished or folder.failure() is not None
+
+
+def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
+    """Write study.json, or refuse if the folder holds another study."""
+    path = folder / "study.json"
+    if path.exists() and read_json(path) != plain:
+        raise UserError(
+            f"{folder} holds a study that was asked for differently (see its study.json); delete "
+            f"the folder, or choose another with --out"
+        )
+    write_text(path, pretty(plain))
+
+
+def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
+    """The study's jobs, those that take longest first so that no core idles at the end."""
+    groups = [
+        (plan.recipe, seeds)
+        for plan in study.plans
+        for seeds in ([plan.seeds] if side_by_side else [(s,) for s in plan.seeds])
+    ]
+    order = {"ddpm": 0, "pixelflow": 1, "vae": 2}
+    groups.sort(key=lambda g: (order[g[0].model.kind], -g[0].train.epochs))
+    return [Job(recipe, seeds, folder) for recipe, seeds in groups]
+
+
+def gather(study: Study, folder: Path) -> dict[str, Any]:
+    """Collect every run's scores and failures into results.json."""
+    scores, failures = {}, []
+    for plan in study.plans:
+        for seed in plan.seeds:
+            run = RunFolder(folder / plan.recipe.name / f"seed-{seed}")
+            if run.finished:
+                scores.setdefault(plan.recipe.name, {})[seed] = run.scores()
+            else:
+                reason = run.failure() or "not finished"
+                failures.append({"model": plan.recipe.name, "seed": seed, "reason": reason})
+    found = results(study.name, scores, failures)
+    write_text(folder / "results.json", pretty(found))
+    return found
+
+
+def device_named(name: str) -> torch.device:
+    """The device of --device, if this machine has it."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, False):
+        usable = ", ".join(k for k, v in available.items() if v)
+        raise UserError(f"--device {name} is not available here; choose one of {usable}")
+    return torch.device(name)
+
+
+def run_folders(study: Path) -> Sequence[RunFolder]:
+    """Every run of a study's folder."""
+    return [RunFolder(p.parent) for p in sorted(study.glob("*/seed-*/config.json"))]

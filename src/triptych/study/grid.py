@@ -1,0 +1,168 @@
+"""Studies: which recipes, which seeds, judged how. Built in by name, or read from a TOML file."""
+
+import tomllib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from triptych.data import SOURCES
+from triptych.evaluate.judge import Evaluation
+from triptych.protocols import UserError
+from triptych.study.recipes import Recipe, override, recipes_for, to_dict, validated
+
+Preset = Literal["cpu", "gpu"]
+STUDIES = ("demo", "brief-2024")
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with the seeds it is trained with."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that was asked, resolved: study.json is this."""
+
+    name: str
+    dataset: str
+    plans: tuple[Plan, ...]
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    edition: str = "2024"
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds that occur."""
+        return sorted({s for plan in self.plans for s in plan.seeds})
+
+
+def demo() -> Study:
+    """Everything once, small, on the embedded digits."""
+    plans = [Plan(r, (0, 1, 2)) for r in recipes_for("digits").values()]
+    return Study("demo", "digits", tuple(plans))
+
+
+def brief_2024(preset: Preset, dataset: str) -> Study:
+    """The 2024 assignment: three priors x 3 seeds, and a VAE, a flow and a DDPM for their samples.
+
+    The cpu preset fits an afternoon on two cores. The gpu preset trains five times as long, with
+    five seeds of the VAEs and two of flow and DDPM.
+    """
+    recipes = recipes_for(dataset).values()
+    if preset == "cpu":
+        return Study(
+            "brief-2024",
+            dataset,
+            tuple(Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes),
+        )
+    longer = [override(r, epochs=5 * r.train.epochs) for r in recipes]
+    few, many = (0, 1), (0, 1, 2, 3, 4)
+    plans = [Plan(r, many if r.part == "A" else few) for r in longer]
+    evaluation = Evaluation(importance_samples=5000, bound_draws=16, steps=100)
+    return Study("brief-2024", dataset, tuple(plans), evaluation)
+
+
+def named_study(name: str, preset: Preset, dataset: str | None) -> Study:
+    """A built-in study, or the one that a TOML file describes."""
+    if name == "demo":
+        return demo()
+    if name == "brief-2024":
+        return brief_2024(preset, checked_dataset(dataset or "mnist"))
+    if name.endswith(".toml"):
+        study = from_toml(Path(name))
+        return study if dataset is None else replace(study, dataset=checked_dataset(dataset))
+    raise UserError(
+        f"there is no study {name!r}; name one of {', '.join(STUDIES)}, or a .toml file"
+    )
+
+
+def checked_dataset(name: str) -> str:
+    """The name, if a data set has it."""
+    if name not in SOURCES:
+        raise UserError(f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}")
+    return name
+
+
+@dataclass(frozen=True)
+class _File:
+    """The tables of a study file; see docs/studies.md."""
+
+    recipe: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] | None = None
+    dataset: str = "digits"
+    seeds: Seeds | Annotated[int, Field(ge=1, le=1000)] = 3
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def from_toml(path: Path) -> Study:
+    """A user's study: recipes, each a built-in one (`base`) with settings of its own."""
+    try:
+        plain = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name a study file, or one of the built-in") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
+    unknown = sorted(plain.keys() - {"recipe", "name", "dataset", "seeds", "evaluation"})
+    if unknown:
+        raise UserError(
+            f"{path} has an unknown key {unknown[0]!r}; a study has name, dataset, seeds, "
+            f"[evaluation] and [[recipe]]"
+        )
+    asked: _File = validated(_File, plain, str(path))
+    dataset = checked_dataset(asked.dataset)
+    seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
+    recipes = [_derived(row, dataset, path) for row in asked.recipe]
+    names = [r.name for r in recipes]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
+    plans = tuple(Plan(r, seeds) for r in recipes)
+    return Study(asked.name or path.stem, dataset, plans, asked.evaluation)
+
+
+def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
+    known, settings = recipes_for(dataset), dict(row)
+    base = settings.pop("base", None)
+    if base not in known:
+        raise UserError(
+            f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}"
+        )
+    return override(known[base], **settings)
+
+
+def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[str, Any]:
+    """What study.json holds: the request, resolved, with what the report says of each model."""
+    from triptych.study.build import build, describe
+
+    recipes = []
+    for plan in study.plans:
+        recipe, config = plan.recipe, plan.recipe.model
+        net = build(config, shape, levels)
+        recipes.append(
+            {
+                **to_dict(recipe),
+                "family": config.kind,
+                "prior": getattr(config, "prior", None),
+                "latent_dim": getattr(config, "latent_dim", None),
+                "epochs": recipe.train.epochs,
+                "seeds": list(plan.seeds),
+                "parameters": sum(p.numel() for p in net.parameters()),
+                "architecture": describe(config, shape),
+            }
+        )
+    return {
+        "schema": 1,
+        "name": study.name,
+        "dataset": study.dataset,
+        "levels": levels,
+        "shape": list(shape),
+        "seeds": study.seeds,
+        "edition": study.edition,
+        "evaluation": asdict(study.evaluation),
+        "recipes": recipes,
+    }

@@ -1,0 +1,176 @@
+"""Recipes: what to build and how to train it, as plain data with names.
+
+Strings live here and in the command line; everywhere else parts are passed as objects.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from triptych.ddpm import Prediction
+from triptych.protocols import UserError
+from triptych.train.order import TrainConfig
+
+Prior = Literal["gaussian", "mixture", "flow"]
+ViewName = Literal["threshold", "dynamic", "raw"]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """A VAE with Bernoulli likelihood and MLPs, the course's by default."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["vae"] = "vae"
+    prior: Prior = "gaussian"
+    latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
+    hidden: Widths = (512, 512)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    components: Count = 50
+    """Components of the mixture prior."""
+    couplings: Annotated[int, Field(ge=2, le=256)] = 8
+    """Coupling layers of the flow prior."""
+    coupling_hidden: Widths = (256, 256)
+    mean_samples: bool = False
+    """Show E[x|z] instead of drawing pixels: for the dynamic view of grey images."""
+
+
+@dataclass(frozen=True)
+class PixelFlowConfig:
+    """A multi-scale coupling flow on dequantized pixels in logit space."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["pixelflow"] = "pixelflow"
+    scales: Annotated[int, Field(ge=1, le=8)] = 2
+    steps: Count = 6
+    """Coupling, rotation and normalisation at each scale."""
+    width: Count = 96
+    low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
+    """The logit is of low + (1 - 2 low) y."""
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    """A U-Net and its chain."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["ddpm"] = "ddpm"
+    widths: Annotated[tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)] = (64, 128)
+    """Channels at half, a quarter, ... of the image's size; multiples of 8."""
+    blocks: Count = 1
+    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    schedule: Literal["linear", "cosine"] = "cosine"
+    prediction: Prediction = "v"
+
+
+ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the report: a model, what it sees, how it is trained."""
+
+    __pydantic_config__ = STRICT
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    title: Annotated[str, Field(min_length=1, max_length=60)]
+    part: Literal["A", "B"]
+    view: ViewName
+    model: Annotated[ModelConfig, Field(discriminator="kind")]
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def _part_a(latent_dim: int, hidden: tuple[int, ...], train: TrainConfig) -> list[Recipe]:
+    """The three required priors on one network."""
+    return [
+        Recipe(
+            f"vae-{prior}",
+            title,
+            "A",
+            "threshold",
+            VAEConfig(prior=prior, latent_dim=latent_dim, hidden=hidden),
+            train,
+        )
+        for prior, title in (
+            ("gaussian", "Gaussian"),
+            ("mixture", "Mixture of Gaussians"),
+            ("flow", "Flow"),
+        )
+    ]
+
+
+def mnist_recipes() -> list[Recipe]:
+    """What `brief-2024` trains, at the budget of the cpu preset."""
+    vae = VAEConfig(prior="flow", mean_samples=True)
+    flow = TrainConfig(epochs=7, batch_size=64, lr=3e-3, clip=500.0)
+    ddpm = TrainConfig(epochs=8, batch_size=64, lr=1e-3, clip=1.0, ema=0.9995)
+    return [
+        *_part_a(32, (512, 512), TrainConfig()),
+        Recipe("vae-grey", "VAE", "B", "dynamic", vae),
+        Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
+        Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
+    ]
+
+
+def digits_recipes() -> list[Recipe]:
+    """What `demo` trains: small networks for small images, M = 2 so that all can be seen."""
+    vae = TrainConfig(epochs=200, batch_size=128, weight_decay=0.05)
+    grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
+    flow = TrainConfig(epochs=120, batch_size=128, lr=3e-3, clip=500.0)
+    ddpm = TrainConfig(epochs=150, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
+    return [
+        *_part_a(2, (256, 256), vae),
+        Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
+        Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
+        Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),
+    ]
+
+
+def recipes_for(dataset: str) -> dict[str, Recipe]:
+    """The named recipes, in the size that suits the data set."""
+    rows = digits_recipes() if dataset == "digits" else mnist_recipes()
+    return {r.name: r for r in rows}
+
+
+def override(recipe: Recipe, **values: Any) -> Recipe:
+    """A recipe with settings replaced wherever they live: its own, the model's or the training's."""
+    plain = to_dict(recipe)
+    for key, value in values.items():
+        homes = [d for d in (plain, plain["model"], plain["train"]) if key in d and key != "kind"]
+        if not homes:
+            allowed = sorted({*plain, *plain["model"], *plain["train"]} - {"model", "train", "kind"})
+            raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
+        homes[0][key] = value
+    return from_dict(plain)
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON-ready plain data."""
+    return TypeAdapter(Recipe).dump_python(recipe, mode="json")
+
+
+def from_dict(plain: Any) -> Recipe:
+    """The recipe of plain data; the first thing that is wrong is named in one sentence."""
+    return validated(Recipe, plain, "recipe")
+
+
+def validated(cls: Any, plain: Any, what: str) -> Any:
+    """`plain` checked against the types and ranges of `cls`."""
+    try:
+        return TypeAdapter(cls).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or what
+        raise UserError(f"{what}: {place} = {first['input']!r} is wrong: {first['msg']}") from None
+
+
+def asked_recipe(name: str, dataset: str, settings: dict[str, Any]) -> Recipe:
+    """A built-in recipe by name with some settings replaced; "vae" is vae-PRIOR."""
+    known = recipes_for(dataset)
+    if name == "vae":
+        name = f"vae-{settings.get('prior', 'gaussian')}"
+    if name not in known:
+        raise UserError(f"there is no recipe {name!r}; choose one of vae, {', '.join(known)}")
+    return override(known[name], **settings)

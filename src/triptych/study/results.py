@@ -1,0 +1,84 @@
+"""results.json: every score over its seeds, paired differences, and what failed."""
+
+import itertools
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from triptych.evaluate.stats import paired_difference, summarise
+from triptych.protocols import Score
+
+# What may differ between the seeds of one model without making another protocol of it.
+PER_SEED = ("null95",)
+# What two models may differ in and still be compared on the same metric.
+PER_MODEL = (*PER_SEED, "sampler", "steps", "bound")
+
+Scores = dict[str, dict[int, list[Score]]]
+
+
+def results(study: str, scores: Scores, failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """The contents of results.json from {model: {seed: scores}}."""
+    groups: dict[tuple[str, str, str], dict[int, Score]] = defaultdict(dict)
+    for model, by_seed in scores.items():
+        for seed, row in by_seed.items():
+            for score in row:
+                groups[model, score.metric, _key(score, PER_SEED)][seed] = score
+    rows = [_row(model, metric, group) for (model, metric, _), group in groups.items()]
+    return {
+        "schema": 1,
+        "study": study,
+        "scores": rows,
+        "differences": differences(groups),
+        "failures": failures,
+    }
+
+
+def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
+    """One model's metric over its seeds. `mc_std` is the estimator's error of the mean."""
+    seeds = sorted(group)
+    values, first = [group[s].value for s in seeds], group[seeds[0]]
+    errors = [e for s in seeds if (e := group[s].mc_std) is not None]
+    return {
+        "model": model,
+        "metric": metric,
+        "unit": first.unit,
+        **asdict(summarise(values)),
+        "seeds": seeds,
+        "values": values,
+        "mc_std": sum(e**2 for e in errors) ** 0.5 / len(errors) if errors else None,
+        "protocol": first.protocol | _means(group, seeds),
+    }
+
+
+def _means(group: dict[int, Score], seeds: list[int]) -> dict[str, float]:
+    """Of what differs between seeds, the mean."""
+    found = [k for k in PER_SEED if k in group[seeds[0]].protocol]
+    return {k: sum(group[s].protocol[k] for s in seeds) / len(seeds) for k in found}
+
+
+def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[dict[str, Any]]:
+    """a - b over shared seeds, for each pair of models scored under the same protocol."""
+    rows = []
+    for (a, metric, _), (b, other, _) in itertools.combinations(groups, 2):
+        if metric != other or a == b:
+            continue
+        ours, theirs = (
+            next(g for k, g in groups.items() if k[:2] == (m, metric)) for m in (a, b)
+        )
+        one, two = next(iter(ours.values())), next(iter(theirs.values()))
+        if _key(one, PER_MODEL) != _key(two, PER_MODEL):
+            continue
+        found = paired_difference(*({s: v.value for s, v in g.items()} for g in (ours, theirs)))
+        if found is None:
+            continue
+        summary, seeds = found
+        head = {"metric": metric, "unit": one.unit, "a": a, "b": b}
+        protocol = {k: v for k, v in one.protocol.items() if k not in PER_MODEL}
+        rows.append({**head, **asdict(summary), "seeds": seeds, "protocol": protocol})
+    return rows
+
+
+def _key(score: Score, without: tuple[str, ...]) -> str:
+    plain = {k: v for k, v in score.protocol.items() if k not in without}
+    return json.dumps(plain, sort_keys=True)

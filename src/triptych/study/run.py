@@ -1,0 +1,97 @@
+"""One job of a study: train the seeds of a recipe that are not trained, judge those not judged."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from triptych.data import Dataset, view
+from triptych.evaluate.classifier import Features
+from triptych.evaluate.judge import Evaluation, judge
+from triptych.study.build import build
+from triptych.study.recipes import Recipe
+from triptych.study.store import RunFolder, manifest, pretty
+from triptych.train import checkpoint
+from triptych.train.fit import Progress, fit
+from triptych.train.trainer import TrainingData
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some seeds of one recipe, to be run by one process (side by side if there are several)."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    study: Path
+
+    def folder(self, seed: int) -> RunFolder:
+        return RunFolder(self.study / self.recipe.name / f"seed-{seed}")
+
+
+def train(
+    job: Job,
+    data: Dataset,
+    resume: bool = True,
+    progress: Callable[[Progress], None] = lambda p: None,
+) -> None:
+    """Train the job's seeds on the device that holds the data. Finished training is left alone."""
+    for seed in job.seeds:
+        job.folder(seed).claim(job.recipe, data.name, seed)
+    started = [s for s in job.seeds if resume and checkpoint.exists(job.folder(s).path)]
+    fresh = [s for s in job.seeds if s not in started]
+    for seeds, going_on in (*(((s,), True) for s in started), (tuple(fresh), False)):
+        if seeds:
+            _fit(job, seeds, data, going_on, progress)
+
+
+def _fit(
+    job: Job,
+    seeds: Sequence[int],
+    data: Dataset,
+    resume: bool,
+    progress: Callable[[Progress], None],
+) -> None:
+    device = data.train_images.device
+    models = [new_model(job.recipe, s, data).to(device) for s in seeds]
+    sight = TrainingData(
+        data.train_images, data.validation_images, view(job.recipe.view), data.levels
+    )
+    folders = [job.folder(s).path for s in seeds]
+    failures = fit(models, seeds, folders, sight, job.recipe.train, resume, progress)
+    for failure in failures:
+        job.folder(failure.seed).write_failure(str(failure))
+
+
+def new_model(recipe: Recipe, seed: int, data: Dataset) -> nn.Module:
+    """The recipe's model with the initial weights of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(recipe.model, data.shape, data.levels)
+
+
+def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
+    """The model of a run with the averaged weights that were best on validation."""
+    recipe, _, seed = folder.config()
+    model = new_model(recipe, seed, data)
+    model.load_state_dict(checkpoint.load(folder.path).best)
+    return model.to(data.test_images.device).eval()
+
+
+def evaluate(
+    folder: RunFolder, data: Dataset, how: Evaluation, features: Features | None
+) -> None:
+    """Judge a trained run and write its scores, its arrays and its manifest."""
+    recipe, _, seed = folder.config()
+    began = time.monotonic()
+    model = trained_model(folder, data)
+    judgement = judge(model, data, recipe.view, how, seed, features if recipe.part == "B" else None)
+    trained = checkpoint.load(folder.path).loop["seconds"]
+    cost = {"train": trained, "evaluate": time.monotonic() - began}
+    device = data.test_images.device
+    checkpoint.write_text(
+        folder.path / "manifest.json", pretty(manifest(data.sha256, device, cost))
+    )
+    folder.write_judgement(judgement)

@@ -1,0 +1,144 @@
+"""What is on disk: a study's folder, its runs, their configs, manifests and scores."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triptych.evaluate.judge import Judgement
+from triptych.protocols import Score, UserError
+from triptych.study.recipes import Recipe, from_dict, to_dict
+from triptych.train import checkpoint
+from triptych.train.checkpoint import write_text
+
+SCHEMA = 1
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`STUDY/MODEL/seed-S`: one training run."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Scores are written last: a run that has them is whole."""
+        return (self.path / "scores.json").is_file()
+
+    def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
+        """Write config.json, or refuse if the folder belongs to another configuration."""
+        wanted = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
+        target = self.path / "config.json"
+        if not target.exists():
+            write_text(target, pretty(wanted))
+        elif read_json(target) != wanted:
+            raise UserError(
+                f"{self.path} was trained with other settings (see its config.json); delete that "
+                f"folder, or give the study another name"
+            )
+
+    def ready(self, resume: bool) -> None:
+        """Refuse to overwrite a run, or to go on with one that never began."""
+        begun = checkpoint.exists(self.path)
+        if resume and not begun:
+            raise UserError(f"{self.path} has no checkpoint to go on from; leave out --resume")
+        if begun and not resume:
+            raise UserError(
+                f"{self.path} exists; go on with --resume, or choose another --out or --seed"
+            )
+
+    def config(self) -> tuple[Recipe, str, int]:
+        """(recipe, data set, seed) of a run that exists."""
+        plain = read_json(self.path / "config.json")
+        try:
+            return from_dict(plain["recipe"]), str(plain["dataset"]), int(plain["seed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path}/config.json is not a run's config ({error})") from None
+
+    def write_judgement(self, judgement: Judgement) -> None:
+        """Arrays first, scores last."""
+        for name, arrays in judgement.arrays.items():
+            fresh = self.path / f"{name}.new.npz"
+            np.savez_compressed(fresh, **arrays)
+            fresh.replace(self.path / f"{name}.npz")
+        scores = [asdict(s) for s in judgement.scores]
+        write_text(self.path / "scores.json", pretty({"schema": SCHEMA, "scores": scores}))
+
+    def scores(self) -> list[Score]:
+        """The scores of a finished run."""
+        return [Score(**s) for s in read_json(self.path / "scores.json")["scores"]]
+
+    def write_failure(self, reason: str) -> None:
+        """Note why the run has no scores."""
+        write_text(self.path / "failure.json", pretty({"schema": SCHEMA, "reason": reason}))
+
+    def failure(self) -> str | None:
+        """Why the run failed, if it did."""
+        path = self.path / "failure.json"
+        return read_json(path)["reason"] if path.is_file() else None
+
+
+def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
+    """Versions, hardware, commit, data and cost of a run."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = torch.cpu.get_capabilities().get("architecture", platform.machine())
+    return {
+        "schema": SCHEMA,
+        "triptych": version("triptych"),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "system": platform.system(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+        "data_sha256": data_sha256,
+        "seconds": {k: round(v, 1) for k, v in seconds.items()},
+        "peak_memory_bytes": peak if sys.platform != "darwin" else peak // 1024,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with "+" when it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if git("status", "--porcelain") else "") if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, or one sentence why not."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the folder of a run or study") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it or delete the folder") from None
+
+
+def pretty(value: Any) -> str:
+    """JSON as a person would like to read it."""
+    return json.dumps(value, indent=1) + "\n"

@@ -1,0 +1,92 @@
+"""Seeds side by side: S copies of one model whose parameters are stacked and mapped over with
+`torch.func.vmap`, so that S small models cost a GPU about as much as one.
+
+What makes this exact is that a loss draws nothing: each copy gets its own images and noise, and
+the stack computes what S separate runs compute.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+class Ensemble:
+    """One model, or several of the same build with a leading seed dimension on every parameter.
+
+    `parameters` is what the optimizer sees: plain parameters for one model, stacked leaves for
+    several. Persistent buffers belong to each seed; non-persistent ones are shared constants.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.model, self.size = models[0], len(models)
+        self.names = [name for name, _ in self.model.named_parameters()]
+        if self.size == 1:
+            self.parameters = [p for _, p in self.model.named_parameters()]
+            return
+        states = [m.state_dict() for m in models]
+        stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
+        self.parameters = [stacked.pop(n).requires_grad_() for n in self.names]
+        self.buffers = stacked
+        self.wrapped = _Loss(self.model)
+
+    def losses(self, x: Float[Tensor, "S B C H W"], noise: Any) -> Float[Tensor, "S B"]:
+        """Each copy's loss on its own images and noise (leading dimension S in all leaves)."""
+        if self.size == 1:
+            return self.model.loss(x[0], tree_map(lambda a: a[0], noise))[None]  # pyright: ignore
+
+        def one(state: dict[str, Tensor], x: Tensor, noise: Any) -> Tensor:
+            named = {f"model.{k}": v for k, v in state.items()}
+            return functional_call(self.wrapped, named, (x, noise))
+
+        state = dict(zip(self.names, self.parameters, strict=True)) | self.buffers
+        return vmap(one)(state, x, noise)
+
+    def clip_grad_norm_(self, max_norm: float) -> Float[Tensor, "S"]:
+        """Clip each copy's gradient by its own norm; returns the norms before clipping."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.size == 1:
+            return nn.utils.clip_grad_norm_(self.parameters, max_norm)[None]
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
+        scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+        for g in grads:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        return norms
+
+    def state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Copy s of `tensors` (one for each parameter), by name."""
+        pick = (lambda t: t) if self.size == 1 else (lambda t: t[s])
+        return {n: pick(t.detach()) for n, t in zip(self.names, tensors, strict=True)}
+
+    def full_state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Like `state`, with copy s of the persistent buffers: a state dict of the model."""
+        if self.size == 1:
+            return self.model.state_dict() | self.state(s, tensors)
+        return {k: v[s] for k, v in self.buffers.items()} | self.state(s, tensors)
+
+    @contextmanager
+    def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Evaluate with other weights (the averaged ones) in place of the trained ones."""
+        kept = [p.data for p in self.parameters]
+        for p, t in zip(self.parameters, tensors, strict=True):
+            p.data = t
+        try:
+            yield
+        finally:
+            for p, t in zip(self.parameters, kept, strict=True):
+                p.data = t
+
+
+class _Loss(nn.Module):
+    """`functional_call` calls `forward`; a model's training loss is `loss`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, noise: Any) -> Tensor:
+        return self.model.loss(x, noise)  # pyright: ignore[reportCallIssue]

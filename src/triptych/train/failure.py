@@ -1,0 +1,71 @@
+"""What happens when a number stops being finite: the step is found, repeated and saved."""
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from triptych.train.trainer import Run, Trainer
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that stopped because a number was no longer finite."""
+
+    seed: int
+    step: int
+    term: str
+
+    def __str__(self) -> str:
+        return f"{self.term} was not finite at step {self.step}; failure.safetensors has the batch"
+
+
+def drop_failed(trainer: Trainer) -> list[Failure]:
+    """Go back to the step that failed, save what it saw, and go on with the other seeds.
+
+    The weights have been frozen since that step, so a checkpoint of it is exact, and the seeds
+    that go on simply resume from theirs.
+    """
+    trainer.step = int(trainer.first_bad.item())
+    trainer.save()
+    failures, good = [], []
+    for s, run in enumerate(trainer.runs):
+        x, noise = trainer.batch(run, trainer.step)
+        term = non_finite_term(trainer, s, x, noise)
+        if term is None:
+            good.append(s)
+            continue
+        keep_batch(run, x, noise)
+        failures.append(Failure(run.seed, trainer.step, term))
+    if not failures:
+        raise RuntimeError(f"step {trainer.step} was not finite once, and is when repeated")
+    trainer.runs = [trainer.runs[s] for s in good]
+    trainer.models = [trainer.models[s] for s in good]
+    if good:
+        trainer.resume()
+    return failures
+
+
+def non_finite_term(trainer: Trainer, s: int, x: Tensor, noise: object) -> str | None:
+    """The first term of the loss, or the gradient of the first parameter, that is not finite."""
+    model = trainer.models[s]
+    model.load_state_dict(trainer.ensemble.full_state(s, trainer.parameters()))
+    for name, value in model.terms(x, noise).items():  # pyright: ignore[reportCallIssue]
+        if not bool(torch.isfinite(value).all()):
+            return name
+    model.zero_grad(set_to_none=True)
+    model.loss(x, noise).mean().backward()  # pyright: ignore[reportCallIssue]
+    grads = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
+    bad = [n for n, g in grads if not bool(torch.isfinite(g).all())]
+    model.zero_grad(set_to_none=True)
+    return f"the gradient of {bad[0]}" if bad else None
+
+
+def keep_batch(run: Run, x: Tensor, noise: object) -> None:
+    """Save the images and the noise of the step beside the run."""
+    leaves, _ = tree_flatten(noise)
+    tensors = {"x": x} | {f"noise.{i}": leaf for i, leaf in enumerate(leaves)}
+    path = run.folder / "failure.safetensors"
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path)

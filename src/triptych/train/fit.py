@@ -1,0 +1,107 @@
+"""The one loop that trains every model, for one seed or for several side by side.
+
+Images live on the device as integers; a batch is an index. Nothing in a step waits for the
+device: losses are read, and non-finite numbers found, only where a line is logged.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from triptych.train import checkpoint
+from triptych.train.failure import Failure, drop_failed
+from triptych.train.order import TrainConfig
+from triptych.train.precision import bf16_helps, networks_in_bf16
+from triptych.train.signals import Stop, StopRequested, stop_on_signals
+from triptych.train.trainer import Run, Trainer, TrainingData
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display needs."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+def fit(
+    models: Sequence[nn.Module],
+    seeds: Sequence[int],
+    folders: Sequence[Path],
+    data: TrainingData,
+    config: TrainConfig,
+    resume: bool = False,
+    progress: Callable[[Progress], None] = lambda p: None,
+    save_every: float = 60.0,
+) -> list[Failure]:
+    """Train; leave a checkpoint in each folder; return the seeds that failed.
+
+    `save_every` is in seconds. Raises StopRequested after saving when a signal asks to stop.
+    """
+    runs = [Run(seed, folder) for seed, folder in zip(seeds, folders, strict=True)]
+    trainer = Trainer(models, runs, data, config)
+    if resume:
+        trainer.resume()
+    else:
+        prepare(trainer)
+    for run in runs:
+        cut_log(run.folder / "metrics.jsonl", trainer.step)
+    bf16 = config.bf16 and bf16_helps(trainer.device)
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(networks_in_bf16(model, bf16))
+        return _loop(trainer, stack.enter_context(stop_on_signals()), progress, save_every)
+
+
+def _loop(
+    trainer: Trainer, stop: Stop, progress: Callable[[Progress], None], save_every: float
+) -> list[Failure]:
+    failures: list[Failure] = []
+    per_epoch = len(trainer.data.images) / trainer.config.batch_size
+    log_every = max(1, round(per_epoch / 4))
+    began, saved_at, base = time.monotonic(), time.monotonic(), trainer.seconds
+    while trainer.step < trainer.steps and trainer.runs:
+        losses = trainer.train_step()
+        last = trainer.step == trainer.steps
+        new_epoch = int(trainer.step / per_epoch) > int((trainer.step - 1) / per_epoch)
+        if not (last or new_epoch or stop.requested or trainer.step % log_every == 0):
+            continue
+        trainer.seconds = base + time.monotonic() - began
+        if trainer.first_bad.item() >= 0:
+            failures += drop_failed(trainer)
+            continue
+        values = losses.tolist()
+        trainer.log(loss=values, seconds=round(trainer.seconds, 3))
+        progress(Progress(trainer.step, trainer.steps, float(np.mean(values))))
+        if last or new_epoch:
+            validation = trainer.validate()
+            trainer.keep_best(validation)
+            trainer.log(validation=validation)
+        if last or stop.requested or time.monotonic() - saved_at > save_every:
+            trainer.save()
+            saved_at = time.monotonic()
+        if stop.requested and not last:
+            raise StopRequested(trainer.step, trainer.steps)
+    return failures
+
+
+def prepare(trainer: Trainer) -> None:
+    """Give models that start from data (activation normalisation) their first batch."""
+    for model, run in zip(trainer.models, trainer.runs, strict=True):
+        if hasattr(model, "prepare"):
+            model.prepare(*trainer.batch(run, 0))  # pyright: ignore[reportCallIssue]
+    trainer.use(trainer.models)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint that a run goes on from."""
+    lines = path.read_text().splitlines() if path.exists() and step else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    checkpoint.write_text(path, "".join(line + "\n" for line in kept))

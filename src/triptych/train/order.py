@@ -1,0 +1,65 @@
+"""What a step does as a function of (seed, step): its images, its noise, its learning rate.
+
+Nothing here has state, so a run can stop anywhere and go on exactly, and seeds in a stack see
+what they would see alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+VALIDATION = 2**31  # a seed no run has: the noise of validation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Steps follow from epochs: each epoch sees every image once."""
+
+    epochs: Annotated[float, Gt(0), Le(1e6)] = 20
+    batch_size: Annotated[int, Ge(1), Le(100_000)] = 128
+    lr: Annotated[float, Gt(0), Le(10)] = 2e-3
+    weight_decay: Annotated[float, Ge(0), Le(10)] = 0.01
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Share of all steps in which the learning rate rises from 0; then a cosine falls to 0."""
+    clip: Annotated[float, Gt(0)] = 100.0
+    """Largest norm of one seed's gradient."""
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Decay of the weight average once warm; at step n it is at most (1 + n) / (10 + n)."""
+    bf16: bool = True
+    """Networks in bfloat16 where the hardware has it."""
+
+
+def generator_for(seed: int, step: int, device: torch.device, stream: int = 0) -> Generator:
+    """The generator of one step of one seed, the same whenever it is asked for."""
+    state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]))
+
+
+def batch_indices(seed: int, step: int, batch: int, n: int) -> Int[Tensor, "B"]:
+    """Positions step * batch .. (step + 1) * batch in an endless row of shuffles of n images."""
+    first, parts = step * batch, []
+    while batch > 0:
+        epoch, offset = divmod(first, n)
+        shuffle = torch.randperm(n, generator=generator_for(seed, epoch, torch.device("cpu"), 1))
+        parts.append(shuffle[offset : offset + batch])
+        first, batch = first + len(parts[-1]), batch - len(parts[-1])
+    return torch.cat(parts)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    warm = max(1, round(config.warmup * steps))
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def ema_decay(config: TrainConfig, step: int) -> float:
+    """Short memory at first, so that the average never carries the initial noise along."""
+    return min(config.ema, (1 + step) / (10 + step))

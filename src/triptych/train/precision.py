@@ -1,0 +1,46 @@
+"""Where bfloat16 is used: in the networks, where the hardware has it, and nowhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.nets.conv import ConvNet
+from triptych.nets.mlp import MLP
+from triptych.nets.unet import UNet
+
+NETWORKS = (MLP, ConvNet, UNet)
+
+
+def bf16_helps(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 have hardware behind them on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+@contextmanager
+def networks_in_bf16(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Run the model's networks, and nothing else, under bfloat16 autocast.
+
+    Log densities, log-dets and the flows' own maps stay in full precision: a matrix product
+    of a mixture density or a 1x1 convolution must not be rounded to eight bits.
+    """
+    nets = [m for m in model.modules() if isinstance(m, NETWORKS)] if enabled else []
+    for net in nets:
+        net.forward = _autocast(net.forward)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for net in nets:
+            del net.forward
+
+
+def _autocast(forward: Any) -> Any:
+    def run(x: Tensor, *rest: Any) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return forward(x, *rest)
+
+    return run

@@ -1,0 +1,188 @@
+"""The state of a training, and one step of it: weights, their average, Adam, the best so far."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_map
+
+from triptych.train import checkpoint
+from triptych.train.checkpoint import Checkpoint
+from triptych.train.ensemble import Ensemble
+from triptych.train.order import (
+    VALIDATION,
+    TrainConfig,
+    batch_indices,
+    ema_decay,
+    generator_for,
+    learning_rate,
+)
+
+View = Callable[[Tensor, int, Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Integer images on the device, the view that a model sees, and the number of levels."""
+
+    images: UInt8[Tensor, "N C H W"]
+    validation: UInt8[Tensor, "V C H W"]
+    view: View
+    levels: int
+
+
+@dataclass
+class Run:
+    """One seed's place on disk and its best validation loss so far."""
+
+    seed: int
+    folder: Path
+    best_loss: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains an ensemble of seeds of one model; `fit` is the way in."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        runs: Sequence[Run],
+        data: TrainingData,
+        config: TrainConfig,
+    ) -> None:
+        self.runs, self.data, self.config = list(runs), data, config
+        self.device = data.images.device
+        self.steps = math.ceil(config.epochs * len(data.images) / config.batch_size)
+        self.step, self.seconds = 0, 0.0
+        self.use(models)
+
+    def use(self, models: Sequence[nn.Module]) -> None:
+        """(Re)build the stack, its average and its optimizer around these models."""
+        self.models, self.ensemble = list(models), Ensemble(models)
+        self.ema = [p.detach().clone() for p in self.ensemble.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.ensemble.parameters,
+            lr=self.config.lr,
+            betas=(0.9, 0.99),
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        self.first_bad = torch.full((), -1, device=self.device)
+
+    # --- one step ---
+
+    def batch(self, run: Run, step: int) -> tuple[Tensor, Any]:
+        """The images and the noise of one step of one seed."""
+        config, data = self.config, self.data
+        n = len(data.images)
+        index = batch_indices(run.seed, step, config.batch_size, n).to(self.device)
+        g = generator_for(run.seed, step, self.device)
+        x = data.view(data.images[index], data.levels, g)
+        return x, self.models[0].noise(config.batch_size, g)  # pyright: ignore
+
+    def train_step(self) -> Tensor:
+        """One optimizer step of all seeds; returns the per-seed mean loss, still on the device.
+
+        The first non-finite number freezes the weights where they are (the fused optimizer
+        skips its update on `found_inf`), so that the step can be found and repeated later.
+        """
+        pairs = [self.batch(run, self.step) for run in self.runs]
+        x = torch.stack([x for x, _ in pairs])
+        noise = tree_map(lambda *leaves: torch.stack(leaves), *[n for _, n in pairs])
+        losses = self.ensemble.losses(x, noise).mean(1)
+        losses.sum().backward()
+        norms = self.ensemble.clip_grad_norm_(self.config.clip)
+        bad = ~(norms.isfinite() & losses.isfinite()).all()
+        self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
+        frozen = (self.first_bad >= 0).float()
+        self.optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        weight = (1 - ema_decay(self.config, self.step)) * (1 - frozen)
+        torch._foreach_lerp_(self.ema, self.parameters(), [weight] * len(self.ema))
+        self.step += 1
+        return losses.detach()
+
+    def parameters(self) -> list[Tensor]:
+        return [p.detach() for p in self.ensemble.parameters]
+
+    # --- validation ---
+
+    @torch.no_grad()
+    def validate(self) -> list[float]:
+        """Mean loss of the averaged weights on the validation images, under fixed noise."""
+        data, total = self.data, torch.zeros(len(self.runs), device=self.device)
+        with self.ensemble.holding(self.ema):
+            for first in range(0, len(data.validation), 500):
+                images = data.validation[first : first + 500]
+                g = generator_for(VALIDATION, first, self.device)
+                x = data.view(images, data.levels, g)
+                noise = self.models[0].noise(len(images), g)  # pyright: ignore
+                wide = tree_map(lambda a: a.expand(len(self.runs), *a.shape), (x, noise))
+                total += self.ensemble.losses(*wide).sum(1)
+        return (total / len(data.validation)).tolist()
+
+    def keep_best(self, losses: Sequence[float]) -> None:
+        """Remember the averaged weights of the seeds that have never been better."""
+        for s, (run, loss) in enumerate(zip(self.runs, losses, strict=True)):
+            if loss < run.best_loss:
+                run.best_loss = loss
+                state = self.ensemble.full_state(s, self.ema)
+                run.best = {k: v.detach().clone() for k, v in state.items()}
+
+    # --- what is on disk ---
+
+    def save(self) -> None:
+        """One checkpoint for each seed."""
+        adam = [self.optimizer.state[p] for p in self.ensemble.parameters]
+        for s, run in enumerate(self.runs):
+            moments = {
+                f"{m}.{name}": tensor
+                for m in ("exp_avg", "exp_avg_sq")
+                for name, tensor in self.ensemble.state(s, [a[m] for a in adam]).items()
+            }
+            model = self.ensemble.full_state(s, self.parameters())
+            ema = self.ensemble.full_state(s, self.ema)
+            loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
+            loop |= {"steps": self.steps, "seed": run.seed}
+            checkpoint.save(run.folder, Checkpoint(model, ema, run.best or ema, moments, loop))
+
+    def resume(self) -> None:
+        """Take every seed up where its checkpoint left it; all must stand at the same step."""
+        saved = [checkpoint.load(run.folder) for run in self.runs]
+        for model, run, c in zip(self.models, self.runs, saved, strict=True):
+            model.load_state_dict(c.model)
+            run.best_loss, run.best = c.loop["best"], c.best
+        self.use(self.models)
+        self.step, self.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
+        names = self.ensemble.names
+
+        def gather(parts: Sequence[dict[str, Tensor]], prefix: str = "") -> list[Tensor]:
+            rows = [[part[prefix + n] for part in parts] for n in names]
+            return [r[0] if len(r) == 1 else torch.stack(r) for r in rows]
+
+        for mine, theirs in zip(self.ema, gather([c.ema for c in saved]), strict=True):
+            mine.copy_(theirs)
+        moments = [gather([c.optimizer for c in saved], f"{m}.") for m in ("exp_avg", "exp_avg_sq")]
+        for p, first, second in zip(self.ensemble.parameters, *moments, strict=True):
+            self.optimizer.state[p] = {
+                "step": torch.tensor(float(self.step), device=self.device),
+                "exp_avg": first.to(self.device),
+                "exp_avg_sq": second.to(self.device),
+            }
+
+    def log(self, **values: Any) -> None:
+        """A line in each seed's metrics.jsonl; lists hold one value for each seed."""
+        for s, run in enumerate(self.runs):
+            line = {k: v[s] if isinstance(v, list) else v for k, v in values.items()}
+            with open(run.folder / "metrics.jsonl", "a") as f:
+                f.write(json.dumps({"step": self.step, **line}) + "\n")

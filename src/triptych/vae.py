@@ -1,0 +1,74 @@
+"""Variational autoencoder (Kingma & Welling 2014, *Auto-Encoding Variational Bayes*,
+arXiv:1312.6114) with any prior, and its importance-weighted bound (Burda, Grosse &
+Salakhutdinov 2016, *Importance Weighted Autoencoders*, arXiv:1509.00519).
+
+For z ~ q(z|x) the importance weight w = p(x|z) p(z) / q(z|x) has mean p(x), so
+
+    ELBO   = E[log w]                              <= log p(x)      (K&W eq. 3)
+    IWAE_K = E[log (1/K) sum_k w_k]                <= log p(x)      (Burda eq. 8)
+
+and IWAE_K rises from the ELBO at K = 1 to log p(x). One method, `log_weight`, serves them all.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from triptych.protocols import Density, Likelihood, Posterior
+
+
+class VAE(nn.Module):
+    """Prior p(z), posterior q(z|x) and likelihood p(x|z), each swapped by passing an object.
+
+    `mean_samples=True` makes `sample` return E[x|z] instead of a draw: for grey images that were
+    binarized at random during training, whose grey value is that mean.
+    """
+
+    def __init__(
+        self,
+        prior: Density,
+        posterior: Posterior,
+        likelihood: Likelihood,
+        mean_samples: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
+        self.mean_samples = mean_samples
+
+    def log_weight(
+        self, x: Float[Tensor, "B C H W"], eps: Float[Tensor, "*K B M"], h: Any = None
+    ) -> Float[Tensor, "*K B"]:
+        """log w = log p(x|z) + log p(z) - log q(z|x) in nats, at the z that eps ~ N(0, I) gives.
+
+        `h = posterior.encode(x)` may be passed in, so that K samples that come in chunks share
+        one run of the encoder.
+        """
+        h = self.posterior.encode(x) if h is None else h
+        z, log_qz = self.posterior.rsample(h, eps)
+        log_px = self.likelihood.log_prob(x, z)
+        log_pz = self.prior.log_prob(z)
+        return log_px + log_pz - log_qz
+
+    def loss(self, x: Float[Tensor, "B C H W"], noise: Float[Tensor, "B M"]) -> Float[Tensor, "B"]:
+        """The negative ELBO of each image, one sample."""
+        return -self.log_weight(x, noise)
+
+    def noise(self, n: int, generator: Generator) -> Float[Tensor, "n M"]:
+        """eps ~ N(0, I), all the randomness of a loss."""
+        size = (n, self.posterior.latent_dim)
+        return torch.randn(size, generator=generator, device=generator.device)
+
+    def terms(
+        self, x: Float[Tensor, "B C H W"], noise: Float[Tensor, "*K B M"]
+    ) -> dict[str, Float[Tensor, "*K B"]]:
+        """The three logarithms that make up log w."""
+        z, log_qz = self.posterior.rsample(self.posterior.encode(x), noise)
+        log_px, log_pz = self.likelihood.log_prob(x, z), self.prior.log_prob(z)
+        return {"log_px": log_px, "log_pz": log_pz, "log_qz": log_qz}
+
+    def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
+        """x ~ p(x|z), z ~ p(z)."""
+        z = self.prior.sample(n, generator)
+        return self.likelihood.mean(z) if self.mean_samples else self.likelihood.sample(z, generator)
