@@ -102,8 +102,8 @@ def _dump(path: Path, content: Any) -> None:
 
 
 def _recipes(ask: Synthetic) -> list[dict]:
-    common = {"epochs": 20, "parameters": 1_234_567, "architecture": ARCHITECTURE}
-    found = [
+    common: dict[str, Any] = {"epochs": 20, "parameters": 1_234_567, "architecture": ARCHITECTURE}
+    found: list[dict[str, Any]] = [
         {"name": n, "title": t, "part": "A", "family": "vae", "prior": p, "view": "threshold"}
         | {"latent_dim": ask.latent_dim}
         | common
@@ -179,7 +179,8 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
     images[:, :, ::3] = rng.integers(0, 256, images[:, :, ::3].shape)
     np.savez(folder / "samples.npz", images=images)
     if recipe["family"] == "vae":
-        np.savez(folder / "latent.npz", **_latent(ask, rng))
+        arrays: dict[str, Any] = _latent(ask, rng)
+        np.savez(folder / "latent.npz", **arrays)
 
 
 def _latent(ask: Synthetic, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -42,6 +42,10 @@ class Evaluation:
     """How to judge: what of the protocol a user may choose."""
 
     importance_samples: Annotated[int, Ge(1), Le(1_000_000)] = 1000
+    """K of IWAE-K."""
+    importance_images: Annotated[int, Ge(2)] = 10_000
+    """IWAE-K uses the first so many of the images."""
+    elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     images: Annotated[int, Ge(2)] = 10_000
     """The first so many test images, or all if there are fewer; also the N of the FID."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
@@ -92,8 +96,9 @@ def vae_scores(
     model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
     """ELBO, IWAE-K, KL(q(z)||p(z)), mutual information, energy distance with its null level."""
-    K = how.importance_samples
-    elbo, iwae = importance_bounds(model, x, K, g)
+    K, first = how.importance_samples, x[: how.importance_images]
+    elbo, _ = importance_bounds(model, x, how.elbo_samples, g)
+    _, iwae = importance_bounds(model, first, K, g)
     z, log_qz = sample_aggregate(model, x, g)
     match = aggregate_match(model, encode_all(model, x), z, log_qz)
     n = min(ENERGY_SAMPLES, len(z))
@@ -101,8 +106,8 @@ def vae_scores(
     with torch.no_grad():
         distance, null = energy_distance(z[few], model.prior.sample(n, g), g)
     return [
-        _score("elbo", elbo, protocol | {"samples": K}),
-        _score(f"iwae-{K}", iwae, protocol | {"samples": K}),
+        _score("elbo", elbo, protocol | {"samples": how.elbo_samples}),
+        _score(f"iwae-{K}", iwae, protocol | {"samples": K, "n": len(first)}),
         Score("kl-aggregate", match.kl, "nats", match.kl_mc_std, protocol),
         Score(
             "mutual-information",

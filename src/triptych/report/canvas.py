@@ -1,6 +1,7 @@
 """Drawing in centimetres at the size at which a figure is placed, so that 10 pt is 10 pt."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +14,7 @@ FONT_SIZE = 10
 LINE_HEIGHT = 0.42
 # The first is close to the page's face; the second has the letters that it lacks.
 FAMILIES = ["STIXGeneral", "DejaVu Serif"]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": FAMILIES,
     "font.size": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,

@@ -9,6 +9,7 @@ from typing import Any
 import pdfplumber
 from pdfminer.pdftypes import resolve1
 from pdfplumber.page import Page
+from pdfplumber.pdf import PDF
 
 from triptych.protocols import UserError
 
@@ -94,7 +95,7 @@ def _check_parts(starts: dict[str, int], pages: int) -> dict[str, int]:
     return counts
 
 
-def _heading_pages(pdf: pdfplumber.PDF) -> dict[str, int]:
+def _heading_pages(pdf: PDF) -> dict[str, int]:
     """Page of each part's heading, from the outline: text in the body cannot pass for one."""
     numbers = {page.page_obj.pageid: page.page_number for page in pdf.pages}
     starts: dict[str, int] = {}

@@ -30,9 +30,7 @@ def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary
     return sorted(scores, key=lambda s: s.mean, reverse=HIGHER_IS_BETTER[metric])
 
 
-def compare(
-    study: Study, models: Sequence[Summary], metric: str, values: bool = True
-) -> list[str]:
+def compare(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> list[str]:
     """Best first: the numbers where there was one run, else each neighbour against the next."""
     decimals = decimals_for([s.mean for s in models], most=3)
     told = [f"{number(s.mean, decimals)} for {title_of(study, s)}" for s in models]
@@ -60,7 +58,7 @@ def compare(
 def _claim(difference: Difference, names: tuple[str, str], first: bool) -> str:
     """Of the two models, the first has the better mean."""
     bounds = sorted(abs(v) for v in difference.interval95 or ())
-    decimals = decimals_for([difference.mean, bounds[0]], most=3)
+    decimals = decimals_for([difference.mean, 10 * bounds[0], bounds[1] - bounds[0]], most=3)
     word = "higher" if difference.mean > 0 else "lower"
     size = f"{number(abs(difference.mean), decimals)}{_unit(difference)}"
     lead, over = "", ""

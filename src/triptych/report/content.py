@@ -1,6 +1,7 @@
 """All that the report says, as data for the template. Strings stay strings: none is markup."""
 
 from collections.abc import Collection
+from itertools import takewhile
 from typing import Any
 
 from triptych.report.check import REFERENCES_HEADING, SNIPPETS_HEADING, TITLE
@@ -9,7 +10,7 @@ from triptych.report.group import Group
 from triptych.report.load import Latent, Recipe, Study, read_latent, read_samples
 from triptych.report.tables import Table, likelihood_table, sampling_table
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
-from triptych.report.wording import Span, count, dataset_name, listed
+from triptych.report.wording import Span, bare, count, dataset_name, label, listed
 
 CITATIONS = ("burda2016", "dinh2017", "heusel2017", "ho2020", "kingma2014", "tomczak2018")
 PAPERS = {
@@ -118,29 +119,44 @@ def _intro(study: Study) -> list[Span]:
 
 
 def _models(study: Study, details: bool) -> list[dict[str, str]]:
-    """A sentence per architecture; models that share one are named together."""
-    by_text: dict[str, list[Recipe]] = {}
-    for recipe in study.recipes:
-        by_text.setdefault(recipe.architecture.strip(), []).append(recipe)
+    """A sentence per architecture; the models of part A say once what they have in common."""
+    groups = [[recipe] for recipe in study.part("B")]
+    if study.part("A"):
+        groups.insert(0, study.part("A"))
     return [
         {
-            "title": listed([r.title for r in recipes]),
+            "title": _group_title(study, recipes),
             "detail": _detail(recipes) if details else "",
-            "text": text.rstrip(".") + ".",
+            "text": _shared_and_own([r.architecture for r in recipes]),
         }
-        for text, recipes in by_text.items()
+        for recipes in groups
     ]
+
+
+def _group_title(study: Study, recipes: list[Recipe]) -> str:
+    if len(recipes) == 1:
+        return label(study, recipes[0])
+    return f"VAEs ({listed([bare(study, r) for r in recipes])})"
+
+
+def _shared_and_own(sentences: list[str]) -> str:
+    """The sentences in one: their common beginning up to a comma, then the rest of each."""
+    texts = list(dict.fromkeys(text.strip().removesuffix(".") for text in sentences))
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+    common = "".join(column[0] for column in same)
+    cut = common.rfind(", ") + 2 if len(texts) > 1 and ", " in common else 0
+    rests = [text[cut:].removeprefix("and ") for text in texts]
+    return f"{texts[0][:cut].removesuffix(', ')}{'; ' if cut else ''}{'; '.join(rests)}."
 
 
 def _detail(recipes: list[Recipe]) -> str:
     sizes = list(dict.fromkeys(_parameters(r.parameters) for r in recipes))
-    parts = [f"{'/'.join(sizes)}{SPACE}parameters"]
-    latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
-    if latents:
-        parts.append(f"M{SPACE}={SPACE}{listed([str(m) for m in sorted(latents)])}")
     epochs = list(dict.fromkeys(str(r.epochs) for r in recipes))
-    parts.append(f"{'/'.join(epochs)}{SPACE}epochs")
-    return ", ".join(parts)
+    said = [f"{'/'.join(sizes)}{SPACE}parameters", f"{'/'.join(epochs)}{SPACE}epochs"]
+    latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
+    if latents and not all("M = " in r.architecture for r in recipes):
+        said.insert(1, f"M{SPACE}={SPACE}{listed([str(m) for m in sorted(latents)])}")
+    return ", ".join(said)
 
 
 def _parameters(n: int) -> str:

@@ -11,21 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from triptych.protocols import UserError
-from triptych.report.load import Difference, Recipe, Study, Summary
-from triptych.report.tables import best_iwae, require_one_protocol
-from triptych.report.wording import (
-    KL,
-    Span,
-    called,
-    count,
-    decimals_for,
-    interval,
-    listed,
-    number,
-    runs,
-)
+from triptych.report.claims import compare, ranked, separated, title_of
+from triptych.report.load import Recipe, Study, Summary
+from triptych.report.tables import best_iwae
+from triptych.report.wording import KL, Span, called, count, listed, number, runs
 
-HIGHER_IS_BETTER = {"elbo": True, "kl-aggregate": False, "bpd": False, "fid": False}
 LONGEST_REASON = 70
 MOST_FAILURES = 3
 
@@ -85,9 +75,9 @@ def _own_paragraph(block: str, citations: Sequence[str]) -> Paragraph:
 def _likelihood(study: Study, brief: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "elbo")
-    if not ranked:
+    if not models:
         return []
-    spans: list[Span] = [_one_run(ranked), *compare(study, ranked, "The ELBO")]
+    spans: list[Span] = [_one_run(models), *compare(study, models, "The ELBO")]
     iwae = best_iwae(study, recipes)
     if iwae and not brief:
         spans += _tightening(study, recipes, iwae)
@@ -115,8 +105,8 @@ def _match(study: Study, brief: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "kl-aggregate")
     spans: list[Span] = []
-    if ranked:
-        spans += compare(study, ranked, KL)
+    if models:
+        spans += compare(study, models, KL)
     spans += _against_null(study, recipes)
     order = _order_relation(study, recipes)
     if order:
@@ -158,10 +148,9 @@ def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
     kl = ranked(study, recipes, "kl-aggregate")
     if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl]:
         return ""
-    for ranked in (elbo, kl):
-        for a, b in pairwise(ranked):
-            if not separated(study.difference(a.metric, a.model, b.model)):
-                return ""
+    for a, b in [*pairwise(elbo), *pairwise(kl)]:
+        if not separated(study.difference(a.metric, a.model, b.model)):
+            return ""
     return f" The order by {KL} is the order by ELBO."
 
 
@@ -177,21 +166,21 @@ def _sampling(study: Study, brief: bool) -> list[Span]:
     return [span for span in spans if span]
 
 
-def _floor(study: Study, ranked: Sequence[Summary]) -> str:
+def _floor(study: Study, models: Sequence[Summary]) -> str:
     said = []
-    for score in ranked:
+    for score in models:
         text = f"{number(score.mean, 2)} for {title_of(study, score)}"
         floor = score.protocol.get("floor")
         if floor is not None and float(floor) > 0:
             text += f" ({number(score.mean / float(floor), 1)} times its floor)"
         said.append(text)
-    n = ranked[0].protocol.get("n")
+    n = models[0].protocol.get("n")
     at = f"At N = {count(int(n))} images the" if n is not None else "The"
     return f"{at} FID is {listed(said)}."
 
 
-def _one_run(ranked: Sequence[Summary]) -> str:
-    if any(score.n_seeds > 1 for score in ranked):
+def _one_run(models: Sequence[Summary]) -> str:
+    if any(score.n_seeds > 1 for score in models):
         return ""
     return "One run each: no spread can be given, so the numbers stand for these runs alone. "
 

@@ -90,8 +90,16 @@ class Study:
         return [recipe for recipe in self.recipes if recipe.part == part]
 
     def score(self, model: str, metric: str) -> Summary | None:
-        """The summary of one metric of one model, None when it was not scored."""
+        """The summary of one metric of one model, None when it was not scored.
+
+        UserError where the model's runs were scored in several ways: no one number is theirs.
+        """
         found = [s for s in self.scores if s.model == model and s.metric == metric]
+        if len(found) > 1:
+            raise UserError(
+                f"{metric} of {model} was measured under {len(found)} protocols: "
+                "evaluate all its runs the same way."
+            )
         return found[0] if found else None
 
     def difference(self, metric: str, a: str, b: str) -> Difference | None:
@@ -144,7 +152,7 @@ def read_study(folder: Path) -> Study:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{folder} holds a study.json or results.json that lacks what a report needs ({error}): "
+            f"study.json or results.json in {folder} lacks what a report needs ({error}): "
             "run the study again to write them anew."
         ) from error
 
@@ -175,8 +183,8 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
     images = _npz(path, ("images",))["images"]
     if images.ndim != 4 or len(images) < n:
         raise UserError(
-            f"{path} holds images of shape {images.shape}, and the report shows {n} of [n, 1, H, W]: "
-            "sample the run again."
+            f"{path} holds images of shape {images.shape}, and the report shows {n} of "
+            "[n, 1, H, W]: evaluate the run again."
         )
     return seed, images[:n, 0]
 

@@ -65,7 +65,7 @@ CODE_LOOKS = (
     CodeLook(1.0, 2.5, 4.0, False),
     CodeLook(0.5, 2.0, 2.0, False),
 )
-CODE_ADVANCE = 6.02  # of one character of 10 pt DejaVu Sans Mono
+CODE_ADVANCE = 6.021  # of one character of 10 pt DejaVu Sans Mono
 CODE_MARGINS = 16.0  # of the background, and between numbers and code
 TIGHTEST_TRACKING = -0.5
 
@@ -183,8 +183,9 @@ def _listing(ask: Ask, pieces: list[Snippet]) -> dict[str, Any]:
 def _columns(shown: Sequence[Snippet]) -> dict[str, float]:
     """Width of the line numbers, and the tracking with which the longest line just fits."""
     digits = max((len(str(s.numbers[-1])) for s in shown), default=1)
-    longest = max((len(line) for s in shown for line in s.lines), default=1)
-    number_width = digits * CODE_ADVANCE
-    room = TEXT_WIDTH - number_width - CODE_MARGINS
+    room = TEXT_WIDTH - digits * CODE_ADVANCE - CODE_MARGINS
+    # A line that is too long at the tightest tracking wraps, and need not squeeze the others.
+    lengths = [len(line) for s in shown for line in s.lines]
+    longest = max((n for n in lengths if n * (CODE_ADVANCE + TIGHTEST_TRACKING) <= room), default=1)
     tracking = min(0.0, room / longest - CODE_ADVANCE)
-    return {"number_width": number_width, "tracking": max(tracking, TIGHTEST_TRACKING)}
+    return {"number_width": digits * CODE_ADVANCE, "tracking": tracking}

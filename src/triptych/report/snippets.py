@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Snippet:
-    """Dedented source without its docstring; `numbers` are the lines' own in the file."""
+    """Dedented source without docstrings; `numbers` are the lines' own in the file."""
 
     name: str
     file: str
@@ -30,6 +31,8 @@ class Snippet:
     lines: list[str]
 
 
+# Notes to the type checker and the linter say nothing about the method.
+TOOL_NOTE = re.compile(r"\s*# (?:pyright: ignore|type: ignore|noqa)\b.*$")
 SNIPPETS = (
     Ask(
         "The ELBO under any prior, and a mixture of Gaussians as one",
@@ -38,9 +41,17 @@ SNIPPETS = (
     ),
     Ask(
         "The flow: an affine coupling and the density of the whole",
-        ("triptych.flows.coupling:AffineCoupling.inverse", "triptych.flows.flow:Flow.log_prob"),
+        (
+            "triptych.flows.coupling:AffineCoupling.inverse",
+            "triptych.flows.coupling:AffineCoupling.scale_and_shift",
+            "triptych.flows.flow:Flow.inverse",
+            "triptych.flows.flow:Flow.log_prob",
+        ),
     ),
-    Ask("The DDPM's ELBO", ("triptych.ddpm:DDPM.bound",)),
+    Ask(
+        "The DDPM's ELBO",
+        ("triptych.ddpm:DDPM.bound", "triptych.ddpm:DDPM.gaussian_term"),
+    ),
     Ask("The DDPM's sampling algorithm", ("triptych.ddpm:DDPM.sample",)),
 )
 
@@ -53,10 +64,10 @@ def cut(name: str) -> Snippet:
     node = _find(ast.parse(source), qualified.split("."))
     if node is None:
         raise UserError(f"{name} is not defined in {path.name}: name a function, class or method.")
-    kept = [no for no in range(_first_line(node), (node.end_lineno or 0) + 1)]
+    kept = range(_first_line(node), (node.end_lineno or 0) + 1)
     hidden = _docstring_lines(node, source.splitlines())
     numbers = [no for no in kept if no not in hidden]
-    lines = [source.splitlines()[no - 1] for no in numbers]
+    lines = [TOOL_NOTE.sub("", source.splitlines()[no - 1]) for no in numbers]
     dedented = textwrap.dedent("\n".join(lines)).split("\n")
     return Snippet(qualified, module.replace(".", "/") + ".py", numbers, dedented)
 

@@ -11,6 +11,7 @@ from triptych.report.wording import (
     KL,
     SAMPLERS,
     Span,
+    bare,
     called,
     count,
     dataset_name,
@@ -163,7 +164,8 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     recipes = study.part("A")
     protocol = next(iter(next(iter(columns.values())).values())).protocol
     dataset = f"{dataset_name(str(protocol['dataset']))}, " if "dataset" in protocol else ""
-    text = f" {dataset}{split_and_n(protocol)}; {_runs(study, recipes, list(columns.values()))}. In nats"
+    text = f" {dataset}{split_and_n(protocol)}; "
+    text += f"{_runs(study, recipes, list(columns.values()))}. In nats"
     if "energy-distance" in columns:
         text += "; null: the energy distance's 95% level when q(z) = p(z)"
     return [{"strong": "Test-set log-likelihood and match."}, text + "."]
@@ -184,7 +186,7 @@ def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summ
         ]
         spans.append("; floor: real against real." + _samplers(study, fid))
     bounds = [
-        f"{called(study, r).removeprefix('the ')}: {bpd[r.name].protocol['bound']}"
+        f"{bare(study, r)}: {bpd[r.name].protocol['bound']}"
         for r in recipes
         if r.name in bpd and "bound" in bpd[r.name].protocol
     ]
@@ -200,9 +202,8 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> str:
         if protocol.get("steps"):
             sampler = str(protocol.get("sampler") or "")
             how = SAMPLERS.get(sampler, sampler) or "sampled"
-            said.append(
-                f"{_capital(called(study, recipe).removeprefix('the '))}: {how}, {count(int(protocol['steps']))} steps"
-            )
+            steps = count(int(protocol["steps"]))
+            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps")
     return f" {'; '.join(said)}." if said else ""
 
 

@@ -104,7 +104,12 @@ def called(study: Study, recipe: Recipe) -> str:
     return f"{first} ({rest})" if comma else recipe.title
 
 
+def bare(study: Study, recipe: Recipe) -> str:
+    """The same without its article."""
+    return called(study, recipe).removeprefix("the ")
+
+
 def label(study: Study, recipe: Recipe) -> str:
     """The title where it is short enough to head a panel or a row, else the shorter name."""
-    short = called(study, recipe).removeprefix("the ")
+    short = bare(study, recipe)
     return recipe.title if len(recipe.title) <= LONGEST_LABEL else short[:1].upper() + short[1:]
