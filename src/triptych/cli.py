@@ -183,7 +183,7 @@ class Sample:
     def run(self) -> None:
         from triptych.data import load
         from triptych.evaluate.judge import Evaluation, sampler
-        from triptych.report.figures import write_grid
+        from triptych.report.grid import write_images
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated
         from triptych.study.run import trained_model
@@ -200,7 +200,7 @@ class Sample:
         device = device_named(self.where.device)
         model = trained_model(folder, load(folder.config()[1], self.where.data).to(device))
         images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
-        write_grid(self.out, (255 * images).round().byte().cpu().numpy())
+        write_images(self.out, (255 * images).round().byte().cpu().numpy())
         print(f"wrote {self.out}")
 
 

@@ -27,6 +27,12 @@ class DDPM(nn.Module):
     data's range [-1, 1], in sampling and in the bound alike: it is part of the model.
     """
 
+    sqrt_alpha_bar: Tensor
+    sqrt_one_minus_alpha_bar: Tensor
+    mu_x_0: Tensor
+    mu_x_t: Tensor
+    sigma: Tensor
+
     def __init__(
         self,
         net: nn.Module,

@@ -1,4 +1,4 @@
-"""Log densities, streaming log-mean-exp, bits per dimension. Nats everywhere but in `bits_per_dim`."""
+"""Log densities, streaming log-mean-exp, bits per dimension. Nats, but for `bits_per_dim`."""
 
 import math
 

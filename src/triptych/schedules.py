@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def linear_beta(T: int) -> Float[Tensor, "T"]:
-    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000, rescaled to keep the total for other T."""
+    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000; rescaled for other T."""
     scale = 1000 / T
     return torch.linspace(scale * 1e-4, min(scale * 0.02, 0.999), T, dtype=torch.float64)
 
 
 def cosine_beta(T: int, s: float = 0.008) -> Float[Tensor, "T"]:
-    """Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 17): alpha_bar = cos^2, beta capped at 0.999."""
+    """Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17: alpha_bar = cos^2, beta at most 0.999."""
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + s) / (1 + s) * math.pi / 2).square()
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)

@@ -71,4 +71,6 @@ class VAE(nn.Module):
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """x ~ p(x|z), z ~ p(z)."""
         z = self.prior.sample(n, generator)
-        return self.likelihood.mean(z) if self.mean_samples else self.likelihood.sample(z, generator)
+        if self.mean_samples:
+            return self.likelihood.mean(z)
+        return self.likelihood.sample(z, generator)

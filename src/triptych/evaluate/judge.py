@@ -134,7 +134,10 @@ def latent_arrays(model: VAE, x: Tensor, labels: Tensor, g: Generator) -> dict[s
     """What the prior-against-posterior panel draws."""
     z, _ = sample_aggregate(model, x, g)
     plane = latent_plane(model.prior, z, g)
-    return asdict(plane) | {"components": np.array(plane.components), "labels": labels.cpu().numpy()}
+    return asdict(plane) | {
+        "components": np.array(plane.components),
+        "labels": labels.cpu().numpy(),
+    }
 
 
 def bpd_score(

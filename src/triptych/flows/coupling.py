@@ -23,6 +23,10 @@ class AffineCoupling(nn.Module):
     starts at zero makes the layer start as the identity.
     """
 
+    a: Tensor
+    b: Tensor
+    back: Tensor
+
     def __init__(
         self, mask: Bool[Tensor, "D"], net: nn.Module, event_dims: int = 1, cap: float = 2.0
     ) -> None:

@@ -30,10 +30,10 @@ class Flow(nn.Module):
             log_det = log_det + ld
         return x, log_det
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, one for each batch element."""
-        z, log_det = self.inverse(x)
-        return self.base.log_prob(z) + log_det
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, one for each batch element."""
+        u, log_det = self.inverse(z)
+        return self.base.log_prob(u) + log_det
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws: sample the base and push it through."""

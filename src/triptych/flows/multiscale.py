@@ -72,6 +72,9 @@ class ActNorm(nn.Module):
 class Invertible1x1(nn.Module):
     """A learned rotation of the channels, W = P L (U + diag s), so that log|det W| = sum log|s|."""
 
+    P: Tensor
+    sign: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         q, _ = torch.linalg.qr(torch.randn(channels, channels))
@@ -107,9 +110,7 @@ class MultiScale(nn.Module):
     width of the coupling networks at each level, and so the number of levels.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], steps: int, hidden: Sequence[int]
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], steps: int, hidden: Sequence[int]) -> None:
         super().__init__()
         c, h, w = shape
         if h % 2 ** len(hidden) or w % 2 ** len(hidden):
@@ -125,7 +126,7 @@ class MultiScale(nn.Module):
         log_det, done = torch.zeros((), dtype=x.dtype, device=x.device), []
         for i, steps in enumerate(self.levels):
             x = nn.functional.pixel_unshuffle(x, 2)
-            for step in reversed(steps):  # pyright: ignore[reportArgumentType]
+            for step in reversed(list(steps)):  # pyright: ignore[reportArgumentType]
                 x, ld = step.inverse(x)
                 log_det = log_det + ld
             if i < len(self.levels) - 1:

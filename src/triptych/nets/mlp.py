@@ -1,6 +1,7 @@
 """Multilayer perceptron: the course's encoder and decoder, and the nets inside coupling layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, sizes: Sequence[int], zero_last: bool = False) -> None:
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.SiLU()]
         last = layers[-2]
         super().__init__(*layers[:-1])

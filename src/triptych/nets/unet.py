@@ -17,6 +17,8 @@ from torch.nn.functional import interpolate
 class TimeEmbedding(nn.Module):
     """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
 
+    omega: Tensor
+
     def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
         super().__init__()
         half = torch.arange(dim // 2)

@@ -10,6 +10,8 @@ from triptych.maths import normal_log_prob
 class StandardGaussian(nn.Module):
     """N(0, I) in `dim` dimensions; nothing to learn. Also the base of every flow."""
 
+    origin: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim

@@ -28,7 +28,5 @@ class MixtureOfGaussians(nn.Module):
         """Pick a component, then draw from it."""
         w = self.logits.softmax(-1)
         k = torch.multinomial(w, n, replacement=True, generator=generator)
-        eps = torch.randn(
-            n, self.mu.shape[1], generator=generator, device=w.device, dtype=w.dtype
-        )
+        eps = torch.randn(n, self.mu.shape[1], generator=generator, device=w.device, dtype=w.dtype)
         return self.mu[k] + self.log_sigma[k].exp() * eps

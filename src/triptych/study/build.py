@@ -17,7 +17,7 @@ from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.protocols import Density
 from triptych.schedules import SCHEDULES
-from triptych.study.recipes import DDPMConfig, ModelConfig, PixelFlowConfig, VAEConfig
+from triptych.study.recipes import ModelConfig, PixelFlowConfig, VAEConfig
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ class Bars:
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self.stream = stream
-        self.bars: dict[str, tqdm[None]] = {}
+        self.bars: dict[str, tqdm[Any]] = {}
 
     def __call__(self, job: Job, said: Progress | str) -> None:
         """Take in one message of a job."""
@@ -31,10 +31,10 @@ class Bars:
             self._close(name)
             tqdm.write(f"{name}: {said}", file=self.stream)
 
-    def _open(self, name: str, said: Progress) -> "tqdm[None]":
+    def _open(self, name: str, said: Progress) -> "tqdm[Any]":
         # Redrawing is for eyes; a log gets a line every half minute.
         pause = 0.2 if self.stream.isatty() else 30.0
-        bar: tqdm[None] = tqdm(
+        bar: tqdm[Any] = tqdm(
             total=said.steps,
             initial=said.step,
             desc=name,
@@ -52,14 +52,14 @@ class Bars:
 
 
 def label(job: Job) -> str:
-    """"vae-flow seed 0", or "vae-flow seeds 0-4" when they run side by side."""
+    """ "vae-flow seed 0", or "vae-flow seeds 0-4" when they run side by side."""
     seeds = ", ".join(str(s) for s in job.seeds)
     return f"{job.recipe.name} seed{'s' if len(job.seeds) > 1 else ''} {seeds}"
 
 
 def bar_for(title: str) -> Callable[[Progress], None]:
     """A single bar, for a single run."""
-    bars: list[tqdm[None]] = []
+    bars: list[tqdm[Any]] = []
 
     def show(said: Progress) -> None:
         if not bars:

@@ -26,7 +26,9 @@ class Outcome:
     results: dict[str, Any]
 
 
-def execute(study: Study, folder: Path, place: Place, display: Display, workers: int = 0) -> Outcome:
+def execute(
+    study: Study, folder: Path, place: Place, display: Display, workers: int = 0
+) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json."""
     data = load(study.dataset, place.root)
     claim(study, folder, study_json(study, data.shape, data.levels))
@@ -87,7 +89,11 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
 
 def device_named(name: str) -> torch.device:
     """The device of --device, if this machine has it."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if not available.get(name, False):
         usable = ", ".join(k for k, v in available.items() if v)
         raise UserError(f"--device {name} is not available here; choose one of {usable}")

@@ -10,6 +10,7 @@ from pydantic import Field
 from triptych.data import SOURCES
 from triptych.evaluate.judge import Evaluation
 from triptych.protocols import UserError
+from triptych.study.build import build, describe
 from triptych.study.recipes import Recipe, override, recipes_for, to_dict, validated
 
 Preset = Literal["cpu", "gpu"]
@@ -105,7 +106,9 @@ def from_toml(path: Path) -> Study:
     try:
         plain = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name a study file, or one of the built-in") from None
+        raise UserError(
+            f"{path} does not exist; name a study file, or one of the built-in"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
     unknown = sorted(plain.keys() - {"recipe", "name", "dataset", "seeds", "evaluation"})
@@ -130,16 +133,12 @@ def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     known, settings = recipes_for(dataset), dict(row)
     base = settings.pop("base", None)
     if base not in known:
-        raise UserError(
-            f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}"
-        )
+        raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
     return override(known[base], **settings)
 
 
 def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[str, Any]:
     """What study.json holds: the request, resolved, with what the report says of each model."""
-    from triptych.study.build import build, describe
-
     recipes = []
     for plan in study.plans:
         recipe, config = plan.recipe, plan.recipe.model

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from triptych.data import Dataset, load
+from triptych.data import load
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.judge import Evaluation
 from triptych.study.run import Job, evaluate, train
@@ -32,7 +32,9 @@ class Place:
     device: torch.device
 
 
-def run_job(job: Job, place: Place, how: Evaluation, tell: Callable[[Progress | str], None]) -> None:
+def run_job(
+    job: Job, place: Place, how: Evaluation, tell: Callable[[Progress | str], None]
+) -> None:
     """Train and judge what of a job is not done."""
     data = load(place.dataset, place.root).to(place.device)
     train(job, data, progress=tell)
@@ -62,7 +64,9 @@ def run_processes(
         messages = manager.Queue()
         pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
         try:
-            futures = {pool.submit(_worker, i, j, place, how, messages): j for i, j in enumerate(jobs)}
+            futures = {
+                pool.submit(_worker, i, j, place, how, messages): j for i, j in enumerate(jobs)
+            }
             _follow(futures, jobs, messages, display)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -110,5 +114,7 @@ def _follow(
 
 def default_workers(jobs: int) -> int:
     """A process for each core that this process may use, and no more than there are jobs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min(cores, jobs))

@@ -16,6 +16,7 @@ Prior = Literal["gaussian", "mixture", "flow"]
 ViewName = Literal["threshold", "dynamic", "raw"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+Eights = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -58,7 +59,9 @@ class DDPMConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["ddpm"] = "ddpm"
-    widths: Annotated[tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)] = (64, 128)
+    widths: Annotated[
+        tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)
+    ] = (64, 128)
     """Channels at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
@@ -82,23 +85,17 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+TITLES: dict[Prior, str] = {
+    "gaussian": "Gaussian",
+    "mixture": "Mixture of Gaussians",
+    "flow": "Flow",
+}
+
+
 def _part_a(latent_dim: int, hidden: tuple[int, ...], train: TrainConfig) -> list[Recipe]:
     """The three required priors on one network."""
-    return [
-        Recipe(
-            f"vae-{prior}",
-            title,
-            "A",
-            "threshold",
-            VAEConfig(prior=prior, latent_dim=latent_dim, hidden=hidden),
-            train,
-        )
-        for prior, title in (
-            ("gaussian", "Gaussian"),
-            ("mixture", "Mixture of Gaussians"),
-            ("flow", "Flow"),
-        )
-    ]
+    configs = [VAEConfig(prior=p, latent_dim=latent_dim, hidden=hidden) for p in TITLES]
+    return [Recipe(f"vae-{c.prior}", TITLES[c.prior], "A", "threshold", c, train) for c in configs]
 
 
 def mnist_recipes() -> list[Recipe]:
@@ -135,12 +132,14 @@ def recipes_for(dataset: str) -> dict[str, Recipe]:
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """A recipe with settings replaced wherever they live: its own, the model's or the training's."""
+    """A recipe with settings replaced where they live: in it, in the model, in the training."""
     plain = to_dict(recipe)
     for key, value in values.items():
         homes = [d for d in (plain, plain["model"], plain["train"]) if key in d and key != "kind"]
         if not homes:
-            allowed = sorted({*plain, *plain["model"], *plain["train"]} - {"model", "train", "kind"})
+            allowed = sorted(
+                {*plain, *plain["model"], *plain["train"]} - {"model", "train", "kind"}
+            )
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
         homes[0][key] = value
     return from_dict(plain)

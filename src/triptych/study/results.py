@@ -60,14 +60,11 @@ def _means(group: dict[int, Score], seeds: list[int]) -> dict[str, float]:
 def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[dict[str, Any]]:
     """a - b over shared seeds, for each pair of models scored under the same protocol."""
     rows = []
-    for (a, metric, _), (b, other, _) in itertools.combinations(groups, 2):
-        if metric != other or a == b:
-            continue
-        ours, theirs = (
-            next(g for k, g in groups.items() if k[:2] == (m, metric)) for m in (a, b)
-        )
+    for ((a, metric, _), ours), ((b, other, _), theirs) in itertools.combinations(
+        groups.items(), 2
+    ):
         one, two = next(iter(ours.values())), next(iter(theirs.values()))
-        if _key(one, PER_MODEL) != _key(two, PER_MODEL):
+        if a == b or metric != other or _key(one, PER_MODEL) != _key(two, PER_MODEL):
             continue
         found = paired_difference(*({s: v.value for s, v in g.items()} for g in (ours, theirs)))
         if found is None:

@@ -80,10 +80,14 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
     return model.to(data.test_images.device).eval()
 
 
-def evaluate(
-    folder: RunFolder, data: Dataset, how: Evaluation, features: Features | None
-) -> None:
-    """Judge a trained run and write its scores, its arrays and its manifest."""
+def evaluate(folder: RunFolder, data: Dataset, how: Evaluation, features: Features | None) -> None:
+    """Judge a trained run and write its scores, its arrays and its manifest.
+
+    Numbers that are reported need float64, which mps lacks: there the CPU judges.
+    """
+    if data.test_images.device.type == "mps":
+        cpu = torch.device("cpu")
+        data, features = data.to(cpu), features.to(cpu) if features else None
     recipe, _, seed = folder.config()
     began = time.monotonic()
     model = trained_model(folder, data)

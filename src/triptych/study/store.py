@@ -69,7 +69,7 @@ class RunFolder:
         """Arrays first, scores last."""
         for name, arrays in judgement.arrays.items():
             fresh = self.path / f"{name}.new.npz"
-            np.savez_compressed(fresh, **arrays)
+            np.savez_compressed(fresh, allow_pickle=False, **arrays)
             fresh.replace(self.path / f"{name}.npz")
         scores = [asdict(s) for s in judgement.scores]
         write_text(self.path / "scores.json", pretty({"schema": SCHEMA, "scores": scores}))
@@ -136,7 +136,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the folder of a run or study") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it or delete the folder") from None
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it or delete the folder"
+        ) from None
 
 
 def pretty(value: Any) -> str:

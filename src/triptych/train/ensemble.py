@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+
 class Ensemble:
     """One model, or several of the same build with a leading seed dimension on every parameter.
 

@@ -108,7 +108,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         weight = (1 - ema_decay(self.config, self.step)) * (1 - frozen)
-        torch._foreach_lerp_(self.ema, self.parameters(), [weight] * len(self.ema))
+        lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+        lerp(self.ema, self.parameters(), [weight] * len(self.ema))
         self.step += 1
         return losses.detach()
 

@@ -1,0 +1,164 @@
+"""The text claims what the intervals support, and nothing else."""
+
+import re
+
+import pytest
+from synthetic import edit
+
+from triptych.protocols import UserError
+from triptych.report.discussion import discuss
+from triptych.report.load import read_study
+
+KEYS = ("burda2016", "tomczak2018")
+
+
+def text_of(folder, brief=False) -> str:
+    said = []
+    for paragraph in discuss(read_study(folder), KEYS, brief):
+        said.append(paragraph.head)
+        said += [
+            s if isinstance(s, str) else f"[{next(iter(s.values()))}]" for s in paragraph.spans
+        ]
+    return " ".join(" ".join(said).split())
+
+
+def set_interval(folder, metric, a, b, interval):
+    """Makes a - b have this interval, whichever way round it is stored."""
+
+    def change(content):
+        for d in content["differences"]:
+            if d["metric"] == metric and {d["a"], d["b"]} == {a, b}:
+                low, high = interval if d["a"] == a else (-interval[1], -interval[0])
+                d |= {"interval95": [low, high], "mean": (low + high) / 2}
+
+    edit(folder / "results.json", change)
+
+
+def test_separated_pairs_are_claimed_with_interval_and_runs(folder):
+    text = text_of(folder)
+    assert re.search(
+        r"The ELBO is higher for the flow prior than for the mixture prior by \d+\.\d+ nats "
+        r"\(95% interval \d\S* to \d\S*, 3 paired runs\)",
+        text,
+    )
+    assert "do not separate" not in text
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 11.0), (-11.0, 0.1), (0.0, 11.0), (-11.0, 0.0)])
+def test_no_claim_where_the_interval_holds_zero(folder, interval):
+    set_interval(folder, "elbo", "vae-flow", "vae-mixture", interval)
+    text = text_of(folder)
+    assert "ELBO is higher for the flow prior than for the mixture" not in text
+    assert "In ELBO the runs do not separate the flow prior from the mixture prior" in text
+    assert "higher for the mixture prior than for the Gaussian prior" in text
+
+
+def test_no_order_relation_without_every_neighbour_separated(folder):
+    assert "The order by KL" in text_of(folder)
+    set_interval(folder, "kl-aggregate", "vae-flow", "vae-mixture", (-1.0, 0.2))
+    assert "The order by KL" not in text_of(folder)
+
+
+def test_no_order_relation_where_the_orders_differ(folder):
+    def swap(content):
+        for score in content["scores"]:
+            if score["metric"] == "kl-aggregate":
+                score["mean"] = {"vae-flow": 9.0}.get(score["model"], score["mean"])
+
+    edit(folder / "results.json", swap)
+    assert "The order by KL" not in text_of(folder)
+
+
+def test_ends_are_compared_when_no_neighbours_are_separated(folder):
+    set_interval(folder, "elbo", "vae-flow", "vae-mixture", (-1, 2))
+    set_interval(folder, "elbo", "vae-mixture", "vae-gaussian", (-1, 2))
+    set_interval(folder, "elbo", "vae-flow", "vae-gaussian", (1.5, 2.5))
+    text = text_of(folder)
+    assert "The ELBO is higher for the flow prior than for the Gaussian prior by 2.00 nats" in text
+
+
+def test_a_claim_follows_the_difference_and_not_the_means(folder):
+    # Means over different sets of seeds can be ordered against the paired difference.
+    set_interval(folder, "elbo", "vae-flow", "vae-mixture", (-3.0, -1.0))
+    text = text_of(folder)
+    assert "lower for the flow prior than for the mixture prior by 2.00 nats" in text
+    assert "1.00 to 3.00" in text
+
+
+def test_one_run_claims_nothing(one_seed):
+    text = text_of(one_seed)
+    assert text.count("One run each: no spread can be given") == 2
+    for word in ("higher", "lower", "interval", "separate"):
+        assert word not in text
+
+
+def test_energy_distance_against_its_null(folder):
+    levels = {"vae-gaussian": 0.001, "vae-mixture": 0.9, "vae-flow": None}
+
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "energy-distance":
+                null = levels[score["model"]]
+                score["protocol"]["null95"] = score["mean"] if null is None else null
+
+    edit(folder / "results.json", change)
+    assert (
+        "The energy distance lies above its null level for the Gaussian prior, does not exceed it "
+        "for the mixture prior, is not told from it by the runs for the flow prior."
+    ) in text_of(folder)
+
+
+def test_fid_stands_beside_n_and_floor(folder):
+    text = text_of(folder)
+    assert "At N = 10 000 images the FID is" in text
+    assert re.search(r"for the DDPM \(\d\.\d times its floor\)", text)
+
+
+def test_fid_of_different_protocols_is_never_compared(folder):
+    def change(content):
+        for score in content["scores"]:
+            if score["model"] == "ddpm" and score["metric"] == "fid":
+                score["protocol"]["n"] = 64
+
+    edit(folder / "results.json", change)
+    with pytest.raises(UserError, match="differ in n"):
+        text_of(folder)
+
+
+def test_failures_are_told(folder):
+    failed = [
+        {"model": "vae-flow", "seed": s, "reason": "loss became nan.\n" * 20} for s in range(5)
+    ]
+    edit(folder / "results.json", lambda content: content.update(failures=failed))
+    text = text_of(folder)
+    assert "5 runs gave no score: the flow prior, seed 0 (loss became nan" in text
+    assert "and 2 runs more" in text
+
+
+def test_brief_keeps_every_comparison_of_part_a(folder):
+    assert len(text_of(folder, brief=True)) < len(text_of(folder))
+    assert "IWAE" not in text_of(folder, brief=True)
+    assert "higher for the flow prior" in text_of(folder, brief=True)
+
+
+def test_own_text_replaces_all(folder):
+    own = "# Ours\n\nWe **saw** *that* [@burda2016]\nand [@nobody2000] # not $x$ 2 * 3 * 4\n\nEnd."
+    (folder / "discussion.md").write_text(own, encoding="utf-8")
+    first, second, third = discuss(read_study(folder), KEYS)
+    assert first.head == "Ours"
+    assert second.spans == [
+        "We ",
+        {"strong": "saw"},
+        " ",
+        {"emph": "that"},
+        " ",
+        {"cite": "burda2016"},
+        " and [@nobody2000] # not $x$ 2 * 3 * 4",
+    ]
+    assert third.spans == ["End."]
+
+
+def test_own_text_that_is_not_text(folder):
+    (folder / "discussion.md").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"discussion\.md cannot be read"):
+        discuss(read_study(folder), KEYS)

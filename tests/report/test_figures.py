@@ -1,0 +1,64 @@
+"""What the figures draw, measured where a picture would hide a slip."""
+
+import numpy as np
+import pdfplumber
+import pytest
+
+from triptych.report.canvas import TEXT_WIDTH, wrapped
+from triptych.report.figures import likelihood, samples
+from triptych.report.latent_figure import MASSES, _mass_levels, _spread_apart, prior_posterior
+from triptych.report.load import read_latent, read_study
+
+
+@pytest.mark.parametrize("draw", [prior_posterior, samples, likelihood])
+def test_figures_are_as_wide_as_the_text_with_letters_of_ten_points(folder, draw):
+    path = draw(read_study(folder))
+    with pdfplumber.open(path) as pdf:
+        (page,) = pdf.pages
+        assert float(page.width) == pytest.approx(TEXT_WIDTH * 72 / 2.54, abs=0.1)
+        marks = page.chars + page.rects + page.curves + page.lines + page.images
+        assert min(m["x0"] for m in marks) > -0.5
+        assert max(m["x1"] for m in marks) < float(page.width) + 0.5
+        assert min(m["top"] for m in marks) > -0.5
+        assert max(m["bottom"] for m in marks) < float(page.height) + 0.5
+        upright = [c["size"] for c in page.chars if c["upright"]]
+        assert min(upright) == pytest.approx(10, abs=0.01)
+    assert path.with_suffix(".png").is_file()
+
+
+def test_regions_hold_the_mass_that_the_caption_names(folder):
+    study = read_study(folder)
+    latent = read_latent(study, study.part("A")[0])
+    assert latent is not None
+    cell = np.diff(latent.grid_x)[0] * np.diff(latent.grid_y)[0]
+    for level, mass in zip(_mass_levels(latent), MASSES, strict=True):
+        held = latent.density[latent.density >= level].sum() * cell
+        assert held == pytest.approx(mass, abs=0.02)
+
+
+def test_labels_part_even_when_they_coincide():
+    points = _spread_apart(np.zeros((10, 2)) + 2.0, 0.42, 4.7)
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + 9 * np.eye(10)
+    assert gaps.min() > 0.3
+    assert points.min() >= 0
+    assert points.max() <= 4.7
+
+
+def test_wrapping():
+    assert wrapped("one two", 10.0) == "one two"
+    assert wrapped("one two", 0.9) == "one\ntwo"
+    assert wrapped("x" * 200, 3.0).endswith("\N{HORIZONTAL ELLIPSIS}")
+
+
+def test_the_first_four_samples_are_the_ones_shown(folder):
+    path = samples(read_study(folder))
+    assert path is not None
+    before = path.read_bytes()
+    file = folder / "ddpm" / "seed-0" / "samples.npz"
+    images = np.load(file)["images"]
+    images[4:] = 0
+    np.savez(file, images=images)
+    assert samples(read_study(folder)).read_bytes() == before  # pyright: ignore[reportOptionalMemberAccess]
+    images[3] = 0
+    np.savez(file, images=images)
+    assert samples(read_study(folder)).read_bytes() != before  # pyright: ignore[reportOptionalMemberAccess]

@@ -1,0 +1,249 @@
+"""The whole way from a study's folder to a report that keeps the limits."""
+
+import json
+import zipfile
+
+import numpy as np
+import pdfplumber
+import pytest
+from synthetic import Synthetic, edit, write_study
+
+from triptych.protocols import UserError
+from triptych.report import handin, write_report
+from triptych.report.check import LimitError, check_pdf
+from triptych.report.snippets import Ask
+
+GROUP = r"""
+course = "Course #1 $x$ \\ @burda2016"
+date = "1 March 2024"
+[[member]]
+name = "Ada #let *Lovelace* _x_ \"quoted\" \\"
+number = "s000001"
+[[member]]
+name = "Bjørn [@heusel2017] <mark> $1+1$"
+number = "s000002"
+"""
+
+
+def page_text(path, page=0) -> str:
+    with pdfplumber.open(path) as pdf:
+        return " ".join((pdf.pages[page].extract_text() or "").split())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A finished report of a study with M = 2, on the package's own snippets."""
+    folder = write_study(tmp_path_factory.mktemp("report") / "study")
+    return write_report(folder)
+
+
+def test_the_report_keeps_the_limits(report):
+    measured = check_pdf(report)
+    assert report.name == "report.pdf"
+    assert measured.parts["Mini-project 1"] == measured.parts["Code snippets"] == 1
+    assert measured.smallest_font >= 9.95
+    assert not report.with_name("report.draft.pdf").exists()
+
+
+def test_page_one_says_what_the_assignment_asks(report):
+    text = page_text(report)
+    for part in (
+        "Mini-project 1",
+        "02460",
+        "Table 1",
+        "Table 2",
+        "Figure 1",
+        "Figure 2",
+        "Models.",
+    ):
+        assert part in text
+    assert "NAME (sNUMBER)" in text
+
+
+def test_references_are_those_that_are_cited(report):
+    text = page_text(report, 2)
+    for name in ("Burda", "Dinh", "Heusel", "Ho, J.", "Kingma", "Tomczak"):
+        assert name in text
+
+
+def test_figures_are_left_beside_the_report(report):
+    names = {path.name for path in (report.parent / "figures").iterdir()}
+    stems = ("prior-posterior", "samples", "likelihood")
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
+
+
+def test_the_same_study_gives_the_same_bytes(report, tmp_path):
+    again = write_report(write_study(tmp_path / "study"))
+    assert again.read_bytes() == report.read_bytes()
+
+
+def test_snippets_page_shows_the_source_with_its_lines(folder, code):
+    text = page_text(write_report(folder, code), 1)
+    assert "11 def bound(self, x): 17 y = x + 1 18 return y" in text
+    assert "#let a = $x$" in text
+
+
+def test_group_text_appears_literally(folder, code):
+    (folder / "group.toml").write_text(GROUP, encoding="utf-8")
+    path = write_report(folder, code)
+    text = page_text(path)
+    assert 'Ada #let *Lovelace* _x_ "quoted" \\ (s000001)' in text
+    assert "Bjørn [@heusel2017] <mark> $1+1$ (s000002)" in text
+    assert "Course #1 $x$ \\ @burda2016" in text
+    assert "group.toml" not in text
+
+
+def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path, monkeypatch):
+    (tmp_path / "group.toml").write_text(
+        '[[member]]\nname = "A B"\nnumber = "s1"', encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "A B (s1)" in page_text(write_report(folder, code))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["member = 3", "[[member]]\nname = 'A'", "[[member]]\nname=' '\nnumber='s1'", "", "="],
+)
+def test_a_group_that_names_nobody(folder, code, content):
+    (folder / "group.toml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"group\.toml"):
+        write_report(folder, code)
+
+
+def test_own_discussion_is_printed_literally(folder, code):
+    own = '#import "x": * $a$ \\ @kingma2014 `raw` **bold** and [@tomczak2018].'
+    (folder / "discussion.md").write_text(own, encoding="utf-8")
+    text = page_text(write_report(folder, code))
+    assert '#import "x": * $a$ \\ @kingma2014 `raw` bold and (Tomczak and Welling, 2018).' in text
+    assert "paired runs" not in text
+
+
+def test_own_discussion_that_is_too_long(folder, code):
+    (folder / "report.pdf").write_bytes(b"an older report")
+    (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
+    with pytest.raises(LimitError, match="main text: one page"):
+        write_report(folder, code)
+    assert not (folder / "report.pdf").exists()
+    assert (folder / "report.draft.pdf").exists()
+
+
+def test_snippets_that_are_too_long(folder, code):
+    with pytest.raises(LimitError, match="code snippets: one page"):
+        write_report(folder, code * 6)
+    assert not (folder / "report.pdf").exists()
+
+
+def test_optional_snippets_give_way(folder, code):
+    many = Ask("More", ("shown_module:outer",), ("shown_module:Model",) * 12)
+    text = page_text(write_report(folder, [many, *code[:1]]), 1)
+    assert text.count("class Model") == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Synthetic(seeds=(0,), latent_dim=32),
+        Synthetic(
+            latent_dim=32,
+            jitter=8.0,
+            titles={
+                "vae-flow": "VAE with a flow prior of eight masked affine couplings, bounded",
+                "ddpm": "Supercalifragilisticexpialidocious-" * 3,
+                "pixelflow": r"Flow $x_1$ #let \n",
+            },
+            failures=[{"model": "vae-flow", "seed": 3, "reason": "loss # $ became * nan"}],
+            side=8,
+        ),
+    ],
+    ids=["one seed, M = 32", "long titles, a failure"],
+)
+def test_other_studies_fit_too(tmp_path, code, ask):
+    text = page_text(write_report(write_study(tmp_path / "study", ask), code))
+    assert "PC 1 (21%)" in text
+    for failure in ask.failures:
+        assert failure["reason"] in text
+
+
+@pytest.mark.parametrize("part", ["A", "B"])
+def test_a_study_of_one_part_only(folder, code, part):
+    def keep(content):
+        content["recipes"] = [r for r in content["recipes"] if r["part"] == part]
+
+    edit(folder / "study.json", keep)
+    text = page_text(write_report(folder, code))
+    assert ("Prior and aggregate posterior" in text) == (part == "A")
+    assert ("Samples:" in text) == (part == "B")
+
+
+def test_a_failed_first_seed_gives_way_to_the_next(folder, code):
+    for file in (folder / "vae-flow" / "seed-0").iterdir():
+        file.unlink()
+    assert "(seed 0 and 1)" in page_text(write_report(folder, code))
+
+
+@pytest.mark.parametrize("name", ["study.json", "results.json"])
+def test_a_missing_file_is_one_sentence(folder, code, name):
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        write_report(folder, code)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}', '{"schema": 1}'])
+@pytest.mark.parametrize("name", ["study.json", "results.json"])
+def test_a_damaged_file_is_one_sentence(folder, code, name, content):
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"study\.json|results\.json"):
+        write_report(folder, code)
+
+
+@pytest.mark.parametrize("file", ["latent.npz", "samples.npz"])
+def test_a_damaged_array_file(folder, code, file):
+    (folder / "vae-b" / "seed-0" / "samples.npz").write_bytes(b"PK\x03\x04 damaged")
+    (folder / "vae-flow" / "seed-0" / "latent.npz").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"\.npz cannot be read"):
+        write_report(folder, code)
+
+
+def test_pickles_are_not_opened(folder, code):
+    np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=np.array([{"a": 1}], object))
+    with pytest.raises(UserError, match="cannot be read"):
+        write_report(folder, code)
+
+
+def test_too_few_samples(folder, code):
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=images)
+    with pytest.raises(UserError, match="shows 4"):
+        write_report(folder, code)
+
+
+def test_handin_packs_code_configuration_and_report(folder, code):
+    write_report(folder, code)
+    path = handin(folder)
+    first = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        assert json.loads(archive.read("study.json"))["name"] == "synthetic"
+    assert names == sorted(names)
+    assert {"report.pdf", "results.json", "code/src/triptych/report/handin.py"} <= set(names)
+    assert "configuration/ddpm/seed-2/config.json" in names
+    assert "code/src/triptych/report/template.typ" in names
+    assert "code/pyproject.toml" in names
+    assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".safetensors"))]
+    assert handin(folder).read_bytes() == first
+
+
+def test_handin_without_a_report(folder):
+    with pytest.raises(UserError, match=r"report\.pdf is missing"):
+        handin(folder)
+
+
+def test_handin_refuses_a_report_that_breaks_a_limit(folder, code):
+    (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
+    with pytest.raises(LimitError):
+        write_report(folder, code)
+    (folder / "report.draft.pdf").rename(folder / "report.pdf")
+    with pytest.raises(LimitError, match="main text"):
+        handin(folder)
+    assert not (folder / "handin.zip").exists()

@@ -1,0 +1,131 @@
+"""A column holds one protocol; what is printed is what was stored."""
+
+import pytest
+from synthetic import edit
+
+from triptych.protocols import UserError
+from triptych.report.load import read_study
+from triptych.report.tables import likelihood_table, sampling_table
+
+
+def change_protocol(folder, model, metric, **values):
+    def change(content):
+        for score in content["scores"]:
+            if (score["model"], score["metric"]) == (model, metric):
+                score["protocol"] |= values
+
+    edit(folder / "results.json", change)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n", 1000), ("split", "train"), ("view", "dynamic"), ("dataset", "kmnist"), ("samples", 7)],
+)
+def test_bounds_of_different_protocols_never_share_a_column(folder, key, value):
+    change_protocol(folder, "vae-flow", "iwae-1000", **{key: value})
+    with pytest.raises(UserError, match=f"vae-flow.*differ in {key}"):
+        likelihood_table(read_study(folder))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n", 5000),
+        ("split", "train"),
+        ("view", "threshold"),
+        ("feature_hash", "0"),
+        ("features", ""),
+    ],
+)
+def test_fid_of_different_protocols_never_shares_a_column(folder, key, value):
+    change_protocol(folder, "ddpm", "fid", **{key: value})
+    with pytest.raises(UserError, match=f"fid of .*differ in {key}"):
+        sampling_table(read_study(folder))
+
+
+def test_a_key_that_only_one_score_has_is_a_difference(folder):
+    change_protocol(folder, "ddpm", "fid", crop=24)
+    with pytest.raises(UserError, match="differ in crop"):
+        sampling_table(read_study(folder))
+
+
+@pytest.mark.parametrize("key", ["floor", "sampler", "steps"])
+def test_what_belongs_to_the_model_may_differ(folder, key):
+    change_protocol(folder, "pixelflow", "fid", **{key: 3})
+    assert sampling_table(read_study(folder)) is not None
+
+
+def test_runs_of_one_model_under_two_protocols_are_refused(folder):
+    def split(content):
+        (score,) = [s for s in content["scores"] if (s["model"], s["metric"]) == ("ddpm", "fid")]
+        content["scores"].append(score | {"protocol": score["protocol"] | {"n": 5}})
+
+    edit(folder / "results.json", split)
+    with pytest.raises(UserError, match="fid of ddpm was measured under 2 protocols"):
+        sampling_table(read_study(folder))
+
+
+def test_likelihood_table(folder):
+    study = read_study(folder)
+    table = likelihood_table(study)
+    assert table is not None
+    assert table.header[1:3] == ["ELBO", "IWAE-1000"]
+    assert [row[0] for row in table.rows] == [r.title for r in study.part("A")]
+    score = study.score("vae-flow", "elbo")
+    assert score is not None
+    assert score.std is not None
+    expected = f"\u2212{abs(score.mean):.2f} \u00b1 {score.std:.2f}"
+    assert table.rows[2][1] == expected
+    assert "3 runs" in str(table.caption)
+    assert "(0.006)" in table.rows[0][5]
+
+
+def test_sampling_table_has_floor_and_n(folder):
+    table = sampling_table(read_study(folder))
+    assert table is not None
+    assert table.header == ["Model", "bits/dim", "FID", "floor"]
+    assert [row[3] for row in table.rows] == ["1.08"] * 3
+    assert table.rows[0][1] == "\u2013"
+    assert "10\u202f000" in str(table.caption)
+    assert "DDIM, 50 steps" in str(table.caption)
+
+
+def test_the_largest_importance_bound_is_shown(folder):
+    def add(content):
+        extra = [s for s in content["scores"] if s["metric"] == "iwae-1000"]
+        content["scores"] += [s | {"metric": "iwae-64"} for s in extra]
+
+    edit(folder / "results.json", add)
+    table = likelihood_table(read_study(folder))
+    assert table is not None
+    assert "IWAE-1000" in table.header
+    assert "IWAE-64" not in table.header
+
+
+def test_one_run_has_no_spread(one_seed):
+    table = likelihood_table(read_study(one_seed))
+    assert table is not None
+    assert "\u00b1" not in str(table.rows)
+    assert "one run each" in str(table.caption)
+
+
+def test_rows_with_fewer_runs_say_so(folder):
+    def drop(content):
+        for score in content["scores"]:
+            if score["model"] == "vae-flow":
+                score["n_seeds"] = 2
+
+    edit(folder / "results.json", drop)
+    caption = str(likelihood_table(read_study(folder)))
+    assert "3 runs (the Gaussian prior)" in caption
+    assert "2 runs (the flow prior)" in caption
+
+
+def test_a_model_without_scores_keeps_its_row(folder):
+    def drop(content):
+        content["scores"] = [s for s in content["scores"] if s["model"] != "vae-flow"]
+
+    edit(folder / "results.json", drop)
+    table = likelihood_table(read_study(folder))
+    assert table is not None
+    assert table.rows[2][1:] == ["\u2013"] * 5
