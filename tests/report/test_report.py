@@ -26,8 +26,14 @@ number = "s000002"
 
 
 def page_text(path, page=0) -> str:
+    """The text of a page, then of its two columns, with the hyphens of broken words taken out."""
     with pdfplumber.open(path) as pdf:
-        return " ".join((pdf.pages[page].extract_text() or "").split())
+        found = pdf.pages[page]
+        middle = found.width / 2
+        left = found.crop((0, 0, middle, found.height))
+        right = found.crop((middle, 0, found.width, found.height))
+        text = "\n".join(part.extract_text() or "" for part in (found, left, right))
+    return " ".join(text.replace("-\n", "").split())
 
 
 @pytest.fixture(scope="module")

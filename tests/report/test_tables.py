@@ -86,8 +86,9 @@ def test_sampling_table_has_floor_and_n(folder):
     assert table.header == ["Model", "bits/dim", "FID", "floor"]
     assert [row[3] for row in table.rows] == ["1.08"] * 3
     assert table.rows[0][1] == "\u2013"
-    assert "10\u202f000" in str(table.caption)
-    assert "DDIM, 50 steps" in str(table.caption)
+    caption = "".join(span for span in table.caption if isinstance(span, str))
+    assert "n\u00a0=\u00a010\u202f000" in caption
+    assert "DDIM, 50 steps" in caption
 
 
 def test_the_largest_importance_bound_is_shown(folder):

@@ -1,5 +1,6 @@
 """Drawing in centimetres at the size at which a figure is placed, so that 10 pt is 10 pt."""
 
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.textpath import TextPath
 TEXT_WIDTH = 17.0
 FONT_SIZE = 10
 LINE_HEIGHT = 0.42
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 # The first is close to the page's face; the second has the letters that it lacks.
 FAMILIES = ["STIXGeneral", "DejaVu Serif"]
 STYLE: dict[Any, Any] = {
@@ -81,9 +83,9 @@ def write(figure: Figure, folder: Path, name: str) -> Path:
 def _cut(word: str, width: float) -> str:
     if _width(word) <= width:
         return word
-    while len(word) > 1 and _width(word + "\N{HORIZONTAL ELLIPSIS}") > width:
-        word = word[:-1]
-    return word + "\N{HORIZONTAL ELLIPSIS}"
+    lengths = range(1, len(word))
+    kept = bisect_right(lengths, width, key=lambda n: _width(word[:n] + ELLIPSIS))
+    return word[:kept] + ELLIPSIS
 
 
 def _width(text: str) -> float:

@@ -1,6 +1,5 @@
 """All that the report says, as data for the template. Strings stay strings: none is markup."""
 
-from collections.abc import Collection
 from itertools import takewhile
 from typing import Any
 
@@ -23,22 +22,25 @@ PAPERS = {
 def build(
     study: Study,
     group: Group,
-    figures: Collection[str],
+    heights: dict[str, float | None],
     discussion: list[Paragraph],
     details: bool = True,
 ) -> dict[str, Any]:
     """The template's data for page 1 and the headings.
 
-    `figures`: those that were drawn. `details`: parameters and epochs beside each architecture.
+    `heights`: of the figures that there are, in cm where room is to be kept for one, None where it
+    is drawn. `details`: parameters and epochs beside each architecture.
     """
     wide: list[dict[str, Any]] = []
-    if "prior-posterior" in figures:
-        wide.append(_figure(1, "prior-posterior.pdf", _posterior_caption(study)))
+    last = None
+    if "prior-posterior" in heights:
+        caption = _posterior_caption(study)
+        wide.append(_figure(1, "prior-posterior", heights, caption))
+    if "samples" in heights:
+        last = _figure(1 + len(wide), "samples", heights, _samples_caption(study))
     likelihood, sampling = likelihood_table(study), sampling_table(study)
     if likelihood is not None:
         wide.append(_table(1, likelihood, 12.0))
-    number = 2 if "prior-posterior" in figures else 1
-    last = _figure(number, "samples.pdf", _samples_caption(study)) if "samples" in figures else None
     return {
         "title": TITLE,
         "snippets-heading": SNIPPETS_HEADING,
@@ -63,8 +65,16 @@ def _before_table(discussion: list[Paragraph]) -> int:
     return heads.index("Sampling quality.") if "Sampling quality." in heads else len(heads)
 
 
-def _figure(number: int, file: str, caption: list[Span]) -> dict[str, Any]:
-    return {"kind": "figure", "number": number, "file": file, "caption": caption}
+def _figure(
+    number: int, name: str, heights: dict[str, float | None], caption: list[Span]
+) -> dict[str, Any]:
+    return {
+        "kind": "figure",
+        "number": number,
+        "file": f"{name}.pdf",
+        "height": heights[name],
+        "caption": caption,
+    }
 
 
 def _table(number: int, table: Table, gap: float) -> dict[str, Any]:

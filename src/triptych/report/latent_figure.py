@@ -1,6 +1,7 @@
 """The prior beside the aggregate posterior: one panel per model, all on the same axes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,37 @@ CLASS_COLOURS = (
     "#AA4499",
     "#555555",
 )
+# Room in cm for the ticks and labels left of and below the panels.
+LEFT, RIGHT, BELOW = 1.25, 0.1, 1.05
 MASSES = (0.95, 0.8, 0.5)
 MOST_POINTS = 3000
 MOST_PRIOR_SAMPLES = 150
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where the panels stand, in cm: their titles, left edges, side, and the figure's height."""
+
+    titles: list[str]
+    lefts: list[float]
+    side: float
+    height: float
+
+
+def panel_row(study: Study, panel: float) -> Row | None:
+    """The row with panels of at most `panel` cm; None where no model has a latent space."""
+    pairs = _pairs(study)
+    if not pairs:
+        return None
+    n, free = len(pairs), TEXT_WIDTH - LEFT - RIGHT
+    gap = 0.75 if _own_axes(pairs) else 0.35
+    side = min(panel, (free - (n - 1) * gap) / n)
+    # Panels that do not fill the width stand apart, but not so far that they part company.
+    step = min((free - side) / (n - 1), side + 1.2) if n > 1 else 0.0
+    start = LEFT + (free - step * (n - 1) - side) / 2
+    titles = [wrapped(label(study, recipe), side) for recipe, _ in pairs]
+    height = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
+    return Row(titles, [start + i * step for i in range(n)], side, height)
 
 
 def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
@@ -45,14 +74,12 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
 
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown.
     """
-    pairs = [(r, latent) for r in study.part("A") if (latent := read_latent(study, r))]
-    if not pairs:
+    row, pairs = panel_row(study, panel), _pairs(study)
+    if row is None:
         return None
     centre, reach = _frame([latent for _, latent in pairs])
     with rc_context(STYLE):
-        figure, axes = _panel_row(
-            [label(study, recipe) for recipe, _ in pairs], panel, _own_axes(pairs)
-        )
+        figure, axes = _empty_panels(row)
         for ax, (_, latent) in zip(axes, pairs, strict=True):
             ax.set_xlim(centre[0] - reach, centre[0] + reach)
             ax.set_ylim(centre[1] - reach, centre[1] + reach)
@@ -63,6 +90,10 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
             for ax in axes[1:]:
                 ax.set_ylabel("")
         return write(figure, study.folder / "figures", "prior-posterior")
+
+
+def _pairs(study: Study) -> list[tuple[Recipe, Latent]]:
+    return [(r, latent) for r in study.part("A") if (latent := read_latent(study, r))]
 
 
 def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
@@ -81,24 +112,14 @@ def _own_axes(pairs: Sequence[tuple[Recipe, Latent]]) -> bool:
     return any(latent.projected for _, latent in pairs)
 
 
-def _panel_row(titles: list[str], panel: float, own: bool) -> tuple[Figure, list[Axes]]:
-    n = len(titles)
-    left, gap = 1.25, 0.75 if own else 0.35
-    side = min(panel, (TEXT_WIDTH - left - 0.1 - (n - 1) * gap) / n)
-    names = [wrapped(title, side) for title in titles]
-    height = 1.05 + side + 0.12 + LINE_HEIGHT * line_count(names)
-    figure = blank(height)
-    step = side + gap
-    if n > 1:
-        step = min((TEXT_WIDTH - left - 0.1 - side) / (n - 1), side + 1.2)
-    start = left + (TEXT_WIDTH - left - 0.1 - step * (n - 1) - side) / 2
+def _empty_panels(row: Row) -> tuple[Figure, list[Axes]]:
+    figure = blank(row.height)
     axes = []
-    for i, title in enumerate(names):
-        ax = axes_at(figure, (start + i * step, 1.05, side, side))
+    for title, left in zip(row.titles, row.lefts, strict=True):
+        ax = axes_at(figure, (left, BELOW, row.side, row.side))
         ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
         ax.locator_params(nbins=5)
-        if i:
-            ax.tick_params(labelleft=False)
+        ax.tick_params(labelleft=not axes)
         axes.append(ax)
     return figure, axes
 

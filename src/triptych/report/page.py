@@ -16,7 +16,7 @@ from triptych.report.check import check_pdf
 from triptych.report.content import CITATIONS, build
 from triptych.report.discussion import discuss
 from triptych.report.group import read_group
-from triptych.report.latent_figure import prior_posterior
+from triptych.report.latent_figure import panel_row, prior_posterior
 from triptych.report.load import Study
 from triptych.report.snippets import Ask, Snippet, cut
 
@@ -85,14 +85,10 @@ class Press:
         self.data |= data
         (self.folder / "data.json").write_text(json.dumps(self.data), encoding="utf-8")
 
-    def take(self, path: Path) -> str:
-        """Puts a figure beside the template; returns its name without the ending."""
-        shutil.copy(path, self.folder / path.name)
-        return path.stem
-
-    def mark(self, mark: str) -> dict[str, float]:
-        """Page and height (points from the top) of a mark of the template."""
-        return json.loads(self._compiler().query(f"<{mark}>", field="value"))[0]
+    def marks(self) -> dict[str, dict[str, float]]:
+        """Page and height (points from the top) of each mark of the template, by its name."""
+        found = json.loads(self._compiler().query("<mark>", field="value"))
+        return {mark["name"]: mark for mark in found}
 
     def compile(self, path: Path) -> None:
         """Writes the PDF; the same content gives the same bytes."""
@@ -131,15 +127,31 @@ def write_page(study: Study, snippets: Sequence[Ask]) -> Path:
 def _fit_main(press: Press, study: Study) -> None:
     """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
     group = read_group((study.folder, Path.cwd()))
+    heights: dict[str, float | None] = {}
     samples = figures.samples(study)
+    if samples is not None:
+        shutil.copy(samples, press.folder)
+        heights["samples"] = None
+    look = LOOKS[0]
     for look in LOOKS:
-        drawn = [prior_posterior(study, look.panel), samples]
-        names = [press.take(path) for path in drawn if path is not None]
+        row = panel_row(study, look.panel)
+        if row is not None:
+            heights["prior-posterior"] = row.height
         text = discuss(study, CITATIONS, look.brief)
-        content = build(study, group, names, text, look.details)
+        content = build(study, group, heights, text, look.details)
         press.update(leading=look.leading, snippets=[], **content)
         if _fit_columns(press):
-            return
+            break
+    _draw_panels(press, study, look.panel)
+
+
+def _draw_panels(press: Press, study: Study, panel: float) -> None:
+    """Puts the drawn figure where room was kept for it."""
+    path = prior_posterior(study, panel)
+    if path is not None:
+        shutil.copy(path, press.folder)
+        first, *rest = press.data["wide"]
+        press.update(wide=[first | {"height": None}, *rest])
 
 
 def _fit_columns(press: Press) -> bool:
@@ -148,12 +160,13 @@ def _fit_columns(press: Press) -> bool:
     while high - low > 1.0:
         middle = (low + high) / 2
         press.update(columns_height=middle)
-        if press.mark("main-end")["y"] <= press.mark("columns-end")["y"]:
+        marks = press.marks()
+        if marks["main-end"]["y"] <= marks["columns-end"]["y"]:
             high = middle
         else:
             low = middle
     press.update(columns_height=high)
-    return press.mark("page-end")["page"] == 1
+    return press.marks()["page-end"]["page"] == 1
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
@@ -163,7 +176,8 @@ def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
         shown = [snippet for _, found in pieces for snippet in found]
         code = asdict(look) | _columns(shown)
         press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
-        if press.mark("code-end")["page"] == press.mark("code-start")["page"]:
+        marks = press.marks()
+        if marks["code-end"]["page"] == marks["code-start"]["page"]:
             return
 
 
