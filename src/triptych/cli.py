@@ -140,7 +140,6 @@ class Evaluate:
 
     def run(self) -> None:
         from triptych.data import load
-        from triptych.evaluate.classifier import features_for
         from triptych.evaluate.judge import Evaluation
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated
@@ -149,13 +148,9 @@ class Evaluate:
 
         asked = {n: getattr(self, n) for n in ("importance_samples", "images", "sampler", "steps")}
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
-        recipe, dataset, _ = folder.config()
-        device = device_named(self.where.device)
-        data = load(dataset, self.where.data).to(device)
-        features = None
-        if recipe.part == "B":
-            features = features_for(data, self.where.features).to(device)
-        evaluate(folder, data, how, features)
+        _, dataset, _ = folder.config()
+        data = load(dataset, self.where.data).to(device_named(self.where.device))
+        evaluate(folder, data, how, self.where.features)
         for score in folder.scores():
             error = f" +- {score.mc_std:.2g} (Monte Carlo)" if score.mc_std else ""
             print(f"{score.metric:20s} {score.value:12.4f} {score.unit}{error}")

@@ -1,13 +1,9 @@
 """Studies that the report's tests read."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from synthetic import Synthetic, write_study
 
 

@@ -70,8 +70,8 @@ def test_no_order_relation_where_the_orders_differ(folder):
 
 
 def test_ends_are_compared_when_no_neighbours_are_separated(folder):
-    set_interval(folder, "elbo", "vae-flow", "vae-mixture", (-1, 2))
-    set_interval(folder, "elbo", "vae-mixture", "vae-gaussian", (-1, 2))
+    set_interval(folder, "elbo", "vae-flow", "vae-mixture", (-1.0, 2.0))
+    set_interval(folder, "elbo", "vae-mixture", "vae-gaussian", (-1.0, 2.0))
     set_interval(folder, "elbo", "vae-flow", "vae-gaussian", (1.5, 2.5))
     text = text_of(folder)
     assert "The ELBO is higher for the flow prior than for the Gaussian prior by 2.00 nats" in text

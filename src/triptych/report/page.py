@@ -44,6 +44,14 @@ class CodeLook:
     optional: bool
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in the set report: its page, and points from the page's top."""
+
+    page: int
+    y: float
+
+
 # From the most generous look to the tightest; the first that fits is taken.
 LOOKS = (
     Look(5.0, False, 2.6),
@@ -85,10 +93,10 @@ class Press:
         self.data |= data
         (self.folder / "data.json").write_text(json.dumps(self.data), encoding="utf-8")
 
-    def marks(self) -> dict[str, dict[str, float]]:
-        """Page and height (points from the top) of each mark of the template, by its name."""
+    def marks(self) -> dict[str, Mark]:
+        """Where each mark of the template fell, by its name."""
         found = json.loads(self._compiler().query("<mark>", field="value"))
-        return {mark["name"]: mark for mark in found}
+        return {mark["name"]: Mark(mark["page"], mark["y"]) for mark in found}
 
     def compile(self, path: Path) -> None:
         """Writes the PDF; the same content gives the same bytes."""
@@ -161,12 +169,12 @@ def _fit_columns(press: Press) -> bool:
         middle = (low + high) / 2
         press.update(columns_height=middle)
         marks = press.marks()
-        if marks["main-end"]["y"] <= marks["columns-end"]["y"]:
+        if marks["main-end"].y <= marks["columns-end"].y:
             high = middle
         else:
             low = middle
     press.update(columns_height=high)
-    return press.marks()["page-end"]["page"] == 1
+    return press.marks()["page-end"].page == 1
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
@@ -177,7 +185,7 @@ def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
         code = asdict(look) | _columns(shown)
         press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
         marks = press.marks()
-        if marks["code-end"]["page"] == marks["code-start"]["page"]:
+        if marks["code-end"].page == marks["code-start"].page:
             return
 
 

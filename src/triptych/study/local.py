@@ -6,6 +6,7 @@ import queue
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 
 from triptych.data import load
-from triptych.evaluate.classifier import features_for
 from triptych.evaluate.judge import Evaluation
 from triptych.study.run import Job, evaluate, train
+from triptych.train.checkpoint import write_text
 from triptych.train.fit import Progress
 from triptych.train.signals import StopRequested
 
@@ -42,10 +43,7 @@ def run_job(
         folder = job.folder(seed)
         if not folder.finished and folder.failure() is None:
             tell(f"evaluating seed {seed}")
-            needs_features = job.recipe.part == "B"
-            features = features_for(data, place.features) if needs_features else None
-            features = features.to(place.device) if features else None
-            evaluate(folder, data, how, features)
+            evaluate(folder, data, how, place.features)
 
 
 def run_here(jobs: Sequence[Job], place: Place, how: Evaluation, display: Display) -> None:
@@ -60,33 +58,36 @@ def run_processes(
 ) -> None:
     """Several processes of one thread each. A job that fails is noted and does not stop others."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        messages = manager.Queue()
-        pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
-        try:
-            futures = {
-                pool.submit(_worker, i, j, place, how, messages): j for i, j in enumerate(jobs)
-            }
-            _follow(futures, jobs, messages, display)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages,))
+    try:
+        submitted = [pool.submit(_worker, i, job, place, how) for i, job in enumerate(jobs)]
+        _follow(dict(zip(submitted, jobs, strict=True)), jobs, messages, display)
+    finally:
+        # On Ctrl-C the workers save their checkpoints; what has not begun is dropped.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+_messages: Any = None
+
+
+def _start_worker(messages: Any) -> None:
+    global _messages
+    _messages = messages
     torch.set_num_threads(1)
 
 
-def _worker(index: int, job: Job, place: Place, how: Evaluation, messages: Any) -> str:
+def _worker(index: int, job: Job, place: Place, how: Evaluation) -> str:
     """Runs in its own process: "done", "stopped", or why the job failed."""
     try:
-        run_job(job, place, how, lambda p: messages.put((index, p)))
+        run_job(job, place, how, lambda said: _messages.put((index, said)))
     except StopRequested:
         return "stopped"
     except Exception as error:
-        (job.folder(job.seeds[0]).path / "traceback.txt").write_text(traceback.format_exc())
         for seed in job.seeds:
             if not job.folder(seed).finished:
                 job.folder(seed).write_failure(f"{type(error).__name__}: {error}")
+        write_text(job.study / job.recipe.name / "traceback.txt", traceback.format_exc())
         return f"failed: {error}"
     return "done"
 
@@ -98,12 +99,10 @@ def _follow(
     pending, stopped = set(futures), False
     while pending:
         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 index, said = messages.get_nowait()
-            except queue.Empty:
-                break
-            display(jobs[index], said)
+                display(jobs[index], said)
         for future in done:
             word = future.result()
             stopped |= word == "stopped"

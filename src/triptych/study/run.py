@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from triptych.data import Dataset, view
-from triptych.evaluate.classifier import Features
+from triptych.evaluate.classifier import features_for
 from triptych.evaluate.judge import Evaluation, judge
 from triptych.study.build import build
 from triptych.study.recipes import Recipe
@@ -80,22 +80,24 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
     return model.to(data.test_images.device).eval()
 
 
-def evaluate(folder: RunFolder, data: Dataset, how: Evaluation, features: Features | None) -> None:
+def evaluate(
+    folder: RunFolder, data: Dataset, how: Evaluation, course_file: Path | None = None
+) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
 
-    Numbers that are reported need float64, which mps lacks: there the CPU judges.
+    Numbers that are reported need float64, which mps lacks: there the CPU judges. Samples are
+    judged where the assignment asks for it, in part B.
     """
-    if data.test_images.device.type == "mps":
-        cpu = torch.device("cpu")
-        data, features = data.to(cpu), features.to(cpu) if features else None
+    device = data.test_images.device
+    if device.type == "mps":
+        device = torch.device("cpu")
+        data = data.to(device)
     recipe, _, seed = folder.config()
     began = time.monotonic()
-    model = trained_model(folder, data)
-    judgement = judge(model, data, recipe.view, how, seed, features if recipe.part == "B" else None)
+    features = features_for(data, course_file).to(device) if recipe.part == "B" else None
+    judgement = judge(trained_model(folder, data), data, recipe.view, how, seed, features)
     trained = checkpoint.load(folder.path).loop["seconds"]
     cost = {"train": trained, "evaluate": time.monotonic() - began}
-    device = data.test_images.device
-    checkpoint.write_text(
-        folder.path / "manifest.json", pretty(manifest(data.sha256, device, cost))
-    )
+    found = manifest(data.sha256, device, cost)
+    checkpoint.write_text(folder.path / "manifest.json", pretty(found))
     folder.write_judgement(judgement)

@@ -1,0 +1,132 @@
+"""One test for every bijector: the round trip, and both log_dets against autodiff's Jacobian."""
+
+import math
+
+import pytest
+import torch
+from toys import randomised
+from torch.autograd.functional import jacobian
+
+from triptych.flows.coupling import AffineCoupling
+from triptych.flows.flow import Flow, coupling_flow
+from triptych.flows.multiscale import ActNorm, Invertible1x1, Logit, MultiScale
+from triptych.nets.conv import ConvNet
+from triptych.nets.mlp import MLP
+from triptych.priors.gaussian import StandardGaussian
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def vector_coupling():
+    mask = torch.tensor([True, False, False, True, False])
+    return AffineCoupling(mask, MLP([2, 8, 6]))
+
+
+def image_coupling():
+    return AffineCoupling(torch.arange(4) < 2, ConvNet(2, 6, 4), event_dims=3)
+
+
+class Chain(torch.nn.Module):
+    """A flow's own walk through its bijectors, in both directions, as one bijector."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+        self.inverse = flow.inverse
+
+    def forward(self, z):
+        log_det = torch.zeros(())
+        for bijector in self.flow.bijectors:
+            z, ld = bijector(z)
+            log_det = log_det + ld
+        return z, log_det
+
+
+# What it is, how it is made, and the shape on the base's side.
+BIJECTORS = {
+    "coupling of vectors": (vector_coupling, (5,)),
+    "coupling of images": (image_coupling, (4, 2, 3)),
+    "activation normalisation": (lambda: ActNorm(3), (3, 2, 2)),
+    "1x1 convolution": (lambda: Invertible1x1(4), (4, 2, 3)),
+    "one scale": (lambda: MultiScale((1, 4, 2), 2, [6]), (8,)),
+    "two scales": (lambda: MultiScale((1, 4, 4), 2, [6, 6]), (16,)),
+    "two scales in colour": (lambda: MultiScale((3, 4, 4), 1, [4, 4]), (48,)),
+    "logit": (lambda: Logit(0.01), (1, 2, 3)),
+    "logit of vectors": (lambda: Logit(0.01, event_dims=1), (4,)),
+    "flow prior": (lambda: Chain(coupling_flow(StandardGaussian(5), 5, 3, [8])), (5,)),
+    "pixel flow": (
+        lambda: Chain(Flow(StandardGaussian(8), [MultiScale((1, 2, 4), 2, [6]), Logit(0.01)])),
+        (8,),
+    ),
+}
+
+
+@pytest.fixture(params=BIJECTORS.values(), ids=BIJECTORS)
+def case(request):
+    make, shape = request.param
+    return randomised(make()), torch.randn(4, *shape)
+
+
+def jacobian_log_det(f, points):
+    def flat(point):
+        return f(point[None])[0].flatten()
+
+    jacobians = torch.stack([jacobian(flat, point).flatten(1) for point in points])
+    return torch.linalg.slogdet(jacobians).logabsdet
+
+
+def test_inverse_undoes_forward(case):
+    bijector, z = case
+    x, _ = bijector.forward(z)
+    assert x.numel() == z.numel()
+    assert not torch.allclose(x.flatten(1), z.flatten(1))
+    torch.testing.assert_close(bijector.inverse(x)[0], z)
+
+
+def test_log_det_of_forward_is_autodiffs(case):
+    bijector, z = case
+    _, log_det = bijector.forward(z)
+    torch.testing.assert_close(log_det.expand(4), jacobian_log_det(bijector.forward, z))
+
+
+def test_log_det_of_inverse_is_autodiffs(case):
+    bijector, z = case
+    x, _ = bijector.forward(z)
+    _, log_det = bijector.inverse(x)
+    torch.testing.assert_close(log_det.expand(4), jacobian_log_det(bijector.inverse, x))
+
+
+def test_log_dets_of_the_two_directions_cancel(case):
+    bijector, z = case
+    x, forward = bijector.forward(z)
+    _, inverse = bijector.inverse(x)
+    assert forward.abs().min() > 1e-3
+    torch.testing.assert_close(inverse, -forward)
+
+
+def test_logit_keeps_black_and_white_finite():
+    z, log_det = Logit(1e-6).inverse(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2))
+    assert z.isfinite().all()
+    assert log_det.isfinite().all()
+
+
+def test_logit_maps_a_known_share_outside_the_unit_interval():
+    # x <= 0 exactly where sigmoid(z) <= low.
+    border = math.log(0.01 / 0.99)
+    x, _ = Logit(0.01, event_dims=1).forward(torch.tensor([border - 1, border, border + 1]))
+    assert x[0] < 0 < x[2]
+    assert x[1].item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28)])
+def test_multiscale_fits_both_image_sizes(shape):
+    bijector = randomised(MultiScale(shape, 2, [4, 4]), std=0.05)
+    x = torch.randn(2, *shape)
+    z, _ = bijector.inverse(x)
+    assert z.shape == (2, math.prod(shape))
+    torch.testing.assert_close(bijector.forward(z)[0], x)
+
+
+def test_multiscale_refuses_images_that_it_cannot_squeeze():
+    with pytest.raises(ValueError, match="squeezed 3 times"):
+        MultiScale((1, 28, 28), 1, [4, 4, 4])

@@ -1,0 +1,163 @@
+import itertools
+
+import pytest
+import torch
+from toys import randomised
+from torch.distributions import AffineTransform
+from torch.func import jacrev
+
+from triptych.flows.coupling import AffineCoupling
+from triptych.flows.flow import coupling_flow
+from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
+from triptych.nets.mlp import MLP
+from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.mixture import MixtureOfGaussians
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def bent_flow(layers=4, std=0.2):
+    return randomised(coupling_flow(StandardGaussian(2), 2, layers, [8]), std)
+
+
+def plane(reach=25.0, points=900):
+    axis = torch.linspace(-reach, reach, points)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
+    return grid, (axis[1] - axis[0]).item() ** 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prior", ["flow", "mixture"])
+def test_total_probability_in_two_dimensions_is_one(prior):
+    density = bent_flow() if prior == "flow" else randomised(MixtureOfGaussians(2, 4), 0.5)
+    grid, cell = plane()
+    assert (density.log_prob(grid).exp().sum() * cell).item() == pytest.approx(1, abs=1e-3)
+
+
+@torch.no_grad()
+def test_samples_follow_the_density(g):
+    flow, (grid, cell) = bent_flow(), plane()
+    log_p = flow.log_prob(grid)
+    p, x = log_p.exp() * cell, flow.sample(40_000, g)
+
+    def features(points, log_prob):
+        a, b = points.unbind(-1)
+        return torch.stack([a, b, a * a, a * b, b * b, a.sin(), log_prob], -1)
+
+    expected = (p[:, None] * features(grid, log_p)).sum(0)
+    drawn = features(x, flow.log_prob(x))
+    z_scores = (drawn.mean(0) - expected) / (drawn.std(0) / len(x) ** 0.5)
+    assert z_scores.abs().max() < 4.5
+
+
+@torch.no_grad()
+def test_a_flow_is_its_base_before_training(g):
+    base = StandardGaussian(5)
+    flow, z = coupling_flow(base, 5, 8, [8]), torch.randn(3, 5)
+    torch.testing.assert_close(flow.log_prob(z), base.log_prob(z))
+    torch.testing.assert_close(flow.inverse(z)[0], z)
+
+
+def test_image_couplings_start_as_the_identity():
+    z = torch.randn(2, 4, 3, 3)
+    for layer in flow_steps(4, 3, 8):
+        if isinstance(layer, AffineCoupling):
+            x, log_det = layer.forward(z)
+            torch.testing.assert_close(x, z)
+            torch.testing.assert_close(log_det, torch.zeros(2))
+
+
+@pytest.mark.parametrize("dim", [2, 5, 8])
+def test_alternating_masks_touch_every_coordinate(dim):
+    flow, z = randomised(coupling_flow(StandardGaussian(dim), dim, 2, [8])), torch.randn(dim)
+    x, _ = flow.inverse(z)
+    assert (x != z).all()
+    first, second = flow.bijectors
+    assert sorted([*first.b.tolist(), *second.b.tolist()]) == list(range(dim))
+
+
+def test_no_pixel_is_left_linear_by_the_image_couplings():
+    """A coordinate that no coupling changes has the same Jacobian row everywhere."""
+    flow = randomised(MultiScale((1, 4, 4), 2, [6, 6]), 0.5)
+
+    def rows(x):
+        return jacrev(lambda x: flow.inverse(x[None])[0][0])(x).flatten(1)
+
+    change = (rows(torch.randn(1, 4, 4)) - rows(torch.randn(1, 4, 4))).norm(dim=1)
+    assert change.min() > 1e-3
+
+
+@pytest.mark.parametrize("mask", [[True] * 4, [False] * 4])
+def test_masks_that_change_nothing_or_read_nothing_are_refused(mask):
+    with pytest.raises(ValueError, match="both sides"):
+        AffineCoupling(torch.tensor(mask), MLP([4, 8]))
+
+
+@pytest.mark.parametrize(("dim", "layers"), [(1, 4), (4, 1)])
+def test_flows_too_small_to_touch_everything_are_refused(dim, layers):
+    with pytest.raises(ValueError, match="dim >= 2 and layers >= 2"):
+        coupling_flow(StandardGaussian(dim), dim, layers, [4])
+
+
+def test_the_network_of_a_coupling_sees_only_the_half_that_passes():
+    mask = torch.tensor([True, False, True, False, False])
+    coupling = randomised(AffineCoupling(mask, MLP([2, 8, 6])))
+    log_det_grad = jacrev(lambda z: coupling.forward(z)[1])(torch.randn(5))
+    assert (log_det_grad[mask] != 0).all()
+    assert (log_det_grad[~mask] == 0).all()
+
+
+def test_a_coupling_cannot_blow_up():
+    coupling = AffineCoupling(torch.tensor([True, False]), torch.nn.Linear(1, 2), cap=2.0)
+    with torch.no_grad():
+        coupling.net.bias.copy_(torch.tensor([1e6, 0.0]))
+    _, log_det = coupling.forward(torch.randn(3, 2))
+    torch.testing.assert_close(log_det, torch.full((3,), 2.0))
+
+
+def test_coupling_equals_zukos():
+    zuko = pytest.importorskip("zuko")
+    mask = torch.tensor([True, False, True, False, False])
+    ours = randomised(AffineCoupling(mask, MLP([2, 8, 6])))
+
+    def meta(z_a):
+        s, t = ours.scale_and_shift(z_a)
+        return zuko.transforms.DependentTransform(AffineTransform(t, s.exp()), 1)
+
+    theirs, z = zuko.transforms.CouplingTransform(meta, mask), torch.randn(6, 5)
+    x, log_det = ours.forward(z)
+    expected, ladj = theirs.call_and_ladj(z)
+    torch.testing.assert_close(x, expected)
+    torch.testing.assert_close(log_det, ladj)
+
+
+def test_densities_take_any_leading_dimensions():
+    flow, z = bent_flow(), torch.randn(3, 4, 2)
+    expected = torch.stack([flow.log_prob(row) for row in z])
+    torch.testing.assert_close(flow.log_prob(z), expected)
+
+
+def test_activation_normalisation_starts_from_the_data():
+    x = 3 + 2 * torch.randn(6, 3, 4, 4)
+    layer = ActNorm(3)
+    layer.starting = True
+    z, _ = layer.inverse(x)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3), atol=1e-9, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(3))
+    layer.starting = False
+    torch.testing.assert_close(layer.inverse(x)[0], z)
+
+
+def test_a_rotation_starts_with_log_det_zero():
+    layer = Invertible1x1(6)
+    W = layer.weight()
+    torch.testing.assert_close(W @ W.T, torch.eye(6))
+    assert layer.log_det(torch.zeros(1, 6, 2, 2)).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_every_scale_and_step_has_weights_of_its_own():
+    flow = MultiScale((1, 8, 8), 2, [4, 4])
+    layers = [layer for level in flow.levels for layer in level]
+    assert len(layers) == 2 * 2 * 3
+    for a, b in itertools.combinations(layers, 2):
+        assert not {id(p) for p in a.parameters()} & {id(p) for p in b.parameters()}

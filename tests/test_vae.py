@@ -1,0 +1,103 @@
+import pytest
+import torch
+from toys import SHAPE, built, global_generator_untouched, images, randomised, tiny_vae
+from torch import nn
+from torch.distributions import Normal
+
+from triptych.data import view
+from triptych.posteriors import DiagonalGaussian
+from triptych.protocols import Model
+
+PRIORS = ("gaussian", "mixture", "flow")
+MODELS = ("vae-gaussian", "vae-mixture", "vae-flow", "pixelflow", "ddpm")
+
+
+def binary(n):
+    return view("threshold")(images(n), 17, None)
+
+
+@pytest.mark.usefixtures("float64")
+def test_rsample_and_log_prob_of_the_posterior_agree_with_torch():
+    posterior = DiagonalGaussian(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), 3)
+    h = posterior.encode(torch.randn(4, *SHAPE))
+    eps = torch.randn(5, 4, 3)
+    z, log_qz = posterior.rsample(h, eps)
+    expected = Normal(h.mu, h.log_sigma.exp()).log_prob(z).sum(-1)
+    torch.testing.assert_close(z, h.mu + h.log_sigma.exp() * eps)
+    torch.testing.assert_close(log_qz, expected)
+    torch.testing.assert_close(posterior.log_prob(z, h), expected)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_loss_is_the_negative_elbo_of_each_image(prior, g):
+    model, x = randomised(tiny_vae(prior)), binary(6)
+    eps = model.noise(6, g)
+    terms = model.terms(x, eps)
+    loss = model.loss(x, eps)
+    assert loss.shape == (6,)
+    elbo = terms["log_px"] + terms["log_pz"] - terms["log_qz"]
+    torch.testing.assert_close(loss, -elbo)
+    torch.testing.assert_close(loss, -model.log_weight(x, eps))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_weights_of_K_samples_are_K_separate_weights(prior):
+    model, x, eps = randomised(tiny_vae(prior)), binary(3), torch.randn(4, 3, 2)
+    together = model.log_weight(x, eps, model.posterior.encode(x))
+    apart = torch.stack([model.log_weight(x, e) for e in eps])
+    assert together.shape == (4, 3)
+    torch.testing.assert_close(together, apart)
+
+
+def slices(noise, i):
+    if isinstance(noise, dict):
+        return {k: v[i : i + 1] for k, v in noise.items()}
+    return noise[i : i + 1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_images_loss_does_not_see_the_rest_of_the_batch(name, g):
+    """An `Independent(..., 2)` over a flat batch sums over the images."""
+    model, x = randomised(built(name)), images(5).float()
+    x = x if name in ("pixelflow", "ddpm") else x / 16
+    noise = model.noise(5, g)
+    together = model.loss(x, noise)
+    assert together.shape == (5,)
+    for i in range(5):
+        alone = model.loss(x[i : i + 1], slices(noise, i))
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_all_randomness_is_an_argument(name):
+    model, x = randomised(built(name), 0.05), images(5).float()
+    x = x if name in ("pixelflow", "ddpm") else x / 16
+    assert isinstance(model, Model)
+
+    def everything(seed):
+        g = torch.Generator().manual_seed(seed)
+        return model.loss(x, model.noise(5, g)), model.sample(3, g)
+
+    with global_generator_untouched():
+        first, again, other = everything(1), everything(1), everything(2)
+    for a, b, c in zip(first, again, other, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+@torch.no_grad()
+def test_samples_are_draws_or_means_as_asked(g):
+    model = tiny_vae()
+    assert set(model.sample(4, g).unique().tolist()) == {0.0, 1.0}
+    model.mean_samples = True
+    grey = model.sample(4, g)
+    assert ((grey > 0) & (grey < 1)).all()
+
+
+def test_scales_do_not_start_huge(g):
+    """A sigma that starts at exp(1) drowns the decoder in noise."""
+    model = tiny_vae("mixture")
+    h = model.posterior.encode(binary(20))
+    assert h.log_sigma.abs().max() < 0.9
+    assert model.prior.log_sigma.abs().max() == 0

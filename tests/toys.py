@@ -1,0 +1,96 @@
+"""Models small enough that a test can hold all their numbers, and helpers to shake them."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from triptych.data import view
+from triptych.ddpm import DDPM
+from triptych.flows.flow import Flow, coupling_flow
+from triptych.flows.multiscale import Logit, MultiScale
+from triptych.likelihoods import Bernoulli
+from triptych.nets.mlp import MLP, Flatten
+from triptych.nets.unet import UNet
+from triptych.pixelflow import PixelFlow
+from triptych.posteriors import DiagonalGaussian
+from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.mixture import MixtureOfGaussians
+from triptych.protocols import Density
+from triptych.schedules import cosine_beta
+from triptych.train.trainer import TrainingData
+from triptych.vae import VAE
+
+SHAPE, LEVELS = (1, 8, 8), 17
+
+
+@torch.no_grad()
+def randomised(module: nn.Module, std: float = 0.3, seed: int = 0) -> nn.Module:
+    """Every parameter moved off its start, so that nothing is an identity by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in module.parameters():
+        p.add_(std * torch.randn(p.shape, generator=generator))
+    return module
+
+
+def prior_named(name: str, dim: int = 2) -> Density:
+    if name == "gaussian":
+        return StandardGaussian(dim)
+    if name == "mixture":
+        return MixtureOfGaussians(dim, 3)
+    return coupling_flow(StandardGaussian(dim), dim, 2, [4])
+
+
+def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> VAE:
+    D = math.prod(shape)
+    encoder = nn.Sequential(Flatten(), MLP([D, 8, 2 * dim]))
+    posterior = DiagonalGaussian(encoder, dim)
+    return VAE(prior_named(prior, dim), posterior, Bernoulli(MLP([dim, 8, D]), shape))
+
+
+def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> PixelFlow:
+    flow = Flow(StandardGaussian(math.prod(shape)), [MultiScale(shape, 1, [4]), Logit(1e-3)])
+    return PixelFlow(flow, shape, levels)
+
+
+def tiny_ddpm(T: int = 6, clip: bool = True) -> DDPM:
+    return DDPM(UNet(SHAPE, (8,), 1), cosine_beta(T), SHAPE, LEVELS, "v", clip)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "vae-gaussian": (lambda: tiny_vae("gaussian"), "threshold"),
+    "vae-mixture": (lambda: tiny_vae("mixture"), "dynamic"),
+    "vae-flow": (lambda: tiny_vae("flow"), "threshold"),
+    "pixelflow": (tiny_flow, "raw"),
+    "ddpm": (tiny_ddpm, "raw"),
+}
+
+
+def built(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return MODELS[name][0]()
+
+
+def images(n: int, seed: int = 0, levels: int = LEVELS) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, levels, (n, *SHAPE), generator=generator, dtype=torch.uint8)
+
+
+def training_data(view_name: str = "threshold", n: int = 24, validation: int = 10) -> TrainingData:
+    """Random digits-like images, seen in the default precision."""
+    look = view(view_name)
+
+    def seen(batch: Tensor, levels: int, generator: torch.Generator | None) -> Tensor:
+        return look(batch, levels, generator).to(torch.get_default_dtype())
+
+    return TrainingData(images(n), images(validation, 1), seen, LEVELS)
+
+
+@contextmanager
+def global_generator_untouched() -> Iterator[None]:
+    """Fails when something draws from torch's hidden global state."""
+    before = torch.random.get_rng_state()
+    yield
+    assert torch.equal(before, torch.random.get_rng_state()), "the global generator was used"
