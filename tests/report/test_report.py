@@ -236,7 +236,7 @@ def test_handin_packs_code_configuration_and_report(folder, code):
     assert "configuration/ddpm/seed-2/config.json" in names
     assert "code/src/triptych/report/template.typ" in names
     assert "code/pyproject.toml" in names
-    assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".safetensors"))]
+    assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".part"))]
     assert handin(folder).read_bytes() == first
 
 

@@ -10,7 +10,10 @@ from triptych.report.load import Difference, Recipe, Study, Summary
 from triptych.report.tables import require_one_protocol
 from triptych.report.wording import called, decimals_for, interval, listed, number, runs
 
-HIGHER_IS_BETTER = {"elbo": True, "kl-aggregate": False, "bpd": False, "fid": False}
+
+def higher_is_better(metric: str) -> bool:
+    """True of the bounds in nats; the other metrics are distances or costs."""
+    return metric == "elbo" or metric.startswith("iwae-")
 
 
 def separated(difference: Difference | None) -> bool:
@@ -27,7 +30,13 @@ def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary
     scores = [score for score in found if score is not None]
     if scores:
         require_one_protocol(scores)
-    return sorted(scores, key=lambda s: s.mean, reverse=HIGHER_IS_BETTER[metric])
+    return sorted(scores, key=lambda s: s.mean, reverse=higher_is_better(metric))
+
+
+def all_separated(study: Study, models: Sequence[Summary]) -> bool:
+    """Whether each model is separated from the next."""
+    pairs = pairwise(models)
+    return all(separated(study.difference(a.metric, a.model, b.model)) for a, b in pairs)
 
 
 def compare(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> list[str]:
@@ -50,7 +59,7 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
             open_.append(_no_claim(difference, names))
     said = [f"{metric} is {listed(claims)}."] if claims else []
     if open_:
-        name = metric.removeprefix("The ")
+        name = metric.removeprefix("The ").removeprefix("bound in ")
         said.append(f"In {name} the runs do not separate {listed(open_, 'nor')}.")
     return [" ".join(said)]
 

@@ -161,7 +161,7 @@ def _shared_and_own(sentences: list[str]) -> str:
 
 def _detail(recipes: list[Recipe]) -> str:
     sizes = list(dict.fromkeys(_parameters(r.parameters) for r in recipes))
-    epochs = list(dict.fromkeys(str(r.epochs) for r in recipes))
+    epochs = list(dict.fromkeys(f"{r.epochs:g}" for r in recipes))
     said = [f"{'/'.join(sizes)}{SPACE}parameters", f"{'/'.join(epochs)}{SPACE}epochs"]
     latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
     if latents and not all("M = " in r.architecture for r in recipes):

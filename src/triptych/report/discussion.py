@@ -7,11 +7,10 @@ nothing is claimed from it beyond its number. A group's own discussion.md replac
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from triptych.protocols import UserError
-from triptych.report.claims import compare, ranked, separated, title_of
+from triptych.report.claims import all_separated, compare, ranked, title_of
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import best_iwae
 from triptych.report.wording import KL, Span, called, count, listed, number, runs
@@ -75,13 +74,24 @@ def _own_paragraph(block: str, citations: Sequence[str]) -> Paragraph:
 def _likelihood(study: Study, brief: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "elbo")
-    if not models:
-        return []
-    spans: list[Span] = [_one_run(models), *compare(study, models, "The ELBO")]
+    spans: list[Span] = []
+    if models:
+        spans += [_one_run(models), *compare(study, models, "The ELBO")]
     iwae = best_iwae(study, recipes)
+    if iwae:
+        spans += _importance(study, models, ranked(study, recipes, iwae))
     if iwae and not brief:
         spans += _tightening(study, recipes, iwae)
     return [span for span in spans if span]
+
+
+def _importance(study: Study, elbo: Sequence[Summary], iwae: Sequence[Summary]) -> list[Span]:
+    """The tighter bound: in a word where it tells the models apart just as the ELBO does."""
+    name = iwae[0].metric.upper()
+    alike = len(iwae) > 1 and [s.model for s in iwae] == [s.model for s in elbo]
+    if alike and all_separated(study, elbo) and all_separated(study, iwae):
+        return [f" {name} ", {"cite": "burda2016"}, " separates them in the same order."]
+    return [f" {text}" for text in compare(study, iwae, name)]
 
 
 def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
@@ -93,7 +103,7 @@ def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span
     if not gains:
         return []
     said = listed([f"{number(gain, 2)} for {title}" for gain, title in gains])
-    return [f" {iwae.upper()} ", {"cite": "burda2016"}, f" exceeds the ELBO by (nats) {said}."]
+    return [f" It exceeds the ELBO by (nats) {said}."]
 
 
 def _same_images(a: Summary, b: Summary) -> bool:
@@ -148,9 +158,8 @@ def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
     kl = ranked(study, recipes, "kl-aggregate")
     if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl]:
         return ""
-    for a, b in [*pairwise(elbo), *pairwise(kl)]:
-        if not separated(study.difference(a.metric, a.model, b.model)):
-            return ""
+    if not (all_separated(study, elbo) and all_separated(study, kl)):
+        return ""
     return f" The order by {KL} is the order by ELBO."
 
 

@@ -25,7 +25,7 @@ class Recipe:
     prior: str | None
     view: str
     latent_dim: int | None
-    epochs: int
+    epochs: float | int
     parameters: int
     architecture: str
 

@@ -58,7 +58,8 @@ LOOKS = (
     Look(4.5, False, 2.4),
     Look(4.1, False, 2.2),
     Look(3.7, False, 2.0),
-    Look(3.7, True, 2.0),
+    Look(4.0, True, 2.0),
+    Look(3.6, True, 2.0),
     Look(3.2, True, 1.6),
     Look(2.8, True, 1.2, details=False),
 )

@@ -168,7 +168,10 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     text += f"{_runs(study, recipes, list(columns.values()))}. In nats"
     if "energy-distance" in columns:
         text += "; null: the energy distance's 95% level when q(z) = p(z)"
-    return [{"strong": "Test-set log-likelihood and match."}, text + "."]
+    spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
+    if any(metric.startswith("iwae-") for metric in columns):
+        spans += ["; IWAE: ", {"cite": "burda2016"}]
+    return [*spans, "."]
 
 
 def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summary]) -> list[Span]:

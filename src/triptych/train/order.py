@@ -6,6 +6,7 @@ what they would see alone.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -46,10 +47,15 @@ def batch_indices(seed: int, step: int, batch: int, n: int) -> Int[Tensor, "B"]:
     first, parts = step * batch, []
     while batch > 0:
         epoch, offset = divmod(first, n)
-        shuffle = torch.randperm(n, generator=generator_for(seed, epoch, torch.device("cpu"), 1))
-        parts.append(shuffle[offset : offset + batch])
+        parts.append(_shuffle(seed, epoch, n)[offset : offset + batch])
         first, batch = first + len(parts[-1]), batch - len(parts[-1])
     return torch.cat(parts)
+
+
+@lru_cache(maxsize=64)
+def _shuffle(seed: int, epoch: int, n: int) -> Int[Tensor, "n"]:
+    """One epoch's order; kept, because every step of the epoch and every seed asks for its own."""
+    return torch.randperm(n, generator=generator_for(seed, epoch, torch.device("cpu"), stream=1))
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -1,0 +1,150 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Normal as TorchNormal
+from toys import prior_named, randomised, tiny_vae
+
+from triptych.evaluate.aggregate import (
+    aggregate_log_prob,
+    aggregate_match,
+    encode_all,
+    energy_distance,
+    latent_plane,
+)
+from triptych.posteriors import GaussianParameters
+from triptych.priors.gaussian import StandardGaussian
+
+
+def posteriors(N, M=2, sigma=0.5):
+    return GaussianParameters(torch.randn(N, M), math.log(sigma) + 0.3 * torch.randn(N, M))
+
+
+def one_draw_each(h):
+    eps = torch.randn_like(h.mu)
+    return h.mu + h.log_sigma.exp() * eps, TorchNormal(h.mu, h.log_sigma.exp())
+
+
+def match_of(h, prior="gaussian"):
+    model = tiny_vae(prior, dim=h.mu.shape[1])
+    z, q = one_draw_each(h)
+    return aggregate_match(model, h, z, q.log_prob(z).sum(-1))
+
+
+def kl_to_standard(h):
+    s = h.log_sigma
+    return 0.5 * (h.mu.square() + (2 * s).exp() - 1 - 2 * s).sum(-1)
+
+
+def test_aggregate_density_is_torchs_mixture_of_all_posteriors():
+    h, z = posteriors(300), torch.randn(1100, 2)
+    components = Independent(TorchNormal(h.mu.double(), h.log_sigma.double().exp()), 1)
+    mixture = MixtureSameFamily(Categorical(logits=torch.zeros(300).double()), components)
+    ours = aggregate_log_prob(z, h)
+    assert ours.dtype == torch.float64
+    torch.testing.assert_close(ours, mixture.log_prob(z.double()))
+
+
+def test_information_and_aggregate_kl_make_up_the_elbos_kl():
+    """ELBO surgery: E KL(q(z|x)||p) = MI + KL(q||p)."""
+    h = posteriors(4000)
+    match = match_of(h)
+    error = math.hypot(match.kl_mc_std, match.mutual_information_mc_std)
+    expected = kl_to_standard(h).mean().item()
+    assert match.kl + match.mutual_information == pytest.approx(expected, abs=4 * error)
+    assert match.kl > 0
+    assert match.mutual_information > 0
+
+
+def test_equal_posteriors_carry_no_information_and_their_kl_is_known():
+    one = GaussianParameters(torch.tensor([[0.5, -1.0]]), torch.tensor([[-0.2, 0.3]]))
+    h = GaussianParameters(one.mu.expand(5000, 2), one.log_sigma.expand(5000, 2))
+    match = match_of(h)
+    assert match.mutual_information == pytest.approx(0, abs=1e-5)
+    assert match.kl == pytest.approx(kl_to_standard(one).item(), abs=4 * match.kl_mc_std)
+
+
+def test_posteriors_far_apart_tell_all_images_apart():
+    h = GaussianParameters(1000 * torch.randn(50, 2), torch.full((50, 2), -3.0))
+    assert match_of(h).mutual_information == pytest.approx(math.log(50), abs=1e-6)
+
+
+def test_a_prior_that_is_the_aggregate_has_no_kl_left():
+    h = GaussianParameters(torch.zeros(3000, 2), torch.zeros(3000, 2))
+    assert match_of(h).kl == pytest.approx(0, abs=1e-5)
+
+
+def test_encode_all_is_encode_of_all(monkeypatch):
+    model, x = tiny_vae(), torch.rand(1203, 1, 8, 8)
+    whole, parts = model.posterior.encode(x), encode_all(model, x)
+    torch.testing.assert_close(parts.mu, whole.mu)
+    torch.testing.assert_close(parts.log_sigma, whole.log_sigma)
+
+
+# --- energy distance ---
+
+
+def naive_energy(a, b):
+    def mean_distance(u, v):
+        return (u[:, None] - v[None]).norm(dim=-1).mean().item()
+
+    return 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)
+
+
+def test_energy_distance_is_its_formula(g):
+    a, b = torch.randn(40, 3).double(), 0.5 + torch.randn(40, 3).double()
+    distance, _ = energy_distance(a, b, g, permutations=10)
+    assert distance == pytest.approx(naive_energy(a, b), abs=1e-9)
+
+
+def test_two_samples_of_one_distribution_stay_below_the_null_level():
+    generator = torch.Generator().manual_seed(0)
+    below = 0
+    for _ in range(200):
+        a, b = torch.randn(2, 40, 2, generator=generator)
+        distance, level = energy_distance(a, b, generator, permutations=100)
+        below += distance < level
+    # 190 are expected; the binomial's 99.9% interval.
+    assert 178 <= below <= 199
+
+
+def test_a_shifted_sample_lies_above_the_null_level(g):
+    distance, level = energy_distance(torch.randn(100, 2), 1 + torch.randn(100, 2), g)
+    assert distance > 3 * level
+
+
+# --- the picture ---
+
+
+@pytest.mark.parametrize("name", ["gaussian", "mixture", "flow"])
+def test_in_two_dimensions_the_picture_shows_the_priors_own_density(name, g):
+    prior = randomised(prior_named(name))
+    plane = latent_plane(prior, torch.randn(200, 2), g, points=12)
+    x, y = np.meshgrid(plane.grid_x, plane.grid_y)
+    grid = torch.tensor(np.stack([x, y], -1))
+    expected = prior.log_prob(grid).exp().detach().numpy()
+    np.testing.assert_allclose(plane.density, expected, rtol=1e-4)
+    assert plane.components == "latent"
+
+
+def test_in_more_dimensions_the_density_is_the_projected_one_not_a_slice(g):
+    """The slice of N(0, I_6) through its plane is (2 pi)^-2 of the projection, at best."""
+    stretch = torch.tensor([3.0, 0.1, 2.0, 0.1, 0.1, 0.1])
+    z = stretch * torch.randn(500, 6) + torch.tensor([0.5, 4.0, 0.0, 0.0, 0.0, 0.0])
+    plane = latent_plane(StandardGaussian(6), z, g, points=30)
+    center = z.mean(0)
+    _, _, v = torch.linalg.svd(z - center, full_matrices=False)
+    marginal = MultivariateNormal(-center @ v[:2].T, torch.eye(2))
+    x, y = np.meshgrid(plane.grid_x, plane.grid_y)
+    expected = marginal.log_prob(torch.tensor(np.stack([x, y], -1))).exp().numpy()
+    assert np.abs(plane.density - expected).max() < 0.15 * expected.max()
+    assert plane.components == "pca"
+    np.testing.assert_allclose(plane.posterior, ((z - center) @ v[:2].T).numpy(), atol=1e-5)
+
+
+def test_components_explain_their_share_of_the_variance(g):
+    z = torch.randn(2000, 3) * torch.tensor([3.0, 2.0, 1.0])
+    plane = latent_plane(StandardGaussian(3), z, g, points=5)
+    np.testing.assert_allclose(plane.explained, [9 / 14, 4 / 14], atol=0.04)

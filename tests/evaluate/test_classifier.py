@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from triptych.evaluate import classifier
+from triptych.evaluate.classifier import (
+    CourseNet,
+    FeatureNet,
+    accuracy,
+    course_features,
+    features_for,
+    grey,
+    write_features,
+)
+from triptych.protocols import UserError
+
+MNIST = (1, 28, 28)
+
+
+def test_the_digits_recipe_learns_the_digits(digit_features, digits):
+    assert digit_features.accuracy > 0.95
+    assert accuracy(digit_features.net, digits) == pytest.approx(digit_features.accuracy, abs=0.01)
+
+
+def test_features_are_cached_with_their_hash(digit_features, digits, cache, monkeypatch):
+    monkeypatch.setattr(classifier, "train_classifier", lambda data: pytest.fail("trained again"))
+    again = features_for(digits)
+    assert again.hash == digit_features.hash
+    assert again.name == "triptych-digits"
+    assert len(list((cache / "triptych" / "features").iterdir())) == 1
+
+
+def test_features_of_an_image_do_not_depend_on_the_rest_of_the_batch(digit_features, digits):
+    """Rescaling a batch to [0, 1] would change a dim image that stands beside bright ones."""
+    x = grey(digits.test_images[:20], digits.levels)
+    x[0] *= 0.3
+    together, alone = digit_features(x), digit_features(x[:1])
+    assert together.shape == (20, 128)
+    assert together.dtype == torch.float64
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(alone, digit_features(x[:1] / x[0].max()), rtol=1e-2)
+
+
+def test_features_are_the_same_every_time(digit_features, digits):
+    """Dropout is a matter of training."""
+    x = grey(digits.test_images[:5], digits.levels)
+    assert torch.equal(digit_features(x), digit_features(x))
+
+
+def test_other_weights_have_another_hash(tmp_path, digits):
+    hashes = set()
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        path = tmp_path / "f.safetensors"
+        write_features(path, FeatureNet(digits.shape), 0.5)
+        features = classifier._unpack(path.read_bytes(), digits, "x")
+        hashes.add(features.hash)
+        assert features.accuracy == 0.5
+        assert not features.net.training
+    assert len(hashes) == 2
+
+
+def test_mnist_features_have_128_dimensions_and_fit_a_megabyte(tmp_path):
+    net = FeatureNet(MNIST)
+    assert net.features(torch.rand(2, *MNIST)).shape == (2, 128)
+    write_features(tmp_path / "f.safetensors", net, 0.99)
+    assert (tmp_path / "f.safetensors").stat().st_size < 1_000_000
+
+
+# --- the course's network ---
+
+
+@pytest.fixture
+def course_file(tmp_path):
+    path = tmp_path / "mnist_classifier.pth"
+    torch.save(CourseNet().state_dict(), path)
+    return path
+
+
+def test_the_courses_network_is_read_from_its_state_dict(course_file):
+    features = course_features(course_file, MNIST)
+    x = torch.rand(3, *MNIST)
+    assert features(x).shape == (3, 128)
+    assert features.name == "mnist_classifier.pth"
+    assert features.accuracy is None
+    weights = torch.load(course_file, weights_only=True)
+    torch.testing.assert_close(features.net.state_dict(), weights)
+
+
+class Mischief:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path):
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    torch.save({"layers.0.weight": Mischief(trace)}, path)
+    with pytest.raises(UserError, match="not the course's"):
+        course_features(path, MNIST)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+def test_wrong_files_are_refused_in_one_sentence(tmp_path, content):
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="name that file") as caught:
+        course_features(path, MNIST)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_networks_missing_files_and_other_sizes_are_refused(tmp_path, course_file):
+    other = tmp_path / "other.pth"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), other)
+    with pytest.raises(UserError, match="not the course's"):
+        course_features(other, MNIST)
+    with pytest.raises(UserError, match="does not exist"):
+        course_features(tmp_path / "none.pth", MNIST)
+    with pytest.raises(UserError, match="needs 28x28 images, not 8x8"):
+        course_features(course_file, (1, 8, 8))

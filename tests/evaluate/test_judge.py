@@ -1,0 +1,149 @@
+"""What is judged: the test images, all of them, as the protocol says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toys import built
+from torch import nn
+
+from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge import Evaluation, judge, sampler
+from triptych.train.order import generator_for
+
+QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
+
+
+class Recording(nn.Module):
+    """A feature network that keeps the images it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def features(self, x):
+        self.seen.append((x + 1) / 2)
+        return described(x)
+
+
+def described(x):
+    return torch.cat([x, x.square()], 1).flatten(1)
+
+
+def features():
+    return Features(Recording(), "recording", "0" * 12, None)
+
+
+@pytest.fixture(params=["vae-flow", "pixelflow", "ddpm"])
+def judged(request, digits):
+    model, seen = built(request.param), features()
+    look = {"vae-flow": "dynamic"}.get(request.param, "raw")
+    return request.param, model, seen, judge(model, digits, look, QUICK, 0, seen)
+
+
+def by_metric(result):
+    return {s.metric: s for s in result.scores}
+
+
+def test_every_score_says_under_which_protocol_it_holds(judged):
+    kind, _, _, result = judged
+    scores = by_metric(result)
+    expected = {"fid", "bpd"}
+    if kind == "vae-flow":
+        expected = {"elbo", "iwae-3", "kl-aggregate", "mutual-information", "energy-distance"}
+        expected |= {"fid"}
+        assert scores["iwae-3"].protocol["samples"] == 3
+        assert scores["elbo"].protocol["view"] == "dynamic"
+        assert "null95" in scores["energy-distance"].protocol
+    assert set(scores) == expected
+    for score in result.scores:
+        assert score.protocol["dataset"] == "digits"
+        assert score.protocol["split"] == "test"
+        assert score.protocol["n"] == 70
+        assert score.protocol["view"] in ("dynamic", "raw")
+        assert np.isfinite(score.value)
+
+
+def test_a_frechet_distance_stands_beside_its_floor_n_and_features(judged):
+    kind, _, seen, result = judged
+    protocol = by_metric(result)["fid"].protocol
+    assert protocol["features"] == "recording"
+    assert protocol["feature_hash"] == seen.hash
+    assert protocol["floor"] > 0
+    assert ("sampler" in protocol) == (kind == "ddpm")
+
+
+def test_references_are_grey_test_images_and_floors_grey_training_images(judged, digits):
+    """Whatever view the model was trained on: binarized references alone change an FID."""
+    _, _, seen, _ = judged
+    shown = seen.net.seen
+    assert all(x.min() >= 0 and x.max() <= 1 for x in shown)
+    reference = grey(digits.test_images[:70], digits.levels)
+    torch.testing.assert_close(shown[0], reference)
+    train = {tuple(row) for row in digits.train_images.flatten(1).tolist()}
+    floor = (shown[1] * 16).round().int().flatten(1).tolist()
+    assert len(floor) == 70
+    assert all(tuple(row) in train for row in floor)
+
+
+def test_as_many_samples_as_references_and_the_shown_ones_among_them(judged):
+    _, _, seen, result = judged
+    samples = seen.net.seen[2]
+    assert len(samples) == 70
+    shown = torch.tensor(result.arrays["samples"]["images"]).float() / 255
+    torch.testing.assert_close(samples[:64], shown, atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_the_distance_is_that_of_all_the_samples(judged):
+    _, _, seen, result = judged
+    reference, _, samples = (moments(described(2 * x - 1)) for x in seen.net.seen)
+    fid = by_metric(result)["fid"].value
+    assert fid == pytest.approx(frechet_distance(samples, reference), rel=1e-5)
+
+
+def test_bounds_are_of_the_test_set_and_of_nothing_else(digits):
+    """Spoiling the other parts changes no bound; spoiling the test part does."""
+    model = built("vae-gaussian")
+
+    def elbo(data):
+        return by_metric(judge(model, data, "threshold", QUICK, 0))["elbo"].value
+
+    swapped = {n: 16 - getattr(digits, n) for n in ("train_images", "validation_images")}
+    assert elbo(dataclasses.replace(digits, **swapped)) == elbo(digits)
+    assert elbo(dataclasses.replace(digits, test_images=16 - digits.test_images)) != elbo(digits)
+
+
+def test_all_the_test_images_are_used_when_as_many_are_asked_for(digits):
+    how = dataclasses.replace(QUICK, images=10_000)
+    scores = by_metric(judge(built("vae-gaussian"), digits, "threshold", how, 0))
+    assert scores["elbo"].protocol["n"] == len(digits.test_images) == 360
+    assert scores["iwae-3"].protocol["n"] == 360
+
+
+def test_a_second_judgement_is_the_same(digits):
+    first, second = (judge(built("vae-mixture"), digits, "dynamic", QUICK, 3) for _ in range(2))
+    assert first.scores == second.scores
+    np.testing.assert_array_equal(first.arrays["latent"]["posterior"], second.arrays["latent"]["posterior"])
+
+
+def test_bits_per_dimension_have_the_right_sign_and_size(digits):
+    """An untrained flow on digits costs a few bits a pixel."""
+    score = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))["bpd"]
+    assert 3 < score.value < 40
+    assert score.mc_std > 0
+    assert score.unit == "bits/dim"
+
+
+def test_a_ddpm_is_sampled_as_asked():
+    model, times = built("ddpm"), []
+    model.net.register_forward_pre_hook(lambda net, args: times.append(int(args[1][0])))
+    for how, expected in (
+        (Evaluation(sampler="ddim", steps=3), [5, 2, 0]),
+        (Evaluation(sampler="ancestral"), [5, 4, 3, 2, 1, 0]),
+    ):
+        times.clear()
+        x = sampler(model, how, generator_for(0, 0, torch.device("cpu")))(2)
+        assert times == expected
+        assert x.shape == (2, 1, 8, 8)

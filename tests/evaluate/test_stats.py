@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import scipy.stats
+
+from triptych.evaluate.stats import paired_difference, summarise
+
+VALUES = [3.1, 2.9, 3.4, 2.7]
+
+
+def test_the_spread_has_n_minus_one_in_its_denominator():
+    summary = summarise(VALUES)
+    assert summary.mean == pytest.approx(np.mean(VALUES))
+    assert summary.std == pytest.approx(np.std(VALUES, ddof=1))
+    assert summary.n_seeds == 4
+
+
+def test_the_interval_is_scipys_t_interval():
+    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+    assert summarise(VALUES).interval95 == pytest.approx((expected.low, expected.high))
+
+
+def test_one_run_has_no_spread():
+    summary = summarise([3.0])
+    assert (summary.mean, summary.n_seeds) == (3.0, 1)
+    assert summary.std is None
+    assert summary.interval95 is None
+
+
+def test_no_run_has_no_mean():
+    with pytest.raises(ValueError, match="no values"):
+        summarise([])
+
+
+def test_differences_are_paired_by_seed():
+    a, b = {0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}, {2: 8.0, 1: 4.5, 0: 0.2, 3: -50.0}
+    summary, seeds = paired_difference(a, b)
+    assert seeds == [0, 1, 2]
+    expected = scipy.stats.ttest_rel([1.0, 5.0, 9.0], [0.2, 4.5, 8.0]).confidence_interval(0.95)
+    assert summary.interval95 == pytest.approx((expected.low, expected.high))
+
+
+def test_runs_without_a_seed_in_common_are_not_compared():
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None

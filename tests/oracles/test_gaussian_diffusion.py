@@ -1,0 +1,124 @@
+"""Data x_0 ~ N(m, v I): the best denoiser is linear, and every term of the bound is known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from triptych.ddpm import DDPM
+from triptych.evaluate.likelihood import ddpm_bound
+from triptych.schedules import cosine_beta, linear_beta
+
+SHAPE, D = (1, 2, 2), 4
+M, V, LEVELS = 0.1, 0.04, 4001
+WIDTH = 2 / (LEVELS - 1)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Optimal(nn.Module):
+    """The eps that E[x_0|x_t] = m + v a (x_t - a m) / (a^2 v + s^2) implies."""
+
+    def __init__(self, beta):
+        super().__init__()
+        self.alpha_bar = (1 - beta).cumprod(0)
+
+    def forward(self, x_t, t):
+        ab = self.alpha_bar[t][:, None, None, None]
+        a, s2 = ab.sqrt(), 1 - ab
+        x_0 = M + V * a * (x_t - a * M) / (ab * V + s2)
+        return (x_t - a * x_0) / s2.sqrt()
+
+
+def optimal(T, schedule=cosine_beta):
+    beta = schedule(T)
+    return DDPM(Optimal(beta), beta, SHAPE, LEVELS, "eps", clip=False), beta
+
+
+def levels_of_data(n, g):
+    x_0 = M + math.sqrt(V) * torch.randn(n, *SHAPE, generator=g)
+    return ((x_0 + 1) / WIDTH).round()
+
+
+def exact_terms(beta):
+    """E of L_T, of L_1 .. L_{T-1}, and of L_0, by hand; bins are narrow enough to be densities."""
+    ab = (1 - beta).cumprod(0)
+    left = V * (1 - ab) / (ab * V + 1 - ab)  # var[x_0|x_t]
+    L_T = D / 2 * (ab[-1] * (V + M**2) - ab[-1] - (1 - ab[-1]).log())
+    before, now = ab[:-1], ab[1:]
+    variance = beta[1:] * (1 - before) / (1 - now)
+    weight = before.sqrt() * beta[1:] / (1 - now)
+    L_t = D / 2 * weight**2 / variance * left[1:]
+    L_0 = D / 2 * ((2 * math.pi * beta[0]).log() + left[0] / beta[0]) - D * math.log(WIDTH)
+    return L_T.item(), L_t, L_0.item()
+
+
+def entropy():
+    """Of the levels: the differential entropy less the log of a bin's width."""
+    return D / 2 * math.log(2 * math.pi * math.e * V) - D * math.log(WIDTH)
+
+
+def close_to(samples, exact):
+    error = samples.std().item() / len(samples) ** 0.5
+    return samples.mean().item() == pytest.approx(exact, abs=4.5 * error)
+
+
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+def test_each_term_has_its_exact_mean(schedule, g):
+    model, beta = optimal(20, schedule)
+    L_T, L_t, L_0 = exact_terms(beta)
+    x_0 = model.scale(levels_of_data(20_000, g))
+    eps = torch.randn(x_0.shape, generator=g)
+    assert close_to(model.prior_term(x_0), L_T)
+    for t in (1, 2, 10, 19):
+        times = torch.full((len(x_0),), t)
+        assert close_to(model.gaussian_term(x_0, times, eps), L_t[t - 1].item())
+    assert close_to(model.last_term(x_0, eps), L_0)
+
+
+def test_the_bound_has_its_exact_mean(g):
+    model, beta = optimal(20)
+    L_T, L_t, L_0 = exact_terms(beta)
+    estimate = ddpm_bound(model, levels_of_data(3_000, g), 4, g)
+    total = -(L_T + L_t.sum().item() + L_0)
+    # mc_std leaves out that the images themselves are a sample.
+    spread = estimate.values.std().item() / len(estimate.values) ** 0.5
+    assert estimate.mean == pytest.approx(total, abs=4.5 * (estimate.mc_std + spread))
+
+
+def even_log_snr(T, first=1e-5, last=10.0):
+    """Steps of equal log signal-to-noise ratio.
+
+    The chain's fixed variances are exact only where each step changes that ratio little, which
+    for the first steps of the usual schedules stays untrue however large T is.
+    """
+    start = math.log((1 - first) / first)
+    alpha_bar = torch.linspace(start, -last, T).sigmoid()
+    return 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
+
+
+def test_the_bound_lies_above_the_entropy_and_reaches_it_as_T_grows(g):
+    gaps = []
+    for T in (16, 128, 1024, 8192):
+        L_T, L_t, L_0 = exact_terms(even_log_snr(T))
+        gaps.append(L_T + L_t.sum().item() + L_0 - entropy())
+    assert gaps == sorted(gaps, reverse=True)
+    assert 0 < gaps[-1] < 0.05 < 1 < gaps[0]
+    model, _ = optimal(1024, even_log_snr)
+    x = levels_of_data(4_000, g)
+    bound = ddpm_bound(model, x, 8, g)
+    spread = bound.values.std().item() / len(x) ** 0.5
+    assert -bound.mean - entropy() == pytest.approx(gaps[2], abs=4.5 * (bound.mc_std + spread))
+
+
+def test_every_time_after_the_first_is_drawn_equally_often(g, monkeypatch):
+    model, _ = optimal(11)
+    seen = []
+    bound = model.bound
+    monkeypatch.setattr(model, "bound", lambda x, t, *e: seen.append(t) or bound(x, t, *e))
+    ddpm_bound(model, levels_of_data(250, g), 4, g)
+    counts = torch.cat(seen).bincount(minlength=11)
+    assert counts[0] == 0
+    assert counts[1:].tolist() == [100] * 10
+    assert not torch.equal(seen[0], seen[0].sort().values)

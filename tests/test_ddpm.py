@@ -1,0 +1,325 @@
+import itertools
+
+import mpmath
+import pytest
+import torch
+from toys import SHAPE, images, randomised, tiny_ddpm
+from torch import nn
+
+from triptych.ddpm import DDPM, log_normal_mass
+from triptych.samplers import ddim, spaced_times
+from triptych.schedules import cosine_beta, linear_beta
+
+SMALL = (1, 2, 2)
+
+
+class Net(nn.Module):
+    """Something that depends on the image and on the time, and remembers the times."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def forward(self, x, t):
+        self.times.append(t)
+        return (0.7 * x + 0.1).sin() * (1 + t.to(x.dtype) / 10).view(-1, 1, 1, 1)
+
+
+class Says(nn.Module):
+    """Always the same answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x, t):
+        return self.answer
+
+
+class Towards(nn.Module):
+    """The v-prediction that makes x_0_hat a given image."""
+
+    def __init__(self, target):
+        super().__init__()
+        self.target = target
+
+    def forward(self, x_t, t):
+        a, s = (self.model[n][t][:, None, None, None] for n in ("a", "s"))
+        return (a * x_t - self.target) / s
+
+
+def aiming_at(target, levels, clip=False, T=8):
+    model = DDPM(Towards(target), cosine_beta(T), target.shape[-3:], levels, "v", clip)
+    model.net.model = {"a": model.sqrt_alpha_bar, "s": model.sqrt_one_minus_alpha_bar}
+    return model
+
+
+def chain(T=8, prediction="eps", clip=True, schedule=linear_beta, shape=SMALL):
+    return DDPM(Net(), schedule(T), shape, 17, prediction, clip)
+
+
+# --- the schedule and the step, against diffusers ---
+
+
+def peer(model, beta, kind="DDPMScheduler", **settings):
+    diffusers = pytest.importorskip("diffusers")
+    names = {"eps": "epsilon", "v": "v_prediction"}
+    scheduler = getattr(diffusers, kind)(
+        num_train_timesteps=len(beta),
+        trained_betas=beta.tolist(),
+        prediction_type=names[model.prediction],
+        clip_sample=model.clip,
+        **settings,
+    )
+    scheduler.alphas_cumprod = (1 - beta).cumprod(0)
+    scheduler.betas, scheduler.alphas = beta, 1 - beta
+    return scheduler
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+def test_the_schedule_is_diffusers(schedule):
+    beta = schedule(50)
+    model = DDPM(Net(), beta, SMALL, 17)
+    scheduler = peer(model, beta, variance_type="fixed_small")
+    alpha_bar = scheduler.alphas_cumprod
+    torch.testing.assert_close(model.sqrt_alpha_bar**2, alpha_bar)
+    torch.testing.assert_close(model.sqrt_one_minus_alpha_bar**2, 1 - alpha_bar)
+    variance = torch.stack([scheduler._get_variance(t) for t in range(1, 50)])
+    torch.testing.assert_close(model.sigma[1:] ** 2, variance)
+    assert model.last_alpha_bar == pytest.approx(alpha_bar[-1].item())
+
+
+def test_the_linear_schedule_is_ho_et_als():
+    beta = linear_beta(1000)
+    torch.testing.assert_close(beta, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+
+
+def test_the_cosine_schedule_is_diffusers():
+    scheduling = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
+    theirs = scheduling.betas_for_alpha_bar(100).double()
+    torch.testing.assert_close(cosine_beta(100), theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+@pytest.mark.parametrize("T", [50, 200, 1000])
+def test_every_schedule_ends_in_noise(schedule, T):
+    beta = schedule(T)
+    assert ((beta > 0) & (beta < 1)).all()
+    assert (1 - beta).prod() < 1e-3
+
+
+@pytest.mark.usefixtures("float64")
+def test_posterior_variance_is_not_beta():
+    beta = linear_beta(8)
+    sigma = DDPM(Net(), beta, SMALL, 17).sigma
+    assert (sigma[1:] ** 2 < beta[1:]).all()
+    torch.testing.assert_close(sigma[0] ** 2, beta[0])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_diffusion_and_targets_are_diffusers(prediction):
+    beta, t = linear_beta(8), torch.tensor([0, 3, 7])
+    model = DDPM(Net(), beta, SMALL, 17, prediction)
+    scheduler = peer(model, beta)
+    x_0, eps = torch.randn(2, 3, *SMALL)
+    x_t = scheduler.add_noise(x_0, eps, t)
+    torch.testing.assert_close(model.diffuse(x_0, t, eps), x_t)
+    torch.testing.assert_close(model.v(x_0, eps, t), scheduler.get_velocity(x_0, eps, t))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("clip", [True, False])
+def test_ancestral_sampling_is_diffusers_step_by_step(prediction, clip, monkeypatch):
+    beta = linear_beta(8)
+    model = chain(8, prediction, clip)
+    scheduler, g = peer(model, beta, variance_type="fixed_small"), torch.Generator()
+    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    for t in reversed(range(8)):
+        out = model.net(x, torch.full((3,), t))
+        x = scheduler.step(out, t, x, generator=g).prev_sample
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    torch.testing.assert_close(model.sample(3, g.manual_seed(3)), x)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_is_diffusers_step_by_step(prediction, eta, monkeypatch):
+    T, stride = 13, 3
+    beta = linear_beta(T)
+    model = chain(T, prediction)
+    scheduler, g = peer(model, beta, "DDIMScheduler", set_alpha_to_one=True), torch.Generator()
+    scheduler.num_inference_steps = T // stride  # its stride is T // this
+    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    for t in reversed(range(0, T, stride)):
+        out = model.net(x, torch.full((3,), t))
+        step = scheduler.step(out, t, x, eta=eta, use_clipped_model_output=True, generator=g)
+        x = step.prev_sample
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    torch.testing.assert_close(ddim(model, 3, 5, g.manual_seed(3), eta), x)
+
+
+# --- the network's times, and the ends of the chain ---
+
+
+def test_the_network_sees_raw_times_in_training_and_sampling_alike(g):
+    T = 12
+    model = chain(T, shape=SHAPE)
+    noise = model.noise(600, g)
+    model.loss(images(600).float(), noise)
+    (training,) = model.net.times
+    assert training is noise["t"]
+    assert sorted(set(training.tolist())) == list(range(T))
+    for draw, times in (
+        (lambda: model.sample(2, g), range(T - 1, -1, -1)),
+        (lambda: ddim(model, 2, T, g), range(T - 1, -1, -1)),
+        (lambda: ddim(model, 2, 4, g), [11, 7, 4, 0]),
+    ):
+        model.net.times.clear()
+        draw()
+        assert all(t.dtype == training.dtype == torch.long for t in model.net.times)
+        assert [t.tolist() for t in model.net.times] == [[s, s] for s in times]
+
+
+def test_the_bound_sees_raw_times_too(g):
+    model, t = chain(12, shape=SHAPE), torch.tensor([1, 11])
+    eps, eps_0 = model.start(2, g), model.start(2, g)
+    model.bound(images(2).float(), t, eps, eps_0)
+    assert [t.tolist() for t in model.net.times] == [[1, 11], [0, 0]]
+
+
+@pytest.mark.parametrize("n", [7, 64])
+def test_a_batch_covers_the_times_evenly(n, g):
+    t = tiny_ddpm(T=64).noise(n, g)["t"]
+    assert torch.equal(t, t.sort().values)
+    spacing = 64 / n
+    assert all(i * spacing - 1 <= s < (i + 1) * spacing for i, s in enumerate(t.tolist()))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_last_step_adds_no_noise(g, monkeypatch):
+    target = torch.rand(2, *SMALL)
+    model = aiming_at(target, 17)
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    starts = []
+    start = model.start
+    monkeypatch.setattr(model, "start", lambda *a: starts.append(a) or start(*a))
+    torch.testing.assert_close(model.sample(2, g), target)
+    assert len(starts) == model.T
+    torch.testing.assert_close(ddim(model, 2, 3, g), target)
+    torch.testing.assert_close(ddim(model, 2, 3, g, eta=1.0), target)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_ddim_with_eta_one_and_all_steps_is_the_ancestral_chain(prediction, monkeypatch):
+    model, g = chain(8, prediction, schedule=cosine_beta), torch.Generator()
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    ancestral = model.sample(3, g.manual_seed(5))
+    torch.testing.assert_close(ddim(model, 3, 8, g.manual_seed(5), eta=1.0), ancestral)
+
+
+def test_ddim_with_eta_zero_needs_no_noise_but_the_first(g):
+    model = chain(8)
+    start = model.start(2, g)
+    model.start = lambda n, generator: start
+    assert torch.equal(ddim(model, 2, 4, g), ddim(model, 2, 4, g))
+
+
+@pytest.mark.parametrize(("T", "steps"), [(10, 2), (1000, 50), (1000, 1000), (64, 63)])
+def test_spaced_times_hold_both_ends_and_no_time_twice(T, steps):
+    times = spaced_times(T, steps)
+    assert (times[0], times[-1], len(times)) == (0, T - 1, steps)
+    assert all(a < b for a, b in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 11])
+def test_impossible_numbers_of_steps_are_refused(steps):
+    with pytest.raises(ValueError, match=r"2\.\.10"):
+        spaced_times(10, steps)
+
+
+# --- the loss and the terms of the bound ---
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_the_loss_is_the_squared_error_of_the_prediction(prediction, g):
+    model, x = chain(8, prediction, shape=SHAPE), images(5).double()
+    noise = model.noise(5, g)
+    t, eps, x_0 = noise["t"], noise["eps"], x / 8 - 1
+    a, s = (c[t].view(-1, 1, 1, 1) for c in (model.sqrt_alpha_bar, model.sqrt_one_minus_alpha_bar))
+    target = eps if prediction == "eps" else a * eps - s * x_0
+    error = (model.net(a * x_0 + s * eps, t) - target).square().mean((1, 2, 3))
+    torch.testing.assert_close(model.loss(x, noise), error)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_both_predictions_imply_the_image_they_came_from(prediction):
+    model, t = chain(8, prediction, clip=False), torch.tensor([0, 4, 7])
+    x_0, eps = torch.randn(2, 3, *SMALL)
+    truth = eps if prediction == "eps" else model.v(x_0, eps, t)
+    model.net = Says(truth)
+    torch.testing.assert_close(model.x_0_hat(model.diffuse(x_0, t, eps), t), x_0)
+    model.clip = True
+    clipped = model.x_0_hat(model.diffuse(x_0, t, eps), t)
+    torch.testing.assert_close(clipped, x_0.clamp(-1, 1))
+
+
+def exact_log_mass(lower, upper):
+    with mpmath.workdps(80):
+        lo, hi = (mpmath.mpf(v) for v in sorted((lower, upper)))
+        if lo + hi > 0:
+            lo, hi = -hi, -lo
+        return float(mpmath.log(mpmath.ncdf(hi) - mpmath.ncdf(lo)))
+
+
+INTERVALS = [(-1, 1), (-0.3, 0.9), (5, 6), (-6, -5), (30, 30.5), (-30.5, -30), (-0.001, 0.001)]
+INTERVALS += [(12, float("inf")), (float("-inf"), -12), (float("-inf"), 3), (-200, -190), (-3, 50)]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("lower", "upper"), INTERVALS)
+def test_log_normal_mass_is_exact_in_both_tails(lower, upper):
+    ours = log_normal_mass(torch.tensor(float(lower)), torch.tensor(float(upper)))
+    assert ours.item() == pytest.approx(exact_log_mass(lower, upper), rel=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("mu", [-3.0, -1.0, -0.2, 0.37, 1.0, 2.5])
+def test_the_last_term_is_a_distribution_over_the_levels(levels, mu):
+    model = aiming_at(torch.full((1, 1, 1), mu), levels)
+    x_0 = model.scale(torch.arange(levels).double()).view(-1, 1, 1, 1)
+    log_p = -model.last_term(x_0, torch.randn_like(x_0))
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert log_p.argmax().item() == min(max(round((mu + 1) / 2 * (levels - 1)), 0), levels - 1)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_perfect_prediction_pays_nothing_after_the_first_step(g):
+    target = 2 * torch.rand(5, *SMALL) - 1
+    model = aiming_at(target, 17)
+    gap = model.gaussian_term(target, torch.tensor([1, 2, 3, 5, 7]), torch.randn_like(target))
+    torch.testing.assert_close(gap, torch.zeros(5))
+
+
+@torch.no_grad()
+def test_samples_lie_on_the_grid_of_levels(g):
+    model = randomised(tiny_ddpm(), 0.1)
+    for x in (model.sample(20, g), ddim(model, 20, 3, g)):
+        levels = x * (model.levels - 1)
+        torch.testing.assert_close(levels, levels.round(), atol=1e-5, rtol=0)
+        assert levels.min() >= 0
+        assert levels.max() <= model.levels - 1
+
+
+def test_levels_go_to_the_symmetric_interval_and_back():
+    model, k = tiny_ddpm(), torch.arange(17.0)
+    x_0 = model.scale(k)
+    assert (x_0.min(), x_0.max()) == (-1, 1)
+    torch.testing.assert_close(model.grey(x_0) * 16, k)
