@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from triptych.data import load, view
 from triptych.likelihoods import Bernoulli
-from triptych.nets.mlp import MLP, Flatten
+from triptych.nets.mlp import MLP
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
@@ -80,7 +80,7 @@ def against_broadcast(images: Tensor) -> dict[str, float]:
 def vae(prior: Density, M: int, hidden: tuple[int, ...]) -> VAE:
     """An MLP VAE on 28x28 images."""
     torch.manual_seed(0)
-    encoder = nn.Sequential(Flatten(), MLP([784, *hidden, 2 * M]))
+    encoder = nn.Sequential(nn.Flatten(-3), MLP([784, *hidden, 2 * M]))
     decoder = MLP([M, *hidden[::-1], 784])
     return VAE(prior, DiagonalGaussian(encoder, M), Bernoulli(decoder, (1, 28, 28)))
 

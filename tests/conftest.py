@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("triptych", "beartype.beartype")
+install_import_hook("triptych", "typecheck.checked")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

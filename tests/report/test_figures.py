@@ -1,12 +1,20 @@
 """What the figures draw, measured where a picture would hide a slip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pdfplumber
 import pytest
 
 from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.figures import likelihood, samples
-from triptych.report.latent_figure import MASSES, _mass_levels, _spread_apart, prior_posterior
+from triptych.report.latent_figure import (
+    MASSES,
+    _mass_levels,
+    _spread_apart,
+    panel_row,
+    prior_posterior,
+)
 from triptych.report.load import read_latent, read_study
 
 
@@ -34,6 +42,33 @@ def test_regions_hold_the_mass_that_the_caption_names(folder):
     for level, mass in zip(_mass_levels(latent), MASSES, strict=True):
         held = latent.density[latent.density >= level].sum() * cell
         assert held == pytest.approx(mass, abs=0.02)
+
+
+def test_regions_that_the_grid_does_not_hold_are_not_drawn(folder):
+    study = read_study(folder)
+    latent = read_latent(study, study.part("A")[0])
+    assert latent is not None
+    cut = replace(latent, density=0.9 * latent.density)
+    assert len(_mass_levels(cut)) == len(MASSES) - 1
+
+
+def test_regions_wider_than_the_panel_stay_inside_it(folder):
+    for file in folder.glob("vae-*/seed-0/latent.npz"):
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        x, y = arrays["grid_x"][None], arrays["grid_y"][:, None]
+        arrays["density"] = np.exp(-((x / 3) ** 2) - y**2) / (3 * np.pi)
+        arrays["prior"], arrays["posterior"] = arrays["prior"] / 9, arrays["posterior"] / 9
+        np.savez(file, **arrays)
+    study = read_study(folder)
+    row = panel_row(study, 4.7)
+    path = prior_posterior(study)
+    assert row is not None
+    left, right = row.lefts[0], row.lefts[-1] + row.side
+    with pdfplumber.open(path) as pdf:
+        for curve in pdf.pages[0].curves:
+            assert float(curve["x0"]) > left / 2.54 * 72 - 1
+            assert float(curve["x1"]) < right / 2.54 * 72 + 1
 
 
 def test_labels_part_even_when_they_coincide():

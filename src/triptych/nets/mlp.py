@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 
 class MLP(nn.Sequential):
@@ -23,10 +22,3 @@ class MLP(nn.Sequential):
         if zero_last:
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
             nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
-
-
-class Flatten(nn.Module):
-    """[*, C, H, W] images to [*, C H W] vectors in [-1, 1] centred, for an MLP encoder."""
-
-    def forward(self, x: Float[Tensor, "*batch C H W"]) -> Float[Tensor, "*batch D"]:
-        return 2 * x.flatten(-3) - 1

@@ -103,7 +103,7 @@ def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span
     if not gains:
         return []
     said = listed([f"{number(gain, 2)} for {title}" for gain, title in gains])
-    return [f" It exceeds the ELBO by (nats) {said}."]
+    return [f" {iwae.upper()} exceeds the ELBO by (nats) {said}."]
 
 
 def _same_images(a: Summary, b: Summary) -> bool:

@@ -64,15 +64,18 @@ def likelihood(study: Study) -> Path | None:
     if not metrics:
         return None
     with rc_context(STYLE):
-        figure = blank(1.6 + 0.8 * len(recipes))
-        ax = axes_at(figure, (5.5, 1.3, 11.0, 0.3 + 0.8 * len(recipes)))
+        height = 0.3 + 0.8 * len(recipes)
+        figure = blank(height + 2.1)
+        ax = axes_at(figure, (5.5, 1.3, 10.8, height))
         for k, metric in enumerate(metrics):
             found = [study.score(r.name, metric) for r in recipes]
             _draw_intervals(ax, found, metric.upper(), "os"[k], 0.12 * (1 - 2 * k))
         ax.set_yticks(range(len(recipes)), [wrapped(label(study, r), 5.0) for r in recipes])
         ax.set_ylim(len(recipes) - 0.5, -0.5)
         ax.set_xlabel("nats (mean and 95% interval over runs)")
-        ax.legend(frameon=False, fontsize=FONT_SIZE)
+        ax.locator_params(axis="x", nbins=6)
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(metrics)}
+        ax.legend(frameon=False, fontsize=FONT_SIZE, borderaxespad=0.2, **place)
         return write(figure, study.folder / "figures", "likelihood")
 
 

@@ -76,7 +76,9 @@ CODE_LOOKS = (
 )
 CODE_ADVANCE = 6.021  # of one character of 10 pt DejaVu Sans Mono
 CODE_MARGINS = 16.0  # of the background, and between numbers and code
-TIGHTEST_TRACKING = -0.5
+TIGHTEST_TRACKING = -0.6
+# Tracking holds inside a token of the highlighted code, not from one token to the next.
+TRACKED_SHARE = 0.6
 
 
 class Press:
@@ -209,6 +211,7 @@ def _columns(shown: Sequence[Snippet]) -> dict[str, float]:
     room = TEXT_WIDTH - digits * CODE_ADVANCE - CODE_MARGINS
     # A line that is too long at the tightest tracking wraps, and need not squeeze the others.
     lengths = [len(line) for s in shown for line in s.lines]
-    longest = max((n for n in lengths if n * (CODE_ADVANCE + TIGHTEST_TRACKING) <= room), default=1)
-    tracking = min(0.0, room / longest - CODE_ADVANCE)
+    least = CODE_ADVANCE + TRACKED_SHARE * TIGHTEST_TRACKING
+    longest = max((n for n in lengths if n * least <= room), default=1)
+    tracking = min(0.0, (room / longest - CODE_ADVANCE) / TRACKED_SHARE)
     return {"number_width": digits * CODE_ADVANCE, "tracking": tracking}

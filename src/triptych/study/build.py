@@ -9,7 +9,7 @@ from triptych.ddpm import DDPM
 from triptych.flows.flow import Flow, coupling_flow
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.likelihoods import Bernoulli
-from triptych.nets.mlp import MLP, Flatten
+from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
@@ -46,7 +46,7 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
 
 def _vae(config: VAEConfig, shape: Shape) -> VAE:
     M, D = config.latent_dim, math.prod(shape)
-    encoder = nn.Sequential(Flatten(), MLP([D, *config.hidden, 2 * M]))
+    encoder = nn.Sequential(nn.Flatten(-3), MLP([D, *config.hidden, 2 * M]))
     decoder = MLP([M, *config.hidden[::-1], D])
     prior = PRIORS[config.prior](config)
     posterior, likelihood = DiagonalGaussian(encoder, M), Bernoulli(decoder, shape)

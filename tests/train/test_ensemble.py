@@ -1,0 +1,104 @@
+"""Seeds side by side compute what separate runs compute."""
+
+import json
+
+import pytest
+import torch
+from toys import MODELS, built, training_data
+
+from triptych.train import checkpoint
+from triptych.train.ensemble import Ensemble
+from triptych.train.fit import fit
+from triptych.train.order import TrainConfig
+
+SEEDS = [3, 4, 5]
+# The clip is so low that each seed's gradient is scaled by a factor of its own.
+CONFIG = TrainConfig(epochs=2, batch_size=8, lr=1e-2, clip=0.5, bf16=False)
+
+
+def trained(name, seeds, folder):
+    folders = [folder / f"seed-{s}" for s in seeds]
+    data = training_data(MODELS[name][1])
+    assert fit([built(name, s) for s in seeds], seeds, folders, data, CONFIG) == []
+    return [checkpoint.load(f) for f in folders]
+
+
+def log(folder, seed):
+    lines = (folder / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+    return [
+        (m["step"], m.get("loss", m.get("validation"))) for m in (json.loads(x) for x in lines)
+    ]
+
+
+def assert_close(a, b):
+    for part in checkpoint.FILES:
+        ours, theirs = getattr(a, part), getattr(b, part)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-7, atol=1e-9)
+    assert a.loop["step"] == b.loop["step"]
+    assert a.loop["seed"] == b.loop["seed"]
+    assert a.loop["best"] == pytest.approx(b.loop["best"], rel=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", MODELS)
+def test_stacked_seeds_equal_separate_ones(name, tmp_path):
+    together = trained(name, SEEDS, tmp_path / "together")
+    for seed, stacked in zip(SEEDS, together, strict=True):
+        (alone,) = trained(name, [seed], tmp_path / "apart")
+        assert_close(stacked, alone)
+        for (i, x), (j, y) in zip(
+            log(tmp_path / "together", seed), log(tmp_path / "apart", seed), strict=True
+        ):
+            assert i == j
+            assert x == pytest.approx(y, rel=1e-9)
+    weights = [torch.cat([v.flatten() for v in c.model.values()]) for c in together]
+    assert (weights[0] - weights[1]).abs().max() > 1e-3
+
+
+def test_a_stacks_checkpoint_is_a_state_dict_of_the_model(tmp_path):
+    """Persistent buffers, such as a rotation's permutation, belong to each seed."""
+    saved = trained("pixelflow", SEEDS[:2], tmp_path)
+    for part in ("model", "ema", "best"):
+        built("pixelflow").load_state_dict(getattr(saved[0], part))
+    initial = [built("pixelflow", s).state_dict() for s in SEEDS[:2]]
+    for name, value in built("pixelflow").named_buffers():
+        if name in initial[0]:
+            for s in (0, 1):
+                assert torch.equal(saved[s].model[name], initial[s][name]), name
+            assert value.shape == saved[0].model[name].shape
+
+
+def test_each_seeds_gradient_is_clipped_by_its_own_norm():
+    models = [built("vae-gaussian", s) for s in SEEDS]
+    ensemble = Ensemble(models)
+    factors = torch.tensor([1e-3, 1.0, 50.0])
+    for p in ensemble.parameters:
+        p.grad = torch.ones_like(p) * factors.view(-1, *[1] * (p.dim() - 1))
+    count = sum(p.numel() for p in models[0].parameters())
+    norms = ensemble.clip_grad_norm_(2.0)
+    torch.testing.assert_close(norms, factors * count**0.5)
+    after = torch.stack([p.grad.flatten(1).norm(dim=1) for p in ensemble.parameters]).norm(dim=0)
+    torch.testing.assert_close(after, norms.clamp(max=2.0), rtol=1e-5, atol=1e-5)
+
+
+def test_one_seed_is_clipped_as_it_would_be_in_a_stack():
+    model = built("vae-gaussian")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    Ensemble([model]).clip_grad_norm_(2.0)
+    total = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert total.item() == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_other_weights_are_held_only_for_a_while(size):
+    ensemble = Ensemble([built("vae-gaussian", s) for s in range(size)])
+    before = [p.detach().clone() for p in ensemble.parameters]
+    others = [torch.zeros_like(p) for p in ensemble.parameters]
+    with pytest.raises(ZeroDivisionError), ensemble.holding(others):
+        assert all((p == 0).all() for p in ensemble.parameters)
+        raise ZeroDivisionError
+    for p, b in zip(ensemble.parameters, before, strict=True):
+        assert torch.equal(p, b)

@@ -1,0 +1,163 @@
+import json
+import math
+
+import pytest
+import torch
+from toys import MODELS, built, images, tiny_vae, training_data
+from torch import nn
+
+from triptych.train import checkpoint
+from triptych.train.fit import fit
+from triptych.train.order import TrainConfig
+from triptych.train.trainer import Run, Trainer, TrainingData
+
+QUICK = TrainConfig(epochs=3, batch_size=8, lr=1e-2, bf16=False)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Point(nn.Module):
+    """One weight pulled to a target; its loss is one image's squared distance."""
+
+    def __init__(self, start=0.0, target=1.0):
+        super().__init__()
+        self.w, self.target = nn.Parameter(torch.full((3,), start)), target
+
+    def loss(self, x, noise):
+        return (self.w - self.target).square().sum() + 0 * x.flatten(1).sum(1)
+
+    def noise(self, n, generator):
+        return torch.zeros(n)
+
+    def terms(self, x, noise):
+        return {"distance": self.loss(x, noise)}
+
+    def sample(self, n, generator):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_lowers_the_loss_of_every_model(name, tmp_path):
+    data = training_data(MODELS[name][1], n=32)
+    data = TrainingData(data.images, data.images, data.view, data.levels)
+    model = built(name)
+    trainer = Trainer([model], [Run(0, tmp_path)], data, QUICK)
+    before = trainer.validate()[0]
+    config = TrainConfig(epochs=10, batch_size=8, lr=1e-2, bf16=False)
+    assert fit([model], [0], [tmp_path], data, config) == []
+    validations = [m["validation"] for m in metrics(tmp_path) if "validation" in m]
+    assert len(validations) == 10
+    assert validations[-1] < before - 0.01 * abs(before)
+
+
+def test_each_epoch_shows_the_model_every_image_once(tmp_path):
+    n, batch, seen = 23, 5, []
+    numbered = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, 8, 8)
+
+    def view(x, levels, generator):
+        seen.extend(x[:, 0, 0, 0].tolist())
+        return x.float()
+
+    data = TrainingData(numbered, images(0), view, 256)
+    config = TrainConfig(epochs=4, batch_size=batch, bf16=False)
+    trainer = Trainer([Point()], [Run(0, tmp_path)], data, config)
+    for _ in range(trainer.steps):
+        trainer.train_step()
+    assert trainer.steps == math.ceil(4 * n / batch)
+    for epoch in range(4):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+@pytest.mark.parametrize("validation", [3, 500, 1203])
+def test_validation_is_the_mean_over_all_images(validation, tmp_path):
+    class Brightness(Point):
+        def loss(self, x, noise):
+            return x.flatten(1).mean(1)
+
+    data = training_data("raw", validation=validation)
+    trainer = Trainer([Brightness()], [Run(0, tmp_path)], data, QUICK)
+    assert trainer.validate()[0] == pytest.approx(data.validation.float().mean().item(), rel=1e-5)
+
+
+def test_validation_has_the_same_noise_every_time_and_the_averaged_weights(tmp_path):
+    trainer = Trainer([tiny_vae()], [Run(0, tmp_path)], training_data("dynamic"), QUICK)
+    first = trainer.validate()
+    assert trainer.validate() == first
+    for p in trainer.ensemble.parameters:
+        p.data += 1.0
+    assert trainer.validate() == first
+    for e in trainer.ema:
+        e += 1.0
+    assert trainer.validate() != first
+
+
+def test_the_average_leaves_the_initial_noise_behind(tmp_path):
+    config = TrainConfig(epochs=100, batch_size=8, lr=1e-6, ema=0.9999, bf16=False)
+    trainer = Trainer([Point()], [Run(0, tmp_path)], training_data(), config)
+    trainer.ema[0].fill_(1000.0)
+    for _ in range(60):
+        trainer.train_step()
+    torch.testing.assert_close(trainer.ema[0], trainer.parameters()[0], atol=1e-3, rtol=0)
+
+
+def test_the_average_is_the_average(tmp_path):
+    config = TrainConfig(epochs=100, batch_size=8, lr=0.1, ema=0.5, bf16=False)
+    trainer = Trainer([Point()], [Run(0, tmp_path)], training_data(), config)
+    expected = trainer.ema[0].clone()
+    for step in range(20):
+        trainer.train_step()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * trainer.parameters()[0]
+        torch.testing.assert_close(trainer.ema[0], expected)
+
+
+def test_the_best_weights_are_the_average_with_the_lowest_validation_loss(tmp_path, monkeypatch):
+    losses, averages = [3.0, 1.0, 2.0], []
+
+    def validate(self):
+        averages.append([e.clone() for e in self.ema])
+        return [losses[len(averages) - 1]]
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    model = tiny_vae()
+    fit([model], [0], [tmp_path], training_data(), QUICK)
+    saved = checkpoint.load(tmp_path)
+    assert saved.loop["best"] == 1.0
+    for (name, _), average in zip(model.named_parameters(), averages[1], strict=True):
+        assert torch.equal(saved.best[name], average)
+    assert not torch.equal(saved.best[name], saved.ema[name])
+
+
+def test_a_line_is_logged_for_every_quarter_of_an_epoch(tmp_path):
+    fit([tiny_vae()], [0], [tmp_path], training_data(n=64), QUICK)
+    steps = [m["step"] for m in metrics(tmp_path) if "loss" in m]
+    assert steps == list(range(2, 25, 2))
+
+
+def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
+    trainer = Trainer([tiny_vae("flow")], [Run(0, tmp_path)], training_data(), QUICK)
+    trainer.train_step()
+
+    def waits(self, *args):
+        raise AssertionError("a step read a number from the device")
+
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+            patch.setattr(torch.Tensor, name, waits)
+        trainer.train_step()
+
+
+def test_adam_sees_the_gradient_clipped_to_its_norm(tmp_path, monkeypatch):
+    for clip, expected in ((0.5, 0.5), (1e6, 2 * 3**0.5)):
+        config = TrainConfig(epochs=1, batch_size=8, clip=clip, bf16=False)
+        trainer = Trainer([Point()], [Run(0, tmp_path)], training_data(), config)
+        norms = []
+        step = trainer.optimizer.step
+        trainer.optimizer.step = lambda s=step, t=trainer, n=norms: (
+            n.append(t.ensemble.parameters[0].grad.norm().item()),
+            s(),
+        )
+        trainer.train_step()
+        assert norms == pytest.approx([expected], rel=1e-4)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
+
+from triptych.flows.multiscale import Invertible1x1
+from triptych.train.precision import networks_in_bf16
+
+
+def outputs_of(model, kind):
+    """The precisions in which the modules of a kind answer."""
+    seen = []
+    for m in model.modules():
+        if isinstance(m, kind):
+            m.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    return seen
+
+
+def test_networks_run_in_bfloat16_and_losses_do_not(g):
+    x = images(4).float()
+    for model in (tiny_vae("flow"), tiny_flow(), tiny_ddpm()):
+        seen = outputs_of(model, torch.nn.Linear | torch.nn.Conv2d)
+        noise = model.noise(4, g)
+        with networks_in_bf16(model, True):
+            loss = model.loss(x, noise)
+        assert seen
+        assert torch.bfloat16 in seen
+        assert loss.dtype == torch.float32
+        loss.mean().backward()
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+
+
+@torch.no_grad()
+def test_the_mixtures_matrix_products_stay_in_full_precision():
+    model, z = randomised(tiny_vae("mixture")), 3 * torch.randn(50, 2)
+    plain = model.prior.log_prob(z)
+    with networks_in_bf16(model, True):
+        assert torch.equal(model.prior.log_prob(z), plain)
+
+
+@torch.no_grad()
+def test_1x1_convolutions_stay_in_full_precision():
+    model, x = randomised(tiny_flow()), torch.randn(2, 4, 4, 4)
+    (rotation,) = (m for m in model.modules() if isinstance(m, Invertible1x1))
+    plain, log_det = rotation.inverse(x)
+    with networks_in_bf16(model, True):
+        inside, log_det_inside = rotation.inverse(x)
+    assert torch.equal(inside, plain)
+    assert torch.equal(log_det_inside, log_det)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [lambda: tiny_vae("flow"), tiny_flow, tiny_ddpm])
+def test_everything_is_as_before_afterwards(make, g):
+    model, x = randomised(make(), 0.1), images(4).float()
+    noise = model.noise(4, g)
+    before = model.loss(x, noise)
+    with networks_in_bf16(model, True):
+        assert not torch.equal(model.loss(x, noise), before)
+    assert torch.equal(model.loss(x, noise), before)
+    with pytest.raises(ZeroDivisionError), networks_in_bf16(model, True):
+        raise ZeroDivisionError
+    assert torch.equal(model.loss(x, noise), before)
+    assert not any("forward" in vars(m) for m in model.modules())
+
+
+@torch.no_grad()
+def test_switched_off_it_changes_nothing(g):
+    model, x = tiny_vae(), images(4).float() / 16
+    noise = model.noise(4, g)
+    before = model.loss(x, noise)
+    with networks_in_bf16(model, False):
+        assert torch.equal(model.loss(x, noise), before)
+
+
+@torch.no_grad()
+def test_bfloat16_moves_the_bounds_only_a_little(g):
+    for model in (tiny_vae("flow"), tiny_flow()):
+        x = images(20).float() / (1 if model.__class__.__name__ == "PixelFlow" else 16)
+        noise = model.noise(20, g)
+        full = model.loss(x, noise)
+        with networks_in_bf16(model, True):
+            rounded = model.loss(x, noise)
+        torch.testing.assert_close(rounded, full, rtol=0.02, atol=0)

@@ -1,0 +1,146 @@
+"""A training that stopped and went on is the training that never stopped."""
+
+import json
+import signal
+
+import pytest
+import torch
+from toys import built, training_data
+
+from triptych.protocols import UserError
+from triptych.train import checkpoint
+from triptych.train.fit import fit
+from triptych.train.order import TrainConfig
+from triptych.train.signals import StopRequested, stop_on_signals
+from triptych.train.trainer import TrainingData
+
+CONFIG = TrainConfig(epochs=4, batch_size=8, lr=1e-2, clip=1.0, bf16=False)  # 12 steps
+
+
+def assert_same(a, b):
+    """Every tensor and every remembered number of two checkpoints, bit for bit."""
+    for part in checkpoint.FILES:
+        ours, theirs = getattr(a, part), getattr(b, part)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert torch.equal(ours[name], theirs[name]), (part, name)
+    drop = {"seconds"}
+    assert {k: v for k, v in a.loop.items() if k not in drop} == {
+        k: v for k, v in b.loop.items() if k not in drop
+    }
+
+
+def lines(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def interrupting(data, step, batch=8):
+    """The same data; looking at the batch of this step sends the signal of Ctrl-C."""
+    seen = []
+
+    def view(x, levels, generator):
+        if len(x) == batch:
+            seen.append(x)
+            if len(seen) == step:
+                signal.raise_signal(signal.SIGINT)
+        return data.view(x, levels, generator)
+
+    return TrainingData(data.images, data.validation, view, data.levels)
+
+
+@pytest.mark.parametrize("name", ["vae-mixture", "pixelflow", "ddpm"])
+@pytest.mark.parametrize("step", [3, 8])
+def test_stopping_and_going_on_changes_no_bit(name, step, tmp_path):
+    data = training_data("dynamic" if name == "vae-mixture" else "raw")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit([built(name)], [5], [whole], data, CONFIG)
+    looks = step + (name == "pixelflow")  # which also looks at a batch before the first step
+    with pytest.raises(StopRequested) as stopped:
+        fit([built(name)], [5], [parts], interrupting(data, looks), CONFIG)
+    assert (stopped.value.step, stopped.value.steps) == (step, 12)
+    assert checkpoint.load(parts).loop["step"] == step
+    fit([built(name, seed=99)], [5], [parts], data, CONFIG, resume=True)
+    assert_same(checkpoint.load(whole), checkpoint.load(parts))
+    assert lines(whole) == lines(parts)
+
+
+def test_stopping_between_two_lines_of_the_log_adds_one_and_loses_none(tmp_path):
+    data, whole, parts = training_data(n=64), tmp_path / "whole", tmp_path / "parts"
+    fit([built("vae-gaussian")], [5], [whole], data, CONFIG)
+    with pytest.raises(StopRequested):
+        fit([built("vae-gaussian")], [5], [parts], interrupting(data, 5), CONFIG)
+    fit([built("vae-gaussian")], [5], [parts], data, CONFIG, resume=True)
+    assert_same(checkpoint.load(whole), checkpoint.load(parts))
+    assert lines(whole) == [line for line in lines(parts) if line["step"] != 5]
+    assert [line["step"] for line in lines(parts)].count(5) == 1
+
+
+def test_a_crash_between_checkpoints_is_made_good(tmp_path):
+    """The lines logged after the last checkpoint are written again, not twice."""
+    data, whole, parts = training_data(), tmp_path / "whole", tmp_path / "parts"
+    fit([built("vae-flow")], [0], [whole], data, CONFIG)
+    with pytest.raises(StopRequested):
+        fit([built("vae-flow")], [0], [parts], interrupting(data, 4), CONFIG)
+    with open(parts / "metrics.jsonl", "a") as log:
+        for step in range(5, 9):
+            log.write(json.dumps({"step": step, "loss": 0.0, "seconds": 1.0}) + "\n")
+    fit([built("vae-flow")], [0], [parts], data, CONFIG, resume=True)
+    assert_same(checkpoint.load(whole), checkpoint.load(parts))
+    assert lines(whole) == lines(parts)
+
+
+def test_a_stack_of_seeds_goes_on_as_a_stack(tmp_path):
+    data, seeds = training_data(), [0, 1]
+    whole = [tmp_path / f"whole-{s}" for s in seeds]
+    parts = [tmp_path / f"parts-{s}" for s in seeds]
+    models = lambda: [built("vae-gaussian", s) for s in seeds]  # noqa: E731
+    fit(models(), seeds, whole, data, CONFIG)
+    with pytest.raises(StopRequested):
+        fit(models(), seeds, parts, interrupting(data, 9), CONFIG)
+    fit(models(), seeds, parts, data, CONFIG, resume=True)
+    for a, b in zip(whole, parts, strict=True):
+        assert_same(checkpoint.load(a), checkpoint.load(b))
+
+
+def test_going_on_with_a_finished_training_changes_nothing(tmp_path):
+    data = training_data()
+    fit([built("vae-gaussian")], [0], [tmp_path], data, CONFIG)
+    before, logged = checkpoint.load(tmp_path), lines(tmp_path)
+    fit([built("vae-gaussian")], [0], [tmp_path], data, CONFIG, resume=True)
+    assert_same(before, checkpoint.load(tmp_path))
+    assert lines(tmp_path) == logged
+
+
+def test_ctrl_c_in_the_last_step_still_finishes(tmp_path):
+    assert fit([built("vae-gaussian")], [0], [tmp_path], interrupting(training_data(), 12), CONFIG) == []
+    assert checkpoint.load(tmp_path).loop["step"] == 12
+
+
+def test_a_signal_during_the_progress_display_is_heard(tmp_path):
+    def progress(said):
+        if said.step >= 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StopRequested, match="stopped at step 6 of 12; everything is saved"):
+        fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG, progress=progress)
+    assert checkpoint.exists(tmp_path)
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_restored():
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signals():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_going_on_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG, resume=True)
