@@ -12,7 +12,7 @@ from triptych.ddpm import DDPM
 from triptych.flows.flow import Flow, coupling_flow
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.likelihoods import Bernoulli
-from triptych.nets.mlp import MLP, Flatten
+from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
@@ -45,7 +45,7 @@ def prior_named(name: str, dim: int = 2) -> Density:
 
 def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> VAE:
     D = math.prod(shape)
-    encoder = nn.Sequential(Flatten(), MLP([D, 8, 2 * dim]))
+    encoder = nn.Sequential(nn.Flatten(-3), MLP([D, 8, 2 * dim]))
     posterior = DiagonalGaussian(encoder, dim)
     return VAE(prior_named(prior, dim), posterior, Bernoulli(MLP([dim, 8, D]), shape))
 

@@ -64,6 +64,7 @@ def test_regions_wider_than_the_panel_stay_inside_it(folder):
     row = panel_row(study, 4.7)
     path = prior_posterior(study)
     assert row is not None
+    assert path is not None
     left, right = row.lefts[0], row.lefts[-1] + row.side
     with pdfplumber.open(path) as pdf:
         for curve in pdf.pages[0].curves:

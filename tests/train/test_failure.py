@@ -38,10 +38,11 @@ class Fuse(nn.Module):
 
 
 class SteepFuse(Fuse):
-    """The loss stays finite where its gradient is not: a root at zero."""
+    """The loss stays finite where its gradient is not: a root that `where` only hides."""
 
     def terms(self, x, noise):
-        return super().terms(x, noise) | {"fuse": self.left.clamp(min=0).sqrt().expand(len(x))}
+        hidden = torch.where(self.left > 0, self.left.sqrt(), 0.0)
+        return super().terms(x, noise) | {"fuse": hidden.expand(len(x))}
 
 
 def fuse(left, seed=0, kind=Fuse):

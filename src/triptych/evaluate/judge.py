@@ -41,6 +41,7 @@ SAMPLES_SHOWN = 64
 class Evaluation:
     """How to judge: what of the protocol a user may choose."""
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
     importance_samples: Annotated[int, Ge(1), Le(1_000_000)] = 1000
     """K of IWAE-K."""
     importance_images: Annotated[int, Ge(2)] = 10_000

@@ -120,6 +120,8 @@ def from_toml(path: Path) -> Study:
     asked: _File = validated(_File, plain, str(path))
     dataset = checked_dataset(asked.dataset)
     seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
     recipes = [_derived(row, dataset, path) for row in asked.recipe]
     names = [r.name for r in recipes]
     if len(set(names)) < len(names):

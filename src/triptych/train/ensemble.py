@@ -52,7 +52,7 @@ class Ensemble:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.size == 1:
             return nn.utils.clip_grad_norm_(self.parameters, max_norm)[None]
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
+        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in grads]).norm(dim=0)
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for g in grads:
             g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))

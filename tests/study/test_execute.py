@@ -1,0 +1,165 @@
+"""A study is run once: what is there stays, what is missing is made, what failed is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from triptych.evaluate.judge import Evaluation
+from triptych.protocols import UserError
+from triptych.study import run as run_module
+from triptych.study.execute import device_named, execute
+from triptych.study.grid import Plan, Study
+from triptych.study.local import Place
+from triptych.study.recipes import override, recipes_for
+from triptych.study.store import RunFolder
+from triptych.train.signals import StopRequested
+
+PLACE = Place("digits", None, None, torch.device("cpu"))
+QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=30)
+
+
+def study(lr=0.01, seeds=(0, 1), names=("a", "b")):
+    base = recipes_for("digits")["vae-gaussian"]
+    recipes = [override(base, name=n, hidden=[8], epochs=0.3, lr=lr) for n in names]
+    return Study("tiny", "digits", tuple(Plan(r, seeds) for r in recipes), QUICK)
+
+
+def go(asked, folder, workers=1):
+    return execute(asked, folder, PLACE, lambda job, said: None, workers).results
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The seeds of every training that is begun, and the data that it is given."""
+    begun, fit = [], run_module.fit
+
+    def recording(models, seeds, folders, data, *rest):
+        begun.append((folders[0].parent.name, *seeds, data))
+        return fit(models, seeds, folders, data, *rest)
+
+    monkeypatch.setattr(run_module, "fit", recording)
+    return begun
+
+
+def test_a_study_trains_every_recipe_with_every_seed(tmp_path, fits):
+    found = go(study(), tmp_path)
+    assert sorted(f[:2] for f in fits) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    elbo = next(r for r in found["scores"] if r["metric"] == "elbo" and r["model"] == "a")
+    assert elbo["seeds"] == [0, 1]
+    assert elbo["values"][0] != elbo["values"][1]
+    assert elbo["protocol"]["split"] == "test"
+    assert found["failures"] == []
+    assert {d["metric"] for d in found["differences"]} >= {"elbo", "iwae-3"}
+    written = {p.name for p in (tmp_path / "a" / "seed-0").iterdir()}
+    assert written >= {"config.json", "manifest.json", "metrics.jsonl", "checkpoint", "scores.json"}
+
+
+def test_a_finished_run_is_never_trained_or_judged_again(tmp_path, fits):
+    first = go(study(), tmp_path)
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/seed-*/**/*") if p.is_file()}
+    assert len(files) > 20
+    fits.clear()
+    assert go(study(), tmp_path) == first
+    assert fits == []
+    assert files == {p: p.stat().st_mtime_ns for p in files}
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path, fits, monkeypatch):
+    whole = go(study(), tmp_path / "whole")
+    fits.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fit", stopping_at("b", 0, run_module.fit))
+        with pytest.raises(StopRequested):
+            go(study(), tmp_path / "parts")
+    done = [f[:2] for f in fits]
+    assert ("b", 0) not in done
+    fits.clear()
+    assert go(study(), tmp_path / "parts") == whole
+    assert not {f[:2] for f in fits} & set(done)
+
+
+def stopping_at(model, seed, fit):
+    def stop(models, seeds, folders, *rest):
+        if (folders[0].parent.name, seeds[0]) == (model, seed):
+            raise StopRequested(0, 10)
+        return fit(models, seeds, folders, *rest)
+
+    return stop
+
+
+def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
+    go(study(), tmp_path)
+    fits.clear()
+    for other in (study(lr=0.02), study(seeds=(0, 1, 2)), study(names=("a",))):
+        with pytest.raises(UserError, match="holds a study that was asked for differently"):
+            go(other, tmp_path)
+    assert fits == []
+
+
+def test_a_seed_that_failed_is_reported_and_not_skipped(tmp_path, fits):
+    RunFolder(tmp_path / "a" / "seed-1").write_failure("log_px was not finite at step 3")
+    found = go(study(), tmp_path)
+    assert found["failures"] == [
+        {"model": "a", "seed": 1, "reason": "log_px was not finite at step 3"}
+    ]
+    elbo = next(r for r in found["scores"] if r["metric"] == "elbo" and r["model"] == "a")
+    assert elbo["seeds"] == [0]
+    assert ("a", 1) not in [f[:2] for f in fits]
+
+
+def test_training_and_selection_never_see_the_test_images(tmp_path, fits, digits):
+    go(study(seeds=(0,), names=("a",)), tmp_path)
+    ((*_, data),) = fits
+    assert torch.equal(data.images, digits.train_images)
+    assert torch.equal(data.validation, digits.validation_images)
+    test = {tuple(row) for row in digits.test_images.flatten(1).tolist()}
+    seen = torch.cat([data.images, data.validation]).flatten(1).tolist()
+    # A few digits are written alike; most of a test set is not.
+    assert sum(tuple(row) in test for row in seen) < 5
+
+
+def test_processes_do_the_same_and_a_job_that_breaks_stops_no_other(tmp_path):
+    whole = go(study(seeds=(0,)), tmp_path / "here")
+    (tmp_path / "there" / "b" / "seed-0").mkdir(parents=True)
+    (tmp_path / "there" / "b" / "seed-0" / "config.json").write_text("{}")
+    found = go(study(seeds=(0,)), tmp_path / "there", workers=2)
+    assert found["scores"] == [r for r in whole["scores"] if r["model"] == "a"]
+    ((model, seed, reason),) = (f.values() for f in found["failures"])
+    assert (model, seed) == ("b", 0)
+    assert "trained with other settings" in reason
+
+
+def test_scores_are_those_of_the_averaged_weights_that_were_best_on_validation(tmp_path, digits):
+    go(study(seeds=(0,), names=("a",)), tmp_path)
+    from triptych.study.run import trained_model
+    from triptych.train import checkpoint
+
+    folder = RunFolder(tmp_path / "a" / "seed-0")
+    best = checkpoint.load(folder.path).best
+    torch.testing.assert_close(trained_model(folder, digits).state_dict(), best)
+
+
+def test_devices_that_are_not_here_are_refused():
+    assert device_named("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cuda is not available here"):
+            device_named("cuda")
+
+
+def test_other_seeds_have_other_weights_and_the_same_seed_the_same(digits):
+    recipe = study().plans[0].recipe
+    weights = [
+        torch.cat([p.flatten() for p in run_module.new_model(recipe, s, digits).parameters()])
+        for s in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_nothing_is_pickled(tmp_path):
+    go(study(seeds=(0,), names=("a",)), tmp_path)
+    suffixes = {p.suffix for p in Path(tmp_path).rglob("*") if p.is_file()}
+    assert suffixes <= {".json", ".jsonl", ".safetensors", ".npz"}

@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+
+from triptych.evaluate.judge import Judgement
+from triptych.protocols import Score, UserError
+from triptych.study.recipes import override, recipes_for
+from triptych.study.store import RunFolder, manifest, read_json
+from triptych.train import checkpoint
+from triptych.train.checkpoint import Checkpoint
+
+RECIPE = recipes_for("digits")["vae-mixture"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "vae-mixture" / "seed-3")
+
+
+def test_scores_and_arrays_come_back_as_they_were_written(folder):
+    scores = [
+        Score("elbo", -80.123456789, "nats", 0.01, {"n": 5, "dataset": "digits"}),
+        Score("fid", 4.0, "", None, {"floor": 1.5}),
+    ]
+    arrays = {"latent": {"prior": np.arange(6.0).reshape(3, 2)}}
+    folder.path.mkdir(parents=True)
+    assert not folder.finished
+    folder.write_judgement(Judgement(scores, arrays))
+    assert folder.finished
+    assert folder.scores() == scores
+    with np.load(folder.path / "latent.npz", allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["prior"], arrays["latent"]["prior"])
+
+
+def test_scores_are_written_last(folder, monkeypatch):
+    """A crash while the arrays are written must not leave a run that looks finished."""
+    folder.path.mkdir(parents=True)
+
+    def full(*args, **kwargs):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError):
+        folder.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}))
+    assert not folder.finished
+
+
+def test_a_run_rebuilds_its_recipe_from_its_config(folder):
+    recipe = override(RECIPE, components=7, hidden=(16, 8), epochs=2.5)
+    folder.claim(recipe, "digits", 3)
+    assert folder.config() == (recipe, "digits", 3)
+
+
+def test_a_folder_of_other_settings_is_refused(folder):
+    folder.claim(RECIPE, "digits", 3)
+    folder.claim(RECIPE, "digits", 3)
+    for recipe, dataset, seed in (
+        (override(RECIPE, lr=0.5), "digits", 3),
+        (RECIPE, "mnist", 3),
+        (RECIPE, "digits", 4),
+    ):
+        with pytest.raises(UserError, match="trained with other settings"):
+            folder.claim(recipe, dataset, seed)
+
+
+def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
+    folder.ready(resume=False)
+    with pytest.raises(UserError, match="leave out --resume"):
+        folder.ready(resume=True)
+    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}))
+    folder.ready(resume=True)
+    with pytest.raises(UserError, match="go on with --resume"):
+        folder.ready(resume=False)
+
+
+def test_failures_keep_their_reason(folder):
+    assert folder.failure() is None
+    folder.write_failure("log_pz was not finite at step 7")
+    assert folder.failure() == "log_pz was not finite at step 7"
+    assert not folder.finished
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"recipe": {"name": "x"}}', '{"recipe": 1}', "{}"])
+def test_configs_that_are_not_are_one_sentence(folder, text):
+    folder.path.mkdir(parents=True)
+    (folder.path / "config.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        folder.config()
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_manifest_says_what_ran_where():
+    import torch
+
+    found = manifest("abc", torch.device("cpu"), {"train": 1.26, "evaluate": 2.0})
+    assert found["data_sha256"] == "abc"
+    assert found["seconds"] == {"train": 1.3, "evaluate": 2.0}
+    assert found["libraries"]["torch"] == torch.__version__
+    assert found["peak_memory_bytes"] > 1e6
+    json.dumps(found)

@@ -1,0 +1,172 @@
+import json
+
+import pytest
+
+from triptych.protocols import UserError
+from triptych.study.build import build, describe
+from triptych.study.grid import from_toml, named_study, study_json
+from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
+
+GOOD = """
+name = "mine"
+dataset = "digits"
+seeds = [2, 5]
+[evaluation]
+importance_samples = 7
+[[recipe]]
+base = "vae-gaussian"
+name = "vae-wide"
+hidden = [32, 16]
+epochs = 3
+[[recipe]]
+base = "ddpm"
+timesteps = 20
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return path
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        from_toml(path)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+    return sentence
+
+
+def test_a_study_file_is_built_in_recipes_with_settings_of_its_own(tmp_path):
+    study = from_toml(written(tmp_path, GOOD))
+    assert (study.name, study.dataset, study.seeds) == ("mine", "digits", [2, 5])
+    assert study.evaluation.importance_samples == 7
+    wide, ddpm = (plan.recipe for plan in study.plans)
+    assert (wide.name, wide.model.hidden, wide.train.epochs) == ("vae-wide", (32, 16), 3)
+    assert ddpm.model.timesteps == 20
+    assert ddpm.train == recipes_for("digits")["ddpm"].train
+
+
+def test_a_number_of_seeds_is_so_many_from_zero(tmp_path):
+    study = from_toml(written(tmp_path, 'seeds = 4\n[[recipe]]\nbase = "vae-flow"\n'))
+    assert study.seeds == [0, 1, 2, 3]
+    assert study.name == "study"
+
+
+BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("this is not TOML", "not a TOML file"),
+        ("colour = 1\n" + BASE, "colour"),
+        ("", "recipe"),
+        ("recipe = 3", "recipe"),
+        (BASE + "hiden = [3]", "hiden"),
+        (BASE + 'epochs = "many"', "epochs"),
+        (BASE + "epochs = -1", "epochs"),
+        (BASE + "hidden = 3", "hidden"),
+        (BASE + 'prior = "uniform"', "prior"),
+        ('[[recipe]]\nbase = "gan"', "gan"),
+        ("[[recipe]]\nepochs = 3", "base"),
+        (BASE + BASE, "vae-gaussian"),
+        ('dataset = "cifar"\n' + BASE, "cifar"),
+        ("seeds = []\n" + BASE, "seeds"),
+        ("seeds = [-1]\n" + BASE, "seeds"),
+        ("seeds = 0\n" + BASE, "seeds"),
+        ('name = "../up"\n' + BASE, "name"),
+        ("[evaluation]\nimages = 0\n" + BASE, "images"),
+        ("[evaluation]\nsteps = 1\n" + BASE, "steps"),
+        ("[evaluation]\nimportance_sampels = 10\n" + BASE, "importance_sampels"),
+        (BASE + 'name = "UPPER/../x"', "name"),
+    ],
+)
+def test_every_mistake_in_a_study_file_is_one_sentence_that_names_it(tmp_path, text, named):
+    assert named in refused(written(tmp_path, text))
+
+
+def test_seeds_that_come_twice_are_refused(tmp_path):
+    """One run counted as two would halve its error."""
+    assert "seeds" in refused(written(tmp_path, "seeds = [1, 1]\n" + BASE))
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    assert "does not exist" in refused(tmp_path / "none.toml")
+    assert "not a TOML file" in refused(tmp_path)
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
+    assert "not a TOML file" in refused(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("name", ["demmo", "brief-2023", "", "study.yaml"])
+def test_studies_that_do_not_exist_are_refused(name):
+    with pytest.raises(UserError, match=r"demo, brief-2024, or a \.toml file"):
+        named_study(name, "cpu", None)
+
+
+def test_the_brief_has_three_priors_with_three_seeds_and_all_three_models():
+    study = named_study("brief-2024", "cpu", None)
+    assert study.dataset == "mnist"
+    priors = [p for p in study.plans if p.recipe.part == "A"]
+    assert [p.recipe.model.prior for p in priors] == ["gaussian", "mixture", "flow"]
+    assert all(len(p.seeds) >= 3 for p in priors)
+    assert {p.recipe.model.kind for p in study.plans if p.recipe.part == "B"} == {
+        "vae",
+        "pixelflow",
+        "ddpm",
+    }
+    views = {p.recipe.view for p in priors}
+    assert len(views) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hiden", 3), ("timesteps", 10), ("epochs", 0), ("latent_dim", 1), ("kind", "ddpm")],
+)
+def test_wrong_settings_are_refused_with_what_there_is(key, value):
+    with pytest.raises(UserError, match=key):
+        override(recipes_for("digits")["vae-gaussian"], **{key: value})
+
+
+def test_settings_are_found_wherever_they_live():
+    recipe = override(
+        recipes_for("digits")["vae-mixture"], name="x", view="dynamic", components=9, lr=0.1
+    )
+    assert (recipe.name, recipe.view) == ("x", "dynamic")
+    assert (recipe.model.components, recipe.train.lr) == (9, 0.1)
+
+
+def test_recipes_are_plain_data_and_back():
+    for dataset in ("digits", "mnist"):
+        for name, recipe in recipes_for(dataset).items():
+            plain = json.loads(json.dumps(to_dict(recipe)))
+            assert from_dict(plain) == recipe
+            assert recipe.name == name
+
+
+def test_a_vae_is_named_by_its_prior():
+    assert asked_recipe("vae", "digits", {"prior": "flow"}).name == "vae-flow"
+    assert asked_recipe("vae", "digits", {}).name == "vae-gaussian"
+    with pytest.raises(UserError, match="there is no recipe 'gan'"):
+        asked_recipe("gan", "digits", {})
+
+
+@pytest.mark.parametrize(("dataset", "shape"), [("digits", (1, 8, 8)), ("mnist", (1, 28, 28))])
+def test_every_recipe_can_be_built_and_described_for_its_images(dataset, shape):
+    for recipe in recipes_for(dataset).values():
+        model = build(recipe.model, shape, 17)
+        assert sum(p.numel() for p in model.parameters()) > 1000
+        assert describe(recipe.model, shape).endswith(".")
+
+
+def test_study_json_holds_the_request_resolved():
+    plain = study_json(named_study("demo", "cpu", None), (1, 8, 8), 17)
+    json.dumps(plain)
+    assert plain["schema"] == 1
+    assert plain["levels"] == 17
+    assert len(plain["recipes"]) == 6
+    for row in plain["recipes"]:
+        assert row["parameters"] > 0
+        assert len(row["seeds"]) >= 3

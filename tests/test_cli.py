@@ -1,0 +1,181 @@
+"""The command line as a user meets it: what it writes, what it says, with which exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from triptych.cli import COMMANDS, main
+from triptych.study import display
+from triptych.train import checkpoint
+
+TINY = ["--epochs", "0.2", "--batch-size", "64"]
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Nothing is written beside the user's own files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRIPTYCH_DATA", raising=False)
+
+
+def refused(capsys, *words):
+    """Exit code 2 and one line on stderr."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err + said.out
+    assert said.err.startswith("triptych: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["study", "nope"], "nope"),
+        (["study", "none.toml"], "none.toml"),
+        (["train", "gan"], "gan"),
+        (["train", "ddpm", "--latent-dim", "3"], "latent_dim"),
+        (["train", "vae", "--epochs", "-1"], "epochs"),
+        (["train", "vae", "--lr", "nan"], "lr"),
+        (["train", "vae", "--resume"], "--resume"),
+        (["train", "vae", "--seed", "-1"], "seed"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["sample", "nowhere"], "nowhere"),
+        (["sample", "nowhere", "-n", "0"], "-n 0"),
+        (["sample", "nowhere", "--out", "grid.gif"], "grid.gif"),
+        (["report", "nowhere"], "nowhere"),
+        (["train", "vae", "--device", "mps"], "mps"),
+        (["train", "vae", "--dataset", "mnist", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
+    if words[-1] == "mps":
+        import torch
+
+        if torch.backends.mps.is_available():
+            pytest.skip("this machine has one")
+    assert named in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "vae", "--resume", "False"], ["flee"]])
+def test_what_cannot_be_parsed_is_exit_code_2(words, capsys):
+    """A flag is a flag: the text "False" is no way to switch it on."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 50
+
+
+def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
+    main(["train", "vae", "--prior", "mixture", "--latent-dim", "3", *TINY, "--out", "r"])
+    run = tmp_path / "r" / "vae-mixture" / "seed-0"
+    assert f"{run.relative_to(tmp_path)}" in capsys.readouterr().out
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["model"]["latent_dim"] == 3
+    assert config["recipe"]["train"]["batch_size"] == 64
+
+    main(["evaluate", str(run), "--importance-samples", "5", "--images", "50"])
+    said = capsys.readouterr().out
+    scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
+    assert scores["iwae-5"]["protocol"] | {"n": 50, "samples": 5} == scores["iwae-5"]["protocol"]
+    assert "iwae-5" in said
+    assert "scores.json" in said
+
+    main(["sample", str(run), "-n", "9", "--out", "s.npz"])
+    with np.load("s.npz", allow_pickle=False) as loaded:
+        images = loaded["images"]
+    assert images.dtype == np.uint8
+    assert images.shape == (9, 1, 8, 8)
+    assert set(np.unique(images)) <= {0, 255}
+
+
+def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_features, tmp_path):
+    main(["train", "ddpm", "--epochs", "0.1", "--out", "r"])
+    run = tmp_path / "r" / "ddpm" / "seed-0"
+    main(["evaluate", str(run), "--images", "50", "--steps", "2"])
+    scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
+    fid = scores["fid"]["protocol"]
+    assert fid["n"] == 50
+    assert fid["feature_hash"] == digit_features.hash
+    assert (fid["sampler"], fid["steps"]) == ("ddim", 2)
+    assert 0 < fid["floor"] < scores["fid"]["value"]
+    assert scores["bpd"]["value"] > 0
+
+    for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):
+        main(["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
+             + ["--seed", str(seed), "--out", name])
+    a, b, c = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    main(["sample", str(run), "-n", "3", "--sampler", "ddim", "--steps", "2", "--out", "g.png"])
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_never_overwritten_and_goes_on_only_when_asked(capsys, tmp_path):
+    words = ["train", "vae", *TINY, "--out", "r"]
+    main(words)
+    before = (tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl").read_text()
+    assert "--resume" in refused(capsys, *words)
+    assert "other settings" in refused(capsys, *words, "--lr", "0.5", "--resume")
+    main([*words, "--resume"])
+    assert (tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl").read_text() == before
+    main([*words, "--seed", "1"])
+    assert (tmp_path / "r/vae-gaussian/seed-1/checkpoint").is_dir()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
+    words = ["train", "vae", "--epochs", "2", "--out", "r"]
+
+    def interrupt(title):
+        return lambda said: signal.raise_signal(signal.SIGINT) if said.step < 5 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(display, "bar_for", interrupt)
+        with pytest.raises(SystemExit) as left:
+            main(words)
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "everything is saved" in said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    run = tmp_path / "r/vae-gaussian/seed-0"
+    stopped_at = checkpoint.load(run).loop["step"]
+    main([*words, "--resume"])
+    loop = checkpoint.load(run).loop
+    assert stopped_at < loop["step"] == loop["steps"]
+
+
+def test_ctrl_c_reaches_a_real_process(tmp_path):
+    words = ["train", "vae", "--epochs", "1000", "--out", str(tmp_path / "r")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from triptych.cli import main; main()", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    log = tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl"
+    for _ in range(600):
+        if log.exists() and log.read_text():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "everything is saved" in said
+    assert "Traceback" not in said
+    assert 0 < checkpoint.load(log.parent).loop["step"] < 1000
