@@ -119,7 +119,7 @@ class DDPM(nn.Module):
         kl = 0.5 * (ab * x_0.square() - ab - math.log1p(-ab))
         return kl.flatten(1).sum(1)
 
-    def gaussian_term(self, x_0: Tensor, t: Int[Tensor, "B"], eps: Tensor) -> Float[Tensor, "B"]:
+    def gaussian_term(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """L_t = KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)), two Gaussians of equal variance."""
         x_t = self.diffuse(x_0, t, eps)
         mu_hat = self.mu(self.x_0_hat(x_t, t), x_t, t)

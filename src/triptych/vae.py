@@ -38,10 +38,11 @@ class VAE(nn.Module):
         self.mean_samples = mean_samples
 
     def log_weight(
-        self, x: Float[Tensor, "B C H W"], eps: Float[Tensor, "*K B M"], h: Any = None
+        self, x: Tensor, eps: Float[Tensor, "*K B M"], h: Any = None
     ) -> Float[Tensor, "*K B"]:
         """log w = log p(x|z) + log p(z) - log q(z|x) in nats, at the z that eps ~ N(0, I) gives.
 
+        x are images [B, C, H, W]; eps may hold several samples of each, K in front.
         `h = posterior.encode(x)` may be passed in, so that K samples that come in chunks share
         one run of the encoder.
         """
