@@ -26,6 +26,7 @@ def inside(tmp_path, monkeypatch):
 
 def refused(capsys, *words):
     """Exit code 2 and one line on stderr."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2
@@ -47,6 +48,7 @@ def refused(capsys, *words):
         (["train", "vae", "--lr", "nan"], "lr"),
         (["train", "vae", "--resume"], "--resume"),
         (["train", "vae", "--seed", "-1"], "seed"),
+        (["sample", "nowhere", "--seed", "-1"], "seed"),
         (["evaluate", "nowhere"], "nowhere"),
         (["sample", "nowhere"], "nowhere"),
         (["sample", "nowhere", "-n", "0"], "-n 0"),
@@ -116,13 +118,13 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_fe
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 
+    words = ["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
     for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):
-        main(["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
-             + ["--seed", str(seed), "--out", name])
+        main([*words, "--seed", str(seed), "--out", name])
     a, b, c = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-    main(["sample", str(run), "-n", "3", "--sampler", "ddim", "--steps", "2", "--out", "g.png"])
+    main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,8 +3,8 @@ import itertools
 import mpmath
 import pytest
 import torch
-from toys import SHAPE, images, randomised, tiny_ddpm
 from torch import nn
+from toys import SHAPE, images, randomised, tiny_ddpm
 
 from triptych.ddpm import DDPM, log_normal_mass
 from triptych.samplers import ddim, spaced_times

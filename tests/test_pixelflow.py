@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from toys import SHAPE, images, randomised, tiny_flow
 from torch import nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
+from toys import SHAPE, images, randomised, tiny_flow
 
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import ActNorm, Logit, MultiScale

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from toys import global_generator_untouched, prior_named, randomised
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from toys import global_generator_untouched, prior_named, randomised
 
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from toys import SHAPE, built, global_generator_untouched, images, randomised, tiny_vae
 from torch import nn
 from torch.distributions import Normal
+from toys import SHAPE, built, global_generator_untouched, images, randomised, tiny_vae
 
 from triptych.data import view
 from triptych.posteriors import DiagonalGaussian
@@ -41,7 +41,7 @@ def test_loss_is_the_negative_elbo_of_each_image(prior, g):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_weights_of_K_samples_are_K_separate_weights(prior):
+def test_weights_of_many_samples_are_separate_weights(prior):
     model, x, eps = randomised(tiny_vae(prior)), binary(3), torch.randn(4, 3, 2)
     together = model.log_weight(x, eps, model.posterior.encode(x))
     apart = torch.stack([model.log_weight(x, e) for e in eps])

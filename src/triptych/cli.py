@@ -109,6 +109,8 @@ class Train:
         from triptych.study.recipes import asked_recipe
         from triptych.study.run import Job, train
 
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
         names = ("prior", "latent_dim", "epochs", "batch_size", "lr")
         asked = {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
@@ -185,6 +187,8 @@ class Sample:
         from triptych.study.store import RunFolder
         from triptych.train.order import generator_for
 
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} cannot be used; choose 0 or more")
         if self.n < 1 or self.out.suffix not in (".png", ".npz"):
             raise UserError(
                 f"-n {self.n} --out {self.out} cannot be done; ask for at least 1 image and for a "

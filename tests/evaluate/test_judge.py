@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toys import built
 from torch import nn
+from toys import built
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.frechet import frechet_distance, moments
@@ -125,7 +125,9 @@ def test_all_the_test_images_are_used_when_as_many_are_asked_for(digits):
 def test_a_second_judgement_is_the_same(digits):
     first, second = (judge(built("vae-mixture"), digits, "dynamic", QUICK, 3) for _ in range(2))
     assert first.scores == second.scores
-    np.testing.assert_array_equal(first.arrays["latent"]["posterior"], second.arrays["latent"]["posterior"])
+    np.testing.assert_array_equal(
+        first.arrays["latent"]["posterior"], second.arrays["latent"]["posterior"]
+    )
 
 
 def test_bits_per_dimension_have_the_right_sign_and_size(digits):

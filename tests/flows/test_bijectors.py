@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from toys import randomised
 from torch.autograd.functional import jacobian
+from toys import randomised
 
 from triptych.flows.coupling import AffineCoupling
 from triptych.flows.flow import Flow, coupling_flow

@@ -116,7 +116,7 @@ def test_the_monte_carlo_errors_are_those_of_repeated_estimates(g):
 
 
 @pytest.mark.parametrize("K", [1, 7, 1000])
-def test_exactly_K_samples_are_used_whatever_the_chunk(K, g, monkeypatch):
+def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monkeypatch):
     monkeypatch.setattr(likelihood, "ROWS", 30)  # 7 samples of 4 images at a time
     model, exact = problem()
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import training_data
 from torch import nn
+from toys import training_data
 
 from triptych.train import checkpoint
 from triptych.train.failure import Failure

@@ -3,8 +3,8 @@ import math
 
 import pytest
 import torch
-from toys import MODELS, built, images, tiny_vae, training_data
 from torch import nn
+from toys import MODELS, built, images, tiny_vae, training_data
 
 from triptych.train import checkpoint
 from triptych.train.fit import fit

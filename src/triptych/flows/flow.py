@@ -7,7 +7,6 @@ arXiv:1505.05770).
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from triptych.flows.coupling import AffineCoupling
@@ -45,22 +44,16 @@ class Flow(nn.Module):
 
 
 def coupling_flow(base: Density, dim: int, layers: int, hidden: Sequence[int]) -> Flow:
-    """The flow prior: `layers` masked affine couplings, all of which start as the identity."""
+    """The flow prior: `layers` affine couplings whose masks alternate odd and even coordinates.
+
+    Two layers in a row touch every coordinate. All of them start as the identity, so training
+    starts from the base density.
+    """
     if dim < 2 or layers < 2:
         raise ValueError(f"a coupling flow needs dim >= 2 and layers >= 2, not {dim} and {layers}")
-    masks = alternating_masks(dim, layers)
+    even = torch.arange(dim) % 2 == 0
+    masks = [even if i % 2 == 0 else ~even for i in range(layers)]
     return Flow(base, [AffineCoupling(m, _net(m, hidden)) for m in masks])
-
-
-def alternating_masks(dim: int, layers: int) -> list[Bool[Tensor, "D"]]:
-    """Masks in pairs of opposites, so that any two layers 2i, 2i + 1 touch every coordinate.
-
-    Pair i splits by bit i of the coordinate's index: odd from even, then in runs of two, of four,
-    and so on in turn. Each two coordinates differ in some bit, so each comes to condition the
-    other; with one split for all pairs half of them never would directly.
-    """
-    index, bits = torch.arange(dim), (dim - 1).bit_length()
-    return [(index >> (i // 2 % bits)) % 2 == i % 2 for i in range(layers)]
 
 
 def _net(mask: Tensor, hidden: Sequence[int]) -> MLP:

@@ -37,15 +37,16 @@ class RunFolder:
 
     def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
         """Write config.json, or refuse if the folder belongs to another configuration."""
-        wanted = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
         target = self.path / "config.json"
-        if not target.exists():
-            write_text(target, pretty(wanted))
-        elif read_json(target) != wanted:
-            raise UserError(
-                f"{self.path} was trained with other settings (see its config.json); delete that "
-                f"folder, or give the study another name"
-            )
+        if target.exists():
+            if self.config() != (recipe, dataset, seed):
+                raise UserError(
+                    f"{self.path} was trained with other settings (see its config.json); delete "
+                    f"that folder, or give the study another name"
+                )
+            return
+        plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
+        write_text(target, pretty(plain))
 
     def ready(self, resume: bool) -> None:
         """Refuse to overwrite a run, or to go on with one that never began."""
