@@ -7,7 +7,7 @@ from torch.func import jacrev
 from toys import randomised
 
 from triptych.flows.coupling import AffineCoupling
-from triptych.flows.flow import alternating_masks, coupling_flow
+from triptych.flows.flow import coupling_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
 from triptych.nets.mlp import MLP
 from triptych.priors.gaussian import StandardGaussian
@@ -74,14 +74,6 @@ def test_alternating_masks_touch_every_coordinate(dim):
     assert (x != z).all()
     first, second = flow.bijectors
     assert sorted([*first.b.tolist(), *second.b.tolist()]) == list(range(dim))
-
-
-@pytest.mark.parametrize("dim", [2, 3, 5, 8, 32])
-def test_masks_come_in_opposite_pairs_and_part_any_two_coordinates(dim):
-    masks = torch.stack(alternating_masks(dim, 2 * (dim - 1).bit_length()))
-    assert torch.equal(masks[::2], ~masks[1::2])
-    for i, j in itertools.combinations(range(dim), 2):
-        assert (masks[:, i] != masks[:, j]).any()
 
 
 def test_no_pixel_is_left_linear_by_the_image_couplings():
