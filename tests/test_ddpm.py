@@ -289,6 +289,13 @@ def test_log_normal_mass_is_exact_in_both_tails(lower, upper):
     assert ours.item() == pytest.approx(exact_log_mass(lower, upper), rel=1e-9)
 
 
+@pytest.mark.parametrize(("lower", "upper"), [(20, 21), (-21, -20), (60, 60.5), (1.5, 1.6)])
+def test_log_normal_mass_keeps_its_precision_in_single_precision(lower, upper):
+    ours = log_normal_mass(torch.tensor(float(lower)), torch.tensor(float(upper)))
+    assert ours.dtype == torch.float32
+    assert ours.item() == pytest.approx(exact_log_mass(lower, upper), rel=1e-4)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("mu", [-3.0, -1.0, -0.2, 0.37, 1.0, 2.5])

@@ -77,8 +77,9 @@ def test_each_term_has_its_exact_mean(schedule, g):
     assert close_to(model.last_term(x_0, eps), L_0)
 
 
-def test_the_bound_has_its_exact_mean(g):
-    model, beta = optimal(20)
+@pytest.mark.parametrize("T", [3, 20])
+def test_the_bound_has_its_exact_mean(T, g):
+    model, beta = optimal(T)
     L_T, L_t, L_0 = exact_terms(beta)
     estimate = ddpm_bound(model, levels_of_data(3_000, g), 4, g)
     total = -(L_T + L_t.sum().item() + L_0)

@@ -34,7 +34,7 @@ class VAEConfig:
     """Components of the mixture prior."""
     couplings: Annotated[int, Field(ge=2, le=256)] = 8
     """Coupling layers of the flow prior."""
-    coupling_hidden: Widths = (256, 256)
+    coupling_hidden: Widths = (64, 64)
     mean_samples: bool = False
     """Show E[x|z] instead of drawing pixels: for the dynamic view of grey images."""
 
