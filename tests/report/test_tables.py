@@ -130,3 +130,14 @@ def test_a_model_without_scores_keeps_its_row(folder):
     table = likelihood_table(read_study(folder))
     assert table is not None
     assert table.rows[2][1:] == ["\u2013"] * 5
+
+
+def test_a_bound_on_fewer_images_says_so_beside_the_table(folder):
+    before = str(likelihood_table(read_study(folder)).caption)
+    assert "on the first" not in before
+    for model in ("vae-gaussian", "vae-mixture", "vae-flow"):
+        change_protocol(folder, model, "iwae-1000", n=1000)
+    caption = str(likelihood_table(read_study(folder)).caption)
+    assert "IWAE-1000 on the first 1\N{NARROW NO-BREAK SPACE}000" in caption.replace(
+        "\\u202f", "\u202f"
+    )

@@ -169,8 +169,11 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     if "energy-distance" in columns:
         text += "; null: the energy distance's 95% level when q(z) = p(z)"
     spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
-    if any(metric.startswith("iwae-") for metric in columns):
-        spans += ["; IWAE: ", {"cite": "burda2016"}]
+    for metric, column in columns.items():
+        if metric.startswith("iwae-"):
+            own = next(iter(column.values())).protocol
+            where = "" if own.get("n") == protocol.get("n") else f" on the first {count(own['n'])}"
+            spans += [f"; {metric.upper()}{where}: ", {"cite": "burda2016"}]
     return [*spans, "."]
 
 
