@@ -105,7 +105,7 @@ def mnist_recipes() -> list[Recipe]:
     ddpm = TrainConfig(epochs=7, batch_size=64, lr=1e-3, clip=1.0)
     return [
         *_part_a(32, (512, 512), TrainConfig()),
-        Recipe("vae-grey", "VAE", "B", "dynamic", vae),
+        Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
     ]
