@@ -181,3 +181,13 @@ def test_ctrl_c_reaches_a_real_process(tmp_path):
     assert "everything is saved" in said
     assert "Traceback" not in said
     assert 0 < checkpoint.load(log.parent).loop["step"] < 1000
+
+
+def test_a_run_that_fails_says_what_is_saved_and_exits_with_1(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "pixelflow", "--lr", "10", "--epochs", "8"])
+    assert left.value.code == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("triptych: ")
+    assert "not finite" in said
+    assert "--lr" in said

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from triptych.protocols import UserError
+from triptych.protocols import RunFailed, UserError
 
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
@@ -120,7 +120,10 @@ class Train:
         folder.ready(self.resume)
         train(job, data, progress=bar_for(recipe.name))
         if (reason := folder.failure()) is not None:
-            raise RuntimeError(f"{folder.path}: {reason}")
+            raise RunFailed(
+                f"{folder.path}: {reason}; checkpoint/ holds the weights before that step; train "
+                f"again with a lower --lr and another --out"
+            )
         print(f"wrote {folder.path}; judge it with: triptych evaluate {folder.path}")
 
 
@@ -294,6 +297,8 @@ def main(words: Sequence[str] | None = None) -> None:
         command.run()
     except UserError as error:
         sys.exit(_say(2, f"triptych: {error}"))
+    except RunFailed as error:
+        sys.exit(_say(1, f"triptych: {error}"))
     except KeyboardInterrupt:
         sys.exit(_say(1, "triptych: stopped; the same command goes on from the last checkpoint"))
     except Exception as error:

@@ -11,6 +11,9 @@ from toys import built
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import Evaluation, judge, sampler
+from triptych.flows.flow import Flow
+from triptych.flows.multiscale import Logit
+from triptych.priors.gaussian import StandardGaussian
 from triptych.train.order import generator_for
 
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
@@ -57,10 +60,13 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
         assert scores["iwae-3"].protocol["samples"] == 3
         assert scores["elbo"].protocol["view"] == "dynamic"
         assert "null95" in scores["energy-distance"].protocol
+    if kind == "pixelflow":
+        expected |= {"share-outside"}
     assert set(scores) == expected
     for score in result.scores:
         assert score.protocol["dataset"] == "digits"
-        assert score.protocol["split"] == "test"
+        whence = "samples" if score.metric == "share-outside" else "test"
+        assert score.protocol["split"] == whence
         assert score.protocol["n"] == 70
         assert score.protocol["view"] in ("dynamic", "raw")
         assert np.isfinite(score.value)
@@ -149,3 +155,26 @@ def test_a_ddpm_is_sampled_as_asked():
         x = sampler(model, how, generator_for(0, 0, torch.device("cpu")))(2)
         assert times == expected
         assert x.shape == (2, 1, 8, 8)
+
+
+def test_pixels_sampled_outside_the_range_are_counted(digits):
+    score = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))["share-outside"]
+    assert 0 <= score.value <= 1
+    assert score.protocol["split"] == "samples"
+
+
+def test_pixels_beyond_the_range_are_all_counted():
+    """Far out on the base's positive side the sigmoid saturates beyond 1 by the logit's margin."""
+    model = built("pixelflow")
+    model.flow = Flow(StandardGaussian(64), [Reshape(), Logit(0.05)])
+    g = torch.Generator().manual_seed(0)
+    for value, share in ((40.0, 1.0), (0.0, 0.0), (-40.0, 1.0)):
+        model.flow.base.sample = lambda n, generator, v=value: torch.full((n, 64), v)
+        assert model.share_outside(3, g) == share
+
+
+class Reshape(nn.Module):
+    """Vectors to 8x8 images."""
+
+    def forward(self, z):
+        return z.view(-1, 1, 8, 8), torch.zeros(len(z))

@@ -84,6 +84,10 @@ def judge(
         result.arrays["latent"] = latent_arrays(model, x, data.test_labels[: how.images], g)
     else:
         result.scores.append(bpd_score(model, x, how, protocol, g))
+    if isinstance(model, PixelFlow):
+        outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
+        of_samples = protocol | {"split": "samples", "n": SAMPLES_SHOWN}
+        result.scores.append(Score("share-outside", outside, "", None, of_samples))
     draw = sampler(model, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": (255 * shown).round().byte().cpu().numpy()}
