@@ -113,10 +113,10 @@ def mnist_recipes() -> list[Recipe]:
 
 def digits_recipes() -> list[Recipe]:
     """What `demo` trains: small networks for small images, M = 2 so that all can be seen."""
-    vae = TrainConfig(epochs=200, batch_size=128, weight_decay=0.05)
+    vae = TrainConfig(epochs=150, batch_size=128, weight_decay=0.05)
     grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
-    flow = TrainConfig(epochs=120, batch_size=128, lr=3e-3, clip=500.0)
-    ddpm = TrainConfig(epochs=150, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
+    flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
+    ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
     return [
         *_part_a(2, (256, 256), vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
