@@ -43,8 +43,9 @@ class Study:
 
 
 def demo() -> Study:
-    """Everything once, small, on the embedded digits."""
-    plans = [Plan(r, (0, 1, 2)) for r in recipes_for("digits").values()]
+    """Everything, small, on the embedded digits."""
+    recipes = recipes_for("digits").values()
+    plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0, 1)) for r in recipes]
     return Study("demo", "digits", tuple(plans))
 
 
