@@ -1,5 +1,6 @@
 """Shapes are checked by beartype in every test; nothing is written outside temporary folders."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,12 @@ def digits() -> Dataset:
 def digit_features(cache: Path, digits: Dataset) -> Features:
     """The feature network of the digits, trained once by its recipe and then cached."""
     return features_for(digits)
+
+
+@pytest.fixture
+def real_mnist() -> Path:
+    """The folder with the real MNIST; skips where TRIPTYCH_DATA does not name one."""
+    folder = os.environ.get("TRIPTYCH_DATA")
+    if not folder:
+        pytest.skip("TRIPTYCH_DATA is not set")
+    return Path(folder)

@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import hashlib
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -94,12 +93,3 @@ def tiny_fashion(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
 @pytest.fixture
 def encode() -> Callable[..., bytes]:
     return idx_bytes
-
-
-@pytest.fixture
-def real_mnist() -> Path:
-    """The folder with the real MNIST; skips where TRIPTYCH_DATA does not name one."""
-    folder = os.environ.get("TRIPTYCH_DATA")
-    if not folder:
-        pytest.skip("TRIPTYCH_DATA is not set")
-    return Path(folder)

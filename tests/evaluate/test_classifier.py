@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from triptych.data import load
 from triptych.evaluate import classifier
 from triptych.evaluate.classifier import (
     CourseNet,
@@ -122,3 +123,16 @@ def test_other_networks_missing_files_and_other_sizes_are_refused(tmp_path, cour
         course_features(tmp_path / "none.pth", MNIST)
     with pytest.raises(UserError, match="needs 28x28 images, not 8x8"):
         course_features(course_file, (1, 8, 8))
+
+
+@pytest.mark.mnist
+def test_the_shipped_weights_are_as_accurate_as_their_header_says(real_mnist):
+    data = load("mnist", real_mnist)
+    features = features_for(data)
+    assert features.accuracy is not None
+    assert features.accuracy >= 0.99
+    assert classifier.accuracy(features.net, data) == pytest.approx(features.accuracy, abs=2e-4)
+
+
+def test_the_shipped_weights_are_below_a_megabyte():
+    assert len(classifier.SHIPPED.read_bytes()) < 2**20
