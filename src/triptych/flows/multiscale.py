@@ -123,6 +123,7 @@ class MultiScale(nn.Module):
             c = c // 2
 
     def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B D"], Tensor]:
+        """Image to base, halving the channels between levels; and log|det dz/dx|."""
         log_det, done = torch.zeros((), dtype=x.dtype, device=x.device), []
         for i, steps in enumerate(self.levels):
             x = nn.functional.pixel_unshuffle(x, 2)
@@ -135,6 +136,7 @@ class MultiScale(nn.Module):
         return torch.cat([*done, x.flatten(1)], 1), log_det
 
     def forward(self, z: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B C H W"], Tensor]:
+        """Base to image, the levels in reverse; and log|det dx/dz|."""
         sizes = [math.prod(s) // 2 for s in self.shapes[:-1]] + [math.prod(self.shapes[-1])]
         *done, x = z.split(sizes, 1)
         log_det = torch.zeros((), dtype=z.dtype, device=z.device)

@@ -91,6 +91,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B C H W"]:
+        """Down, middle, up; every layer's output on the way down is read once on the way up."""
         e = nn.functional.silu(self.time(t.to(x.dtype)))
         h = self.door(x)
         skips = [h]

@@ -114,6 +114,7 @@ class Trainer:
         return losses.detach()
 
     def parameters(self) -> list[Tensor]:
+        """What is being trained, out of autograd's sight."""
         return [p.detach() for p in self.ensemble.parameters]
 
     # --- validation ---
