@@ -109,12 +109,12 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
 def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_features, tmp_path):
     main(["train", "ddpm", "--epochs", "0.1", "--out", "r"])
     run = tmp_path / "r" / "ddpm" / "seed-0"
-    main(["evaluate", str(run), "--images", "50", "--steps", "2"])
+    main(["evaluate", str(run), "--images", "50", "--steps", "2", "--eta", "0.5"])
     scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
     fid = scores["fid"]["protocol"]
     assert fid["n"] == 50
     assert fid["feature_hash"] == digit_features.hash
-    assert (fid["sampler"], fid["steps"]) == ("ddim", 2)
+    assert (fid["sampler"], fid["steps"], fid["eta"]) == ("ddim", 2, 0.5)
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 

@@ -10,7 +10,7 @@ from toys import built
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge import Evaluation, judge, sampler
+from triptych.evaluate.judge import Evaluation, judge, sampler, sampling_protocol
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian
@@ -154,6 +154,27 @@ def test_a_ddpm_is_sampled_as_asked():
         x = sampler(model, how, generator_for(0, 0, torch.device("cpu")))(2)
         assert times == expected
         assert x.shape == (2, 1, 8, 8)
+
+
+def test_eta_reaches_the_sampler():
+    def draw(eta):
+        how = Evaluation(steps=3, eta=eta)
+        return sampler(built("ddpm"), how, generator_for(0, 0, torch.device("cpu")))(2)
+
+    assert torch.equal(draw(1.0), draw(1.0))
+    assert not torch.equal(draw(0.0), draw(1.0))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (Evaluation(steps=3, eta=0.5), {"sampler": "ddim", "steps": 3, "eta": 0.5}),
+        (Evaluation(steps=50), {"sampler": "ddim", "steps": 6, "eta": 0.0}),
+        (Evaluation(sampler="ancestral", steps=3), {"sampler": "ancestral", "steps": 6}),
+    ],
+)
+def test_the_protocol_says_how_samples_were_really_drawn(how, expected):
+    assert sampling_protocol(built("ddpm"), how) == expected
 
 
 def test_pixels_sampled_outside_the_range_are_counted(digits):

@@ -156,7 +156,7 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
         ]
     _, family, bpd, fid = PIXEL[name]
     features = {"features": "classifier", "feature_hash": "ab12cd34ef", "floor": 1.08}
-    how = {"sampler": "ddim", "steps": 50} if family == "ddpm" else {}
+    how = {"sampler": "ddim", "steps": 50, "eta": 1.0} if family == "ddpm" else {}
     seen = base | {"view": "raw"}
     found = [summary(name, "fid", runs(fid, 0.2), seen | features | how)]
     if bpd is not None:

@@ -54,6 +54,8 @@ class Evaluation:
     sampler: Literal["ancestral", "ddim"] = "ddim"
     steps: Annotated[int, Ge(2)] = 50
     """Network evaluations of a DDPM's sample; ancestral sampling takes all that the chain has."""
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Noise of a DDIM step: 0 none, 1 as much as the ancestral chain's."""
 
 
 @dataclass
@@ -92,9 +94,18 @@ def judge(
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": (255 * shown).round().byte().cpu().numpy()}
     if features is not None:
-        sampling = {"sampler": how.sampler, "steps": how.steps} if isinstance(model, DDPM) else {}
+        sampling = sampling_protocol(model, how)
         result.scores.append(frechet_score(shown, draw, data, features, len(images), sampling))
     return result
+
+
+def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
+    """How the samples were drawn, where there is a choice."""
+    if not isinstance(model, DDPM):
+        return {}
+    if how.sampler == "ancestral":
+        return {"sampler": "ancestral", "steps": model.T}
+    return {"sampler": "ddim", "steps": min(how.steps, model.T), "eta": how.eta}
 
 
 def vae_scores(
@@ -172,7 +183,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     def draw(n: int) -> Tensor:
         with networks_in_bf16(model, bf16):
             if isinstance(model, DDPM) and how.sampler == "ddim":
-                return ddim(model, n, min(how.steps, model.T), g)
+                return ddim(model, n, min(how.steps, model.T), g, how.eta)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
     return draw

@@ -27,7 +27,7 @@ from triptych.report.wording import (
 # Keys in which scores of one column may differ: they describe the model's side of the
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
-    "fid": {"floor", "null95", "sampler", "steps"},
+    "fid": {"floor", "null95", "sampler", "steps", "eta"},
     "energy-distance": {"null95"},
     "bpd": {"bound", "samples", "steps", "sampler"},
 }
@@ -209,7 +209,8 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> str:
             sampler = str(protocol.get("sampler") or "")
             how = SAMPLERS.get(sampler, sampler) or "sampled"
             steps = count(int(protocol["steps"]))
-            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps")
+            noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
+            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps{noise}")
     return f" {'; '.join(said)}." if said else ""
 
 

@@ -1,0 +1,49 @@
+"""Commands about data sets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from triptych.cli.options import DataName
+
+
+@dataclass(frozen=True)
+class Data:
+    """Fetch a data set, or verify the files that are there."""
+
+    action: Positional[Literal["fetch", "verify"]]
+    """what to do"""
+    name: Positional[DataName]
+    """data set"""
+    data: Path | None = None
+    """folder to verify; else TRIPTYCH_DATA, else the cache"""
+
+    def run(self) -> None:
+        from triptych.data import fetch, verify
+
+        if self.action == "fetch":
+            print(f"wrote {fetch(self.name)}")
+        else:
+            print("\n".join(verify(self.name, self.data)))
+
+
+@dataclass(frozen=True)
+class TrainFeatures:
+    """Train a data set's feature network by its fixed recipe and write its weights."""
+
+    dataset: Positional[DataName]
+    """data set whose labels to learn"""
+    out: Path
+    """.safetensors file to write, in half precision"""
+    data: Path | None = None
+    """folder of the data files"""
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.evaluate.classifier import train_classifier, write_features
+
+        net, accuracy = train_classifier(load(self.dataset, self.data))
+        write_features(self.out, net, accuracy)
+        print(f"wrote {self.out}; accuracy on the test images {accuracy:.4f}")

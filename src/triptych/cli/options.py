@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["cpu", "cuda", "mps"]
+Preset = Literal["cpu", "gpu"]
+DataName = Literal["digits", "mnist", "fashion", "kmnist"]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Options of every command that computes."""
+
+    data: Path | None = None
+    """folder of the data files; else TRIPTYCH_DATA, else they are fetched"""
+    device: Device = "cpu"
+    """where to compute"""
+    features: Path | None = None
+    """the course's mnist_classifier.pth, to have FID on its features"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a DDPM samples, where a command draws from it."""
+
+    sampler: Literal["ancestral", "ddim"] = "ddim"
+    """how a DDPM samples"""
+    steps: int = 50
+    """network evaluations of DDIM"""
+    eta: float = 0.0
+    """noise of DDIM's steps: 0 none, 1 as much as the ancestral chain's"""

@@ -1,0 +1,136 @@
+"""Commands about one run: train it, judge it, draw from it."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from triptych.cli.options import DataName, Sampling, Where
+from triptych.protocols import RunFailed, UserError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm."""
+
+    recipe: Positional[str]
+    """name of a recipe"""
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    dataset: DataName = "digits"
+    """images to train on"""
+    out: Path = Path("runs/train")
+    """folder; the run is written to OUT/RECIPE/seed-SEED"""
+    seed: int = 0
+    """seed of weights, image order and noise"""
+    prior: Literal["gaussian", "mixture", "flow"] | None = None
+    """prior of a VAE"""
+    latent_dim: int | None = None
+    """dimensions of a VAE's latent space"""
+    epochs: float | None = None
+    """passes over the training images"""
+    batch_size: int | None = None
+    """images a step"""
+    lr: float | None = None
+    """highest learning rate"""
+    resume: bool = False
+    """go on from the run's checkpoint"""
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.study.display import bar_for
+        from triptych.study.execute import device_named
+        from triptych.study.recipes import asked_recipe
+        from triptych.study.run import Job, train
+
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
+        names = ("prior", "latent_dim", "epochs", "batch_size", "lr")
+        asked = {n: v for n in names if (v := getattr(self, n)) is not None}
+        recipe = asked_recipe(self.recipe, self.dataset, asked)
+        data = load(self.dataset, self.where.data).to(device_named(self.where.device))
+        job = Job(recipe, (self.seed,), self.out)
+        folder = job.folder(self.seed)
+        folder.ready(self.resume)
+        train(job, data, progress=bar_for(recipe.name))
+        if (reason := folder.failure()) is not None:
+            raise RunFailed(
+                f"{folder.path}: {reason}; checkpoint/ holds the weights before that step; train "
+                f"again with a lower --lr and another --out"
+            )
+        print(f"wrote {folder.path}; judge it with: triptych evaluate {folder.path}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge a trained run on the test set and write its scores.json."""
+
+    path: Positional[Path]
+    """folder of a run, STUDY/MODEL/seed-S"""
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    importance_samples: int = 1000
+    """K of the importance-weighted bound"""
+    images: int = 10_000
+    """use the first so many test images"""
+    sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.evaluate.judge import Evaluation
+        from triptych.study.execute import device_named
+        from triptych.study.recipes import validated
+        from triptych.study.run import evaluate
+        from triptych.study.store import RunFolder
+
+        asked = {"importance_samples": self.importance_samples, "images": self.images}
+        asked |= asdict(self.sampling)
+        folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
+        _, dataset, _ = folder.config()
+        data = load(dataset, self.where.data).to(device_named(self.where.device))
+        evaluate(folder, data, how, self.where.features)
+        for score in folder.scores():
+            error = f" +- {score.mc_std:.2g} (Monte Carlo)" if score.mc_std else ""
+            print(f"{score.metric:20s} {score.value:12.4f} {score.unit}{error}")
+        print(f"wrote {self.path / 'scores.json'}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a trained run, to a picture (.png) or to an array (.npz)."""
+
+    path: Positional[Path]
+    """folder of a run, STUDY/MODEL/seed-S"""
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """how many"""
+    out: Path = Path("samples.png")
+    """.png: a grid; .npz: images, uint8 [n, 1, H, W]"""
+    seed: int = 0
+    """seed of the draw"""
+    sampling: OmitArgPrefixes[Sampling] = field(default_factory=lambda: Sampling("ancestral"))
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.evaluate.judge import Evaluation, sampler
+        from triptych.report.grid import write_images
+        from triptych.study.execute import device_named
+        from triptych.study.recipes import validated
+        from triptych.study.run import trained_model
+        from triptych.study.store import RunFolder
+        from triptych.train.order import generator_for
+
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} cannot be used; choose 0 or more")
+        if self.n < 1 or self.out.suffix not in (".png", ".npz"):
+            raise UserError(
+                f"-n {self.n} --out {self.out} cannot be done; ask for at least 1 image and for a "
+                f"file that ends in .png or .npz"
+            )
+        how = validated(Evaluation, asdict(self.sampling), "sample")
+        folder = RunFolder(self.path)
+        device = device_named(self.where.device)
+        model = trained_model(folder, load(folder.config()[1], self.where.data).to(device))
+        images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
+        write_images(self.out, (255 * images).round().byte().cpu().numpy())
+        print(f"wrote {self.out}")

@@ -1,0 +1,82 @@
+"""Commands about a whole study: run it, report it, hand it in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from triptych.cli.options import DataName, Preset, Where
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train, judge and report everything on the embedded digits, in minutes."""
+
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    out: Path = Path("runs/demo")
+    """folder to write"""
+    workers: int = 0
+    """processes; 0: one for each core"""
+
+    def run(self) -> None:
+        Study("demo", self.where, self.out, workers=self.workers).run()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Run a study (demo, brief-2024 or a .toml file): train, judge, report. Resumes by itself."""
+
+    name: Positional[str]
+    """demo, brief-2024, or the path of a .toml file"""
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    out: Path | None = None
+    """folder to write; runs/NAME if not given"""
+    dataset: DataName | None = None
+    """data set, if not the study's own"""
+    preset: Preset = "cpu"
+    """size of a built-in study"""
+    workers: int = 0
+    """processes on a CPU; 0: one for each core"""
+
+    def run(self) -> None:
+        from triptych.report import write_report
+        from triptych.study.display import Bars
+        from triptych.study.execute import device_named, execute
+        from triptych.study.grid import named_study
+        from triptych.study.local import Place
+
+        study = named_study(self.name, self.preset, self.dataset)
+        folder = self.out or Path("runs") / study.name
+        where = self.where
+        place = Place(study.dataset, where.data, where.features, device_named(where.device))
+        outcome = execute(study, folder, place, Bars(), self.workers)
+        print(f"wrote {folder / 'results.json'}")
+        for failure in outcome.results["failures"]:
+            print(f"failed: {failure['model']} seed {failure['seed']}: {failure['reason']}")
+        print(f"wrote {write_report(folder)}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.pdf and the figures of a study that has results."""
+
+    study: Positional[Path]
+    """folder of a study"""
+
+    def run(self) -> None:
+        from triptych.report import write_report
+
+        print(f"wrote {write_report(self.study)}")
+
+
+@dataclass(frozen=True)
+class Handin:
+    """Pack the code and the configuration of a study with its report into handin.zip."""
+
+    study: Positional[Path]
+    """folder of a study"""
+
+    def run(self) -> None:
+        from triptych.report import handin
+
+        print(f"wrote {handin(self.study)}")
