@@ -102,7 +102,7 @@ def mnist_recipes() -> list[Recipe]:
     """What `brief-2024` trains, at the budget of the cpu preset."""
     vae = VAEConfig(prior="flow", mean_samples=True)
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
-    ddpm = TrainConfig(epochs=7, batch_size=64, lr=1e-3, clip=1.0)
+    ddpm = TrainConfig(epochs=9, batch_size=32, lr=1.5e-3, clip=1.0)
     return [
         *_part_a(32, (512, 512), TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
