@@ -2,9 +2,10 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from toys import randomised
 
-from triptych.nets.unet import TimeEmbedding, UNet
+from triptych.nets.unet import SelfAttention, TimeEmbedding, UNet
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,11 @@ def test_time_embeddings_tell_all_times_apart():
     e = TimeEmbedding(32)(torch.arange(1000.0))
     distances = torch.cdist(e, e) + 10 * torch.eye(1000)
     assert distances.min() > 0.05
+
+
+@torch.no_grad()
+def test_self_attention_is_torchs():
+    layer, x = randomised(SelfAttention(16), 0.3), torch.randn(2, 16, 3, 5)
+    tokens = layer.qkv(layer.norm(x)).reshape(2, 3, 4, 4, 15).transpose(-1, -2)
+    seen = scaled_dot_product_attention(*tokens.unbind(1)).transpose(-1, -2)
+    torch.testing.assert_close(layer(x), x + layer.out(seen.reshape(2, 16, 3, 5)))

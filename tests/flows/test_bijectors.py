@@ -7,9 +7,11 @@ import torch
 from torch.autograd.functional import jacobian
 from toys import randomised
 
-from triptych.flows.coupling import AffineCoupling
+from triptych.flows.autoregressive import Autoregressive
+from triptych.flows.coupling import Affine, Coupling
 from triptych.flows.flow import Flow, coupling_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.nets.conv import ConvNet
 from triptych.nets.mlp import MLP
 from triptych.priors.gaussian import StandardGaussian
@@ -19,11 +21,21 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def vector_coupling():
     mask = torch.tensor([True, False, False, True, False])
-    return AffineCoupling(mask, MLP([2, 8, 6]))
+    return Coupling(mask, MLP([2, 8, 6]), Affine())
 
 
 def image_coupling():
-    return AffineCoupling(torch.arange(4) < 2, ConvNet(2, 6, 4), event_dims=3)
+    return Coupling(torch.arange(4) < 2, ConvNet(2, 6, 4), Affine(), 3)
+
+
+def spline_coupling():
+    mask = torch.tensor([True, False, False, True, False])
+    return Coupling(mask, MLP([2, 8, 3 * 14]), RationalQuadratic(5, reach=1.5))
+
+
+def spline_image_coupling():
+    spline = RationalQuadratic(3, reach=1.5)
+    return Coupling(torch.arange(4) < 2, ConvNet(2, 6, 2 * 8), spline, 3)
 
 
 class Chain(torch.nn.Module):
@@ -46,6 +58,11 @@ class Chain(torch.nn.Module):
 BIJECTORS = {
     "coupling of vectors": (vector_coupling, (5,)),
     "coupling of images": (image_coupling, (4, 2, 3)),
+    "spline coupling of vectors": (spline_coupling, (5,)),
+    "spline coupling of images": (spline_image_coupling, (4, 2, 3)),
+    "autoregressive": (lambda: Autoregressive(5, [8, 7], Affine()), (5,)),
+    "autoregressive, backwards": (lambda: Autoregressive(4, [8], Affine(), True), (4,)),
+    "autoregressive spline": (lambda: Autoregressive(4, [9], RationalQuadratic(4, 1.5)), (4,)),
     "activation normalisation": (lambda: ActNorm(3), (3, 2, 2)),
     "1x1 convolution": (lambda: Invertible1x1(4), (4, 2, 3)),
     "one scale": (lambda: MultiScale((1, 4, 2), 2, [6]), (8,)),

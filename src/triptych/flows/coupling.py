@@ -1,26 +1,73 @@
-"""Affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, *Density estimation using Real NVP*,
+"""Coupling layers (Dinh, Sohl-Dickstein & Bengio 2017, *Density estimation using Real NVP*,
 arXiv:1605.08803), on vectors and on images.
 
-The coordinates are split in two. Those in `a` pass unchanged and a network reads them; those in
-`b` are scaled and shifted by what the network says:
+The coordinates are split in two. Those in `a` pass unchanged and a network reads them; each of
+those in `b` is sent through a monotone map of its own, whose parameters the network says:
 
-    x_a = z_a,    x_b = z_b * exp(s(z_a)) + t(z_a),    log|det dx/dz| = sum s
+    x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'
 
-The triangular Jacobian makes the determinant a sum, and the inverse as cheap as the map.
+The triangular Jacobian makes the determinant a sum, and the inverse as cheap as the map. With
+the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP.
 """
 
-from jaxtyping import Bool
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch import cat as concatenate
 
 
-class AffineCoupling(nn.Module):
-    """Masked affine coupling. One network gives scale and shift; it sees only `x_a`.
+@runtime_checkable
+class Elementwise(Protocol):
+    """A monotone map of each coordinate, with `parameters` numbers for each.
+
+    Both directions return the image and log f' of the map applied, coordinate by coordinate; all
+    parameters zero is the identity.
+    """
+
+    parameters: int
+
+    def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+        """(x, log dx/dz)."""
+        ...
+
+    def inverse(self, x: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+        """(z, log dz/dx)."""
+        ...
+
+
+class Affine:
+    """x = z exp(s) + t. The log scale is bounded, `s = cap tanh(s' / cap)`, so that no layer can
+    blow up."""
+
+    parameters = 2
+
+    def __init__(self, cap: float = 2.0) -> None:
+        self.cap = cap
+
+    def forward(self, z: Tensor, theta: Float[Tensor, "2 ..."]) -> tuple[Tensor, Tensor]:
+        """(x, log dx/dz = s)."""
+        s, t = self.scale_and_shift(theta)
+        return z * s.exp() + t, s
+
+    def inverse(self, x: Tensor, theta: Float[Tensor, "2 ..."]) -> tuple[Tensor, Tensor]:
+        """(z, log dz/dx = -s)."""
+        s, t = self.scale_and_shift(theta)
+        return (x - t) * (-s).exp(), -s
+
+    def scale_and_shift(self, theta: Float[Tensor, "2 ..."]) -> tuple[Tensor, Tensor]:
+        """(s, t)."""
+        s, t = theta
+        return self.cap * (s / self.cap).tanh(), t
+
+
+class Coupling(nn.Module):
+    """Masked coupling. One network gives all parameters of the map; it sees only `x_a`.
 
     `mask` marks the coordinates that pass unchanged, along the last dimension of a vector
-    (`event_dims=1`) or along the channels of an image (`event_dims=3`). The log scale is
-    bounded, `s = cap tanh(s' / cap)`, so that no layer can blow up; a network whose last layer
-    starts at zero makes the layer start as the identity.
+    (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the len(a) of
+    them to `f.parameters` times len(b), the first parameter of all coordinates first; a network
+    whose last layer starts at zero makes the layer start as the identity.
     """
 
     a: Tensor
@@ -28,13 +75,13 @@ class AffineCoupling(nn.Module):
     back: Tensor
 
     def __init__(
-        self, mask: Bool[Tensor, "D"], net: nn.Module, event_dims: int = 1, cap: float = 2.0
+        self, mask: Bool[Tensor, "D"], net: nn.Module, f: Elementwise, event_dims: int = 1
     ) -> None:
         super().__init__()
         if bool(mask.all()) or not bool(mask.any()):
             raise ValueError("a coupling mask must leave coordinates on both sides")
         a, b = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
-        self.net, self.event_dims, self.cap = net, event_dims, cap
+        self.net, self.f, self.event_dims = net, f, event_dims
         self.dim = -event_dims
         self.register_buffer("a", a, persistent=False)
         self.register_buffer("b", b, persistent=False)
@@ -43,19 +90,19 @@ class AffineCoupling(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z -> x and log|det dx/dz|."""
         z_a, z_b = self.split(z)
-        s, t = self.scale_and_shift(z_a)
-        return self.join(z_a, z_b * s.exp() + t), self.total(s)
+        x_b, log_slope = self.f.forward(z_b, self.theta(z_a))
+        return self.join(z_a, x_b), self.total(log_slope)
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x -> z and log|det dz/dx|."""
         x_a, x_b = self.split(x)
-        s, t = self.scale_and_shift(x_a)
-        return self.join(x_a, (x_b - t) * (-s).exp()), -self.total(s)
+        z_b, log_slope = self.f.inverse(x_b, self.theta(x_a))
+        return self.join(x_a, z_b), self.total(log_slope)
 
-    def scale_and_shift(self, x_a: Tensor) -> tuple[Tensor, Tensor]:
-        """(s, t) in full precision, whatever precision the network ran in."""
-        s, t = self.net(x_a).to(x_a.dtype).chunk(2, self.dim)
-        return self.cap * (s / self.cap).tanh(), t
+    def theta(self, x_a: Tensor) -> Float[Tensor, "P ..."]:
+        """The map's parameters in full precision, whatever precision the network ran in."""
+        out = self.net(x_a).to(x_a.dtype)
+        return out.unflatten(self.dim, (self.f.parameters, -1)).movedim(self.dim - 1, 0)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates that condition, and those that change."""
@@ -65,6 +112,6 @@ class AffineCoupling(nn.Module):
         """Undo `split`."""
         return concatenate([x_a, x_b], self.dim).index_select(self.dim, self.back)
 
-    def total(self, s: Tensor) -> Tensor:
+    def total(self, log_slope: Tensor) -> Tensor:
         """Sum over the event, one number for each batch element."""
-        return s.flatten(-self.event_dims).sum(-1)
+        return log_slope.flatten(-self.event_dims).sum(-1)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from triptych.flows.coupling import AffineCoupling
+from triptych.flows.autoregressive import Autoregressive
+from triptych.flows.coupling import Affine, Coupling, Elementwise
 from triptych.nets.mlp import MLP
 from triptych.protocols import Bijector, Density
 
@@ -43,20 +44,37 @@ class Flow(nn.Module):
         return x
 
 
-def coupling_flow(base: Density, dim: int, layers: int, hidden: Sequence[int]) -> Flow:
-    """The flow prior: `layers` affine couplings whose masks alternate odd and even coordinates.
+def coupling_flow(
+    base: Density, dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None
+) -> Flow:
+    """The flow prior: `layers` couplings whose masks alternate odd and even coordinates.
 
-    Two layers in a row touch every coordinate. All of them start as the identity, so training
-    starts from the base density.
+    `f` is the map of each coordinate, affine if not given. Two layers in a row touch every
+    coordinate. All of them start as the identity, so training starts from the base density.
     """
-    if dim < 2 or layers < 2:
-        raise ValueError(f"a coupling flow needs dim >= 2 and layers >= 2, not {dim} and {layers}")
+    check_size(dim, layers)
+    f = f or Affine()
     even = torch.arange(dim) % 2 == 0
     masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return Flow(base, [AffineCoupling(m, _net(m, hidden)) for m in masks])
+    return Flow(base, [Coupling(m, _net(m, hidden, f.parameters), f) for m in masks])
 
 
-def _net(mask: Tensor, hidden: Sequence[int]) -> MLP:
-    """Reads the coordinates that pass, gives scale and shift of the others."""
+def _net(mask: Tensor, hidden: Sequence[int], parameters: int) -> MLP:
+    """Reads the coordinates that pass, gives the parameters of the others."""
     n_a = int(mask.sum())
-    return MLP([n_a, *hidden, 2 * (len(mask) - n_a)], zero_last=True)
+    return MLP([n_a, *hidden, parameters * (len(mask) - n_a)], zero_last=True)
+
+
+def autoregressive_flow(
+    base: Density, dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None
+) -> Flow:
+    """Autoregressive layers that alternate the coordinates' order; else as `coupling_flow`."""
+    check_size(dim, layers)
+    f = f or Affine()
+    return Flow(base, [Autoregressive(dim, hidden, f, i % 2 == 1) for i in range(layers)])
+
+
+def check_size(dim: int, layers: int) -> None:
+    """Fewer of either would leave coordinates that no layer changes by what others are."""
+    if dim < 2 or layers < 2:
+        raise ValueError(f"a flow prior needs dim >= 2 and layers >= 2, not {dim} and {layers}")

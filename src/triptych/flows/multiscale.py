@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.flows.coupling import AffineCoupling
+from triptych.flows.coupling import Affine, Coupling
 from triptych.nets.conv import ConvNet
 
 
@@ -158,6 +158,6 @@ def flow_steps(channels: int, steps: int, hidden: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for _ in range(steps):
         net = ConvNet(channels // 2, hidden, channels)
-        layers += [AffineCoupling(first_half, net, event_dims=3), Invertible1x1(channels)]
+        layers += [Coupling(first_half, net, Affine(), 3), Invertible1x1(channels)]
         layers += [ActNorm(channels)]
     return layers

@@ -42,8 +42,8 @@ SNIPPETS = (
     Ask(
         "The flow: an affine coupling and the density of the whole",
         (
-            "triptych.flows.coupling:AffineCoupling.inverse",
-            "triptych.flows.coupling:AffineCoupling.scale_and_shift",
+            "triptych.flows.coupling:Coupling.inverse",
+            "triptych.flows.coupling:Affine.inverse",
             "triptych.flows.flow:Flow.inverse",
             "triptych.flows.flow:Flow.log_prob",
         ),

@@ -93,10 +93,13 @@ def _loop(
 
 
 def prepare(trainer: Trainer) -> None:
-    """Give models that start from data (activation normalisation) their first batch."""
+    """Give what starts from data (activation normalisation, pseudo-inputs) its first images: a
+    batch, or as many as it asks for."""
     for model, run in zip(trainer.models, trainer.runs, strict=True):
-        if hasattr(model, "prepare"):
-            model.prepare(*trainer.batch(run, 0))  # pyright: ignore[reportCallIssue]
+        for module in model.modules():
+            if hasattr(module, "prepare"):
+                n = getattr(module, "images_to_prepare", None)
+                module.prepare(*trainer.batch(run, 0, n))  # pyright: ignore[reportCallIssue]
     trainer.use(trainer.models)
 
 

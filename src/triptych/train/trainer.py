@@ -78,14 +78,13 @@ class Trainer:
 
     # --- one step ---
 
-    def batch(self, run: Run, step: int) -> tuple[Tensor, Any]:
+    def batch(self, run: Run, step: int, size: int | None = None) -> tuple[Tensor, Any]:
         """The images and the noise of one step of one seed."""
-        config, data = self.config, self.data
-        n = len(data.images)
-        index = batch_indices(run.seed, step, config.batch_size, n).to(self.device)
+        data, size = self.data, size or self.config.batch_size
+        index = batch_indices(run.seed, step, size, len(data.images)).to(self.device)
         g = generator_for(run.seed, step, self.device)
         x = data.view(data.images[index], data.levels, g)
-        return x, self.models[0].noise(config.batch_size, g)  # pyright: ignore
+        return x, self.models[0].noise(size, g)  # pyright: ignore
 
     def train_step(self) -> Tensor:
         """One optimizer step of all seeds; returns the per-seed mean loss, still on the device.

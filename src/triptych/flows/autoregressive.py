@@ -1,0 +1,86 @@
+"""Masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017, *Masked Autoregressive Flow
+for Density Estimation*, arXiv:1705.07057), on MADE (Germain et al. 2015, arXiv:1502.03509).
+
+    x_i = f(z_i; theta_i(x_1, ..., x_{i-1}))
+
+All theta of a given x come from one pass of a masked network, so a density costs one pass; a
+sample is made coordinate by coordinate and costs D of them.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from triptych.flows.coupling import Elementwise
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer with some of its weights held at zero."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Float[Tensor, "out in"]) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Sequential):
+    """Masked MLP: the `parameters` outputs of coordinate i see only the coordinates before i.
+
+    Hidden units have degrees that run evenly through 1 .. D-1: one of degree m sees the first m
+    coordinates, and is seen by the outputs of those after them (Germain et al., eq. 8 and 9).
+    Starts at zero.
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int], parameters: int) -> None:
+        degrees = [torch.arange(dim) + 1]
+        degrees += [torch.arange(h) % max(1, dim - 1) + 1 for h in hidden]
+        layers: list[nn.Module] = []
+        for seen, by in pairwise(degrees):
+            layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]
+        strictly = (degrees[0][:, None] > degrees[-1]).float()
+        last = MaskedLinear(strictly.repeat(parameters, 1))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        super().__init__(*layers, last)
+
+
+class Autoregressive(nn.Module):
+    """One autoregressive layer over `dim` coordinates in their order, or backwards."""
+
+    order: Tensor
+
+    def __init__(
+        self, dim: int, hidden: Sequence[int], f: Elementwise, backwards: bool = False
+    ) -> None:
+        super().__init__()
+        self.dim, self.f = dim, f
+        self.net = MADE(dim, hidden, f.parameters)
+        order = torch.arange(dim)
+        self.register_buffer("order", order.flip(0) if backwards else order, persistent=False)
+
+    def inverse(self, x: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
+        """x -> z and log|det dz/dx|, one pass."""
+        ordered = x.index_select(-1, self.order)
+        z, log_slope = self.f.inverse(ordered, self.theta(ordered))
+        return z.index_select(-1, self.order), log_slope.sum(-1)
+
+    def forward(self, z: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
+        """z -> x and log|det dx/dz|, a pass for each coordinate: after the i-th the first i of x
+        are right, whatever the rest."""
+        ordered = z.index_select(-1, self.order)
+        x, log_slope = ordered, torch.zeros_like(ordered)
+        for _ in range(self.dim):
+            x, log_slope = self.f.forward(ordered, self.theta(x))
+        return x.index_select(-1, self.order), log_slope.sum(-1)
+
+    def theta(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "P *batch D"]:
+        """The map's parameters in full precision, whatever precision the network ran in."""
+        out = self.net(x).to(x.dtype)
+        return out.unflatten(-1, (self.f.parameters, -1)).movedim(-2, 0)

@@ -1,0 +1,60 @@
+"""VampPrior (Tomczak & Welling 2018, *VAE with a VampPrior*, arXiv:1705.07120).
+
+The prior that maximises the ELBO is the aggregate posterior; over K learned pseudo-inputs u_k in
+place of all the data it is affordable:
+
+    p(z) = sum_k w_k q(z|u_k)                                                       (eq. 9)
+
+with the encoder's own q. Weights w_k are learned too (the paper's are equal).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from triptych.maths import mixture_log_prob
+from triptych.posteriors import DiagonalGaussian, GaussianParameters
+
+
+class VampPrior(nn.Module):
+    """A mixture of the posteriors of `components` pseudo-inputs, images in [0, 1].
+
+    `posterior` stays the VAE's: its weights are not this module's and train with the VAE.
+    """
+
+    MARGIN = 0.01  # pseudo-inputs start this far from 0 and 1, where the clamp has no gradient
+
+    def __init__(
+        self, posterior: DiagonalGaussian, shape: tuple[int, int, int], components: int
+    ) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.pseudo_inputs = nn.Parameter(torch.rand(components, *shape))
+        self.borrowed = (posterior,)  # a tuple: not registered, so not owned
+
+    @property
+    def images_to_prepare(self) -> int:
+        """One for each pseudo-input."""
+        return len(self.pseudo_inputs)
+
+    def prepare(self, x: Float[Tensor, "K C H W"], noise: Tensor) -> None:
+        """Start the pseudo-inputs from training images."""
+        self.pseudo_inputs.data = self.MARGIN + (1 - 2 * self.MARGIN) * x
+
+    def components(self) -> GaussianParameters:
+        """q(z|u_k) of all pseudo-inputs."""
+        (posterior,) = self.borrowed
+        return posterior.encode(self.pseudo_inputs.clamp(0, 1))
+
+    def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log p(z) in nats, through `mixture_log_prob`."""
+        q = self.components()
+        return mixture_log_prob(z, self.logits.log_softmax(-1), q.mu, q.log_sigma)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
+        """Pick a pseudo-input, then draw from its posterior."""
+        w, q = self.logits.softmax(-1), self.components()
+        k = torch.multinomial(w, n, replacement=True, generator=generator)
+        mu, log_sigma = q.mu[k], q.log_sigma[k]
+        eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+        return mu + log_sigma.exp() * eps

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch.distributions import AffineTransform
+from torch.func import jacrev, vmap
+from toys import randomised
+
+from triptych.flows.autoregressive import MADE, Autoregressive
+from triptych.flows.coupling import Affine
+from triptych.flows.flow import autoregressive_flow
+from triptych.flows.spline import RationalQuadratic
+from triptych.priors.gaussian import StandardGaussian
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize(("dim", "hidden"), [(1, [3]), (2, [3]), (5, [8, 7]), (4, [2]), (3, [])])
+def test_outputs_of_made_see_what_comes_before_and_nothing_else(dim, hidden):
+    net = randomised(MADE(dim, hidden, 2))
+    jacobian = jacrev(net)(torch.randn(dim)).view(2, dim, dim)
+    assert (jacobian.triu() == 0).all()
+    enough = not hidden or min(hidden) >= dim - 1
+    if enough:
+        below = torch.ones(dim, dim).tril(-1).bool()
+        assert (jacobian[:, below] != 0).all()
+
+
+@pytest.mark.parametrize("f", [Affine(), RationalQuadratic(4)], ids=["affine", "spline"])
+def test_an_autoregressive_layer_starts_as_the_identity(f):
+    z = torch.randn(3, 4)
+    x, log_det = Autoregressive(4, [8], f).forward(z)
+    torch.testing.assert_close(x, z)
+    torch.testing.assert_close(log_det, torch.zeros(3))
+
+
+def test_a_layer_is_zukos():
+    zuko = pytest.importorskip("zuko")
+    ours, x = randomised(Autoregressive(4, [9], Affine())), torch.randn(6, 4)
+
+    def meta(x):
+        s, t = ours.f.scale_and_shift(ours.theta(x))
+        return zuko.transforms.DependentTransform(AffineTransform(-t * (-s).exp(), (-s).exp()), 1)
+
+    theirs = zuko.transforms.AutoregressiveTransform(meta, passes=4)
+    z, log_det = ours.inverse(x)
+    expected, ladj = theirs.call_and_ladj(x)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(log_det, ladj)
+    torch.testing.assert_close(ours.forward(z)[0], theirs.inv(z))
+
+
+def test_every_coordinate_of_a_flow_depends_on_every_other():
+    flow = randomised(autoregressive_flow(StandardGaussian(4), 4, 2, [8]), 0.5)
+    assert (jacrev(lambda x: flow.inverse(x)[0])(torch.randn(4)) != 0).all()
+
+
+def test_log_prob_under_vmap_is_the_loop():
+    flow, z = randomised(autoregressive_flow(StandardGaussian(3), 3, 2, [8])), torch.randn(5, 3)
+    torch.testing.assert_close(vmap(flow.log_prob)(z), flow.log_prob(z))

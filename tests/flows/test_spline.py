@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from triptych.flows.spline import RationalQuadratic
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SPLINE = RationalQuadratic(bins=6, reach=2.0)
+
+
+def theta(n, std=1.5):
+    return std * torch.randn(SPLINE.parameters, n)
+
+
+def test_zero_parameters_are_the_identity():
+    z = 4 * torch.randn(50)
+    for move in (SPLINE.forward, SPLINE.inverse):
+        x, log_slope = move(z, torch.zeros(SPLINE.parameters, 50))
+        torch.testing.assert_close(x, z)
+        torch.testing.assert_close(log_slope, torch.zeros(50))
+
+
+def test_a_spline_is_zukos():
+    zuko = pytest.importorskip("zuko")
+    free, z = theta(200), 2 * torch.randn(200)
+    theirs = zuko.transforms.MonotonicRQSTransform(
+        torch.zeros(200, 6), torch.zeros(200, 6), torch.zeros(200, 5)
+    )
+    widths, heights, slopes = free.split([6, 6, 5])
+    theirs.horizontal, theirs.vertical = SPLINE.knots(widths).T, SPLINE.knots(heights).T
+    theirs.derivatives = SPLINE.slopes(slopes).T
+    expected, ladj = theirs.call_and_ladj(z)
+    x, log_slope = SPLINE.forward(z, free)
+    torch.testing.assert_close(x, expected)
+    torch.testing.assert_close(log_slope, ladj)
+    torch.testing.assert_close(SPLINE.inverse(z, free)[0], theirs.inv(z))
+
+
+def test_it_rises_and_is_smooth_at_its_knots_and_ends():
+    """Slopes from both sides of every knot agree; beyond the ends it is the identity."""
+    free = theta(1)
+    knots = SPLINE.knots(free[:6])[:, 0]
+    slopes = SPLINE.slopes(free[12:])[:, 0]
+    for side in (-1e-9, 1e-9):
+        _, log_slope = SPLINE.forward(knots + side, free.expand(-1, 7))
+        torch.testing.assert_close(log_slope.exp(), slopes, rtol=1e-4, atol=0)
+    x, _ = SPLINE.forward(torch.linspace(-3, 3, 500), free.expand(-1, 500))
+    assert (x.diff() > 0).all()
+    far = torch.tensor([-7.0, 2.0, 9.0])
+    assert torch.equal(SPLINE.forward(far, free.expand(-1, 3))[0], far)
+
+
+def test_extreme_parameters_stay_finite_and_invertible():
+    free, z = theta(300, 40.0), torch.linspace(-1.99, 1.99, 300)
+    x, log_slope = SPLINE.forward(z, free)
+    assert log_slope.isfinite().all()
+    torch.testing.assert_close(SPLINE.inverse(x, free)[0], z, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_parameter_and_stay_finite_outside():
+    free = theta(40).requires_grad_()
+    z = torch.linspace(-3, 3, 40).requires_grad_()
+    x, log_slope = SPLINE.inverse(z, free)
+    (x + log_slope).sum().backward()
+    assert free.grad.isfinite().all()
+    assert z.grad.isfinite().all()
+    assert (free.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("bins", [0, 1, 1000])
+def test_splines_that_cannot_be_are_refused(bins):
+    with pytest.raises(ValueError, match="2 or more bins"):
+        RationalQuadratic(bins)
