@@ -1,11 +1,25 @@
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
-from toys import global_generator_untouched, prior_named, randomised
+from torch.func import vmap
+from toys import (
+    PRIORS,
+    SHAPE,
+    global_generator_untouched,
+    prior_named,
+    randomised,
+    tiny_posterior,
+    tiny_vae,
+    training_data,
+)
 
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
+from triptych.train.fit import prepare
+from triptych.train.order import TrainConfig
+from triptych.train.trainer import Run, Trainer
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -44,7 +58,7 @@ def test_mixture_samples_have_the_moments_of_the_mixture(g):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["gaussian", "mixture", "flow"])
+@pytest.mark.parametrize("name", PRIORS)
 def test_samples_come_from_the_generator_alone(name):
     prior = randomised(prior_named(name))
     assert isinstance(prior, Density)
@@ -65,3 +79,92 @@ def test_mixture_weights_stay_normalised_whatever_the_logits():
     before = prior.log_prob(z)
     prior.logits.add_(100)
     torch.testing.assert_close(prior.log_prob(z), before)
+
+
+def bent(name):
+    """The named prior in two dimensions, moved off its start; a VampPrior with its encoder."""
+    torch.manual_seed(0)
+    posterior = randomised(tiny_posterior(), 0.2)
+    return randomised(prior_named(name, 2, posterior), 0.2)
+
+
+def plane(name):
+    """A grid wide enough for the tails that affine maps stretch, fine enough for a spline's bins."""
+    reach, points = (25.0, 900) if name in ("flow", "maf") else (7.0, 1200)
+    axis = torch.linspace(-reach, reach, points)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
+    return grid, (axis[1] - axis[0]).item() ** 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PRIORS)
+def test_total_probability_in_two_dimensions_is_one(name):
+    grid, cell = plane(name)
+    total = bent(name).log_prob(grid).exp().sum() * cell
+    assert total.item() == pytest.approx(1, abs=2e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PRIORS)
+def test_samples_follow_the_density(name, g):
+    prior, (grid, cell) = bent(name), plane(name)
+    log_p = prior.log_prob(grid)
+    p, x = log_p.exp() * cell, prior.sample(40_000, g)
+
+    def features(points, log_prob):
+        a, b = points.unbind(-1)
+        return torch.stack([a, b, a * a, a * b, b * b, a.sin(), log_prob], -1)
+
+    expected = (p[:, None] * features(grid, log_p)).sum(0)
+    drawn = features(x, prior.log_prob(x))
+    z_scores = (drawn.mean(0) - expected) / (drawn.std(0) / len(x) ** 0.5)
+    assert z_scores.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_log_prob_under_vmap_is_the_loop(name):
+    prior, z = bent(name), torch.randn(6, 2)
+    torch.testing.assert_close(vmap(prior.log_prob)(z), prior.log_prob(z))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_gradients_of_log_prob_are_right(name):
+    prior, z = bent(name), torch.randn(3, 2, requires_grad=True)
+    assert torch.autograd.gradcheck(prior.log_prob, z)
+
+
+def test_vamp_log_prob_is_that_of_a_mixture_of_posteriors():
+    posterior = randomised(tiny_posterior(), 0.2)
+    prior, z = randomised(VampPrior(posterior, SHAPE, 4)), torch.randn(5, 2)
+    inputs = prior.pseudo_inputs.clamp(0, 1)[:, None]
+    each = [posterior.log_prob(z, posterior.encode(u)) for u in inputs]
+    expected = (prior.logits.log_softmax(0) + torch.stack(each, -1)).logsumexp(-1)
+    torch.testing.assert_close(prior.log_prob(z), expected)
+
+
+def test_a_vamp_prior_borrows_its_encoder():
+    """Its gradient reaches the encoder, but the encoder's weights are the VAE's alone."""
+    model = tiny_vae("vamp")
+    assert {n for n, _ in model.prior.named_parameters()} == {"logits", "pseudo_inputs"}
+    model.prior.log_prob(torch.randn(3, 2)).sum().backward()
+    assert all((p.grad != 0).any() for p in model.posterior.parameters())
+    assert (model.prior.pseudo_inputs.grad != 0).any()
+
+
+def test_pseudo_inputs_start_from_as_many_training_images_of_the_seed(tmp_path):
+    """Just inside [0, 1], so that the clamp lets their gradient through."""
+    data = training_data("threshold")
+    models, seeds = [tiny_vae("vamp"), tiny_vae("vamp")], (1, 2)
+    trainer = Trainer(
+        models, [Run(s, tmp_path) for s in seeds], data, TrainConfig(epochs=1, batch_size=2)
+    )
+    prepare(trainer)
+    known = data.view(data.images, data.levels, None).flatten(1)
+    starts = [m.prior.pseudo_inputs.detach() for m in models]
+    for start in starts:
+        assert set(start.unique().tolist()) == {0.01, 0.99}
+        seen = {tuple(u) for u in start.flatten(1).round().tolist()}
+        assert len(seen) == 3
+        assert seen <= {tuple(x) for x in known.tolist()}
+    assert not torch.equal(*starts)
+    assert torch.equal(trainer.ensemble.parameters[1], torch.stack(starts))

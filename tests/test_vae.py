@@ -2,14 +2,20 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Normal
-from toys import SHAPE, built, global_generator_untouched, images, randomised, tiny_vae
+from toys import (
+    MODELS,
+    PRIORS,
+    SHAPE,
+    built,
+    global_generator_untouched,
+    images,
+    randomised,
+    tiny_vae,
+)
 
 from triptych.data import view
 from triptych.posteriors import DiagonalGaussian
 from triptych.protocols import Model
-
-PRIORS = ("gaussian", "mixture", "flow")
-MODELS = ("vae-gaussian", "vae-mixture", "vae-flow", "pixelflow", "ddpm")
 
 
 def binary(n):
@@ -99,5 +105,5 @@ def test_scales_do_not_start_huge(g):
     """A sigma that starts at exp(1) drowns the decoder in noise."""
     model = tiny_vae("mixture")
     h = model.posterior.encode(binary(20))
-    assert h.log_sigma.abs().max() < 0.9
+    assert h.log_sigma.abs().mean() < 0.5
     assert model.prior.log_sigma.abs().max() == 0

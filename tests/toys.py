@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from triptych.data import view
 from triptych.ddpm import DDPM
-from triptych.flows.flow import Flow, coupling_flow
+from triptych.flows.flow import Flow, autoregressive_flow, coupling_flow
 from triptych.flows.multiscale import Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
@@ -18,6 +19,7 @@ from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
 from triptych.schedules import cosine_beta
 from triptych.train.trainer import TrainingData
@@ -35,19 +37,31 @@ def randomised(module: nn.Module, std: float = 0.3, seed: int = 0) -> nn.Module:
     return module
 
 
-def prior_named(name: str, dim: int = 2) -> Density:
-    if name == "gaussian":
-        return StandardGaussian(dim)
-    if name == "mixture":
-        return MixtureOfGaussians(dim, 3)
-    return coupling_flow(StandardGaussian(dim), dim, 2, [4])
+PRIORS = ("gaussian", "mixture", "flow", "spline", "maf", "vamp")
+
+
+def tiny_posterior(dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> DiagonalGaussian:
+    encoder = nn.Sequential(nn.Flatten(-3), MLP([math.prod(shape), 8, 2 * dim]))
+    return DiagonalGaussian(encoder, dim)
+
+
+def prior_named(name: str, dim: int = 2, posterior: DiagonalGaussian | None = None) -> Density:
+    base = StandardGaussian(dim)
+    made: dict[str, Callable[[], Density]] = {
+        "gaussian": lambda: base,
+        "mixture": lambda: MixtureOfGaussians(dim, 3),
+        "flow": lambda: coupling_flow(base, dim, 2, [4]),
+        "spline": lambda: coupling_flow(base, dim, 2, [4], RationalQuadratic(4, reach=3.0)),
+        "maf": lambda: autoregressive_flow(base, dim, 2, [4]),
+        "vamp": lambda: VampPrior(posterior or tiny_posterior(dim), SHAPE, 3),
+    }
+    return made[name]()
 
 
 def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> VAE:
-    D = math.prod(shape)
-    encoder = nn.Sequential(nn.Flatten(-3), MLP([D, 8, 2 * dim]))
-    posterior = DiagonalGaussian(encoder, dim)
-    return VAE(prior_named(prior, dim), posterior, Bernoulli(MLP([dim, 8, D]), shape))
+    posterior, D = tiny_posterior(dim, shape), math.prod(shape)
+    likelihood = Bernoulli(MLP([dim, 8, D]), shape)
+    return VAE(prior_named(prior, dim, posterior), posterior, likelihood)
 
 
 def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> PixelFlow:
@@ -63,6 +77,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-gaussian": (lambda: tiny_vae("gaussian"), "threshold"),
     "vae-mixture": (lambda: tiny_vae("mixture"), "dynamic"),
     "vae-flow": (lambda: tiny_vae("flow"), "threshold"),
+    "vae-spline": (lambda: tiny_vae("spline"), "threshold"),
+    "vae-maf": (lambda: tiny_vae("maf"), "threshold"),
+    "vae-vamp": (lambda: tiny_vae("vamp"), "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
 }

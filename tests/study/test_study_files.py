@@ -102,7 +102,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["demmo", "brief-2023", "", "study.yaml"])
 def test_studies_that_do_not_exist_are_refused(name):
-    with pytest.raises(UserError, match=r"demo, brief-2024, or a \.toml file"):
+    with pytest.raises(UserError, match=r"demo, brief-2024, priors, or a \.toml file"):
         named_study(name, "cpu", None)
 
 

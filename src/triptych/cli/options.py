@@ -6,6 +6,7 @@ from typing import Literal
 
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
+PriorName = Literal["gaussian", "mixture", "flow", "spline", "maf", "vamp"]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
 
 

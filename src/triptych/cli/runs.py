@@ -2,12 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from triptych.cli.options import DataName, Sampling, Where
+from triptych.cli.options import DataName, PriorName, Sampling, Where
 from triptych.protocols import RunFailed, UserError
 
 
@@ -24,7 +24,7 @@ class Train:
     """folder; the run is written to OUT/RECIPE/seed-SEED"""
     seed: int = 0
     """seed of weights, image order and noise"""
-    prior: Literal["gaussian", "mixture", "flow"] | None = None
+    prior: PriorName | None = None
     """prior of a VAE"""
     latent_dim: int | None = None
     """dimensions of a VAE's latent space"""

@@ -24,10 +24,10 @@ class Demo:
 
 @dataclass(frozen=True)
 class Study:
-    """Run a study (demo, brief-2024 or a .toml file): train, judge, report. Resumes by itself."""
+    """Run a study, built-in or from a .toml file: train, judge, report. Resumes by itself."""
 
     name: Positional[str]
-    """demo, brief-2024, or the path of a .toml file"""
+    """demo, brief-2024, priors, or the path of a .toml file"""
     where: OmitArgPrefixes[Where] = field(default_factory=Where)
     out: Path | None = None
     """folder to write; runs/NAME if not given"""

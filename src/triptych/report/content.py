@@ -15,6 +15,9 @@ CITATIONS = ("burda2016", "dinh2017", "heusel2017", "ho2020", "kingma2014", "tom
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
     "flow": ("the flows", "dinh2017"),
+    "spline": ("the spline flows", "durkan2019"),
+    "maf": ("the autoregressive flows", "papamakarios2017"),
+    "vamp": ("the VampPrior", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
 }
 

@@ -19,6 +19,12 @@ VIEWS = {
     "raw": "grey levels",
 }
 LONGEST_LABEL = 32
+PRIORS = {
+    "gaussian": "Gaussian prior",
+    "spline": "spline flow prior",
+    "maf": "autoregressive flow prior",
+    "vamp": "VampPrior",
+}
 FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM"}
 DATASETS = {
     "mnist": "MNIST",
@@ -96,7 +102,7 @@ def called(study: Study, recipe: Recipe) -> str:
     """
     beside = study.part(recipe.part)
     if recipe.part == "A" and [r.prior for r in beside].count(recipe.prior) == 1 and recipe.prior:
-        return f"the {recipe.prior.replace('gaussian', 'Gaussian')} prior"
+        return f"the {PRIORS.get(recipe.prior, f'{recipe.prior} prior')}"
     if recipe.part == "B" and [r.family for r in beside].count(recipe.family) == 1:
         return f"the {FAMILIES.get(recipe.family, recipe.family)}"
     # A comma inside a title would part it in an enumeration.

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from torch import nn
 
 from triptych.ddpm import DDPM
-from triptych.flows.flow import Flow, coupling_flow
+from triptych.flows.flow import Flow, autoregressive_flow, coupling_flow
 from triptych.flows.multiscale import Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
@@ -15,20 +16,28 @@ from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
 from triptych.schedules import SCHEDULES
-from triptych.study.recipes import ModelConfig, PixelFlowConfig, VAEConfig
+from triptych.study.recipes import ModelConfig, PixelFlowConfig, Prior, VAEConfig
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
 
-PRIORS: dict[str, Callable[[VAEConfig], Density]] = {
-    "gaussian": lambda c: StandardGaussian(c.latent_dim),
-    "mixture": lambda c: MixtureOfGaussians(c.latent_dim, c.components),
-    "flow": lambda c: coupling_flow(
-        StandardGaussian(c.latent_dim), c.latent_dim, c.couplings, c.coupling_hidden
-    ),
-}
+
+def prior_of(config: VAEConfig, posterior: DiagonalGaussian, shape: Shape) -> Density:
+    """The prior that the config names. Flow priors start from the standard Gaussian."""
+    M = config.latent_dim
+    base, layers, hidden = StandardGaussian(M), config.couplings, config.coupling_hidden
+    makers: dict[Prior, Callable[[], Density]] = {
+        "gaussian": lambda: base,
+        "mixture": lambda: MixtureOfGaussians(M, config.components),
+        "flow": lambda: coupling_flow(base, M, layers, hidden),
+        "spline": lambda: coupling_flow(base, M, layers, hidden, RationalQuadratic(config.bins)),
+        "maf": lambda: autoregressive_flow(base, M, layers, hidden),
+        "vamp": lambda: VampPrior(posterior, shape, config.pseudo_inputs),
+    }
+    return makers[config.prior]()
 
 
 def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | DDPM:
@@ -48,8 +57,8 @@ def _vae(config: VAEConfig, shape: Shape) -> VAE:
     M, D = config.latent_dim, math.prod(shape)
     encoder = nn.Sequential(nn.Flatten(-3), MLP([D, *config.hidden, 2 * M]))
     decoder = MLP([M, *config.hidden[::-1], D])
-    prior = PRIORS[config.prior](config)
     posterior, likelihood = DiagonalGaussian(encoder, M), Bernoulli(decoder, shape)
+    prior = prior_of(config, posterior, shape)
     return VAE(prior, posterior, likelihood, config.mean_samples)
 
 
@@ -57,12 +66,7 @@ def describe(config: ModelConfig, shape: Shape) -> str:
     """The architecture in one sentence, for the report."""
     if isinstance(config, VAEConfig):
         widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))
-        prior = {
-            "gaussian": "a standard Gaussian prior",
-            "mixture": f"a prior of {config.components} learned diagonal Gaussians",
-            "flow": f"a flow prior of {config.couplings} masked affine couplings "
-            f"({'-'.join(str(h) for h in config.coupling_hidden)} hidden units)",
-        }[config.prior]
+        prior = describe_prior(config)
         return (
             f"MLP encoder {widths}-{2 * config.latent_dim} with SiLU, mirrored decoder, "
             f"M = {config.latent_dim}, and {prior}."
@@ -79,3 +83,19 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         f"level with GroupNorm and sinusoidal time embedding; T = {config.timesteps}, "
         f"{config.schedule} schedule, {config.prediction}-prediction."
     )
+
+
+def describe_prior(config: VAEConfig) -> str:
+    """The prior in half a sentence."""
+    layers = config.couplings
+    nets = f"({'-'.join(str(h) for h in config.coupling_hidden)} hidden units)"
+    said: dict[Prior, str] = {
+        "gaussian": "a standard Gaussian prior",
+        "mixture": f"a prior of {config.components} learned diagonal Gaussians",
+        "flow": f"a flow prior of {layers} masked affine couplings {nets}",
+        "spline": f"a flow prior of {layers} rational-quadratic spline couplings with "
+        f"{config.bins} bins {nets}",
+        "maf": f"a prior of {layers} masked autoregressive layers {nets}",
+        "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
+    }
+    return said[config.prior]

@@ -12,7 +12,7 @@ from triptych.ddpm import Prediction
 from triptych.protocols import UserError
 from triptych.train.order import TrainConfig
 
-Prior = Literal["gaussian", "mixture", "flow"]
+Prior = Literal["gaussian", "mixture", "flow", "spline", "maf", "vamp"]
 ViewName = Literal["threshold", "dynamic", "raw"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
@@ -32,9 +32,14 @@ class VAEConfig:
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     components: Count = 50
     """Components of the mixture prior."""
+    pseudo_inputs: Count = 500
+    """Components of the VampPrior."""
     couplings: Annotated[int, Field(ge=2, le=256)] = 8
-    """Coupling layers of the flow prior."""
+    """Layers of a flow prior, whatever their kind."""
     coupling_hidden: Widths = (64, 64)
+    """Widths of the hidden layers of a flow prior's networks."""
+    bins: Annotated[int, Field(ge=2, le=64)] = 8
+    """Bins of the spline prior's maps."""
     mean_samples: bool = False
     """Show E[x|z] instead of drawing pixels: for the dynamic view of grey images."""
 
@@ -89,22 +94,32 @@ TITLES: dict[Prior, str] = {
     "gaussian": "Gaussian",
     "mixture": "Mixture of Gaussians",
     "flow": "Flow",
+    "spline": "Neural spline flow",
+    "maf": "Autoregressive flow",
+    "vamp": "VampPrior",
 }
+BRIEF_PRIORS: tuple[Prior, ...] = ("gaussian", "mixture", "flow")
 
 
-def _part_a(latent_dim: int, hidden: tuple[int, ...], train: TrainConfig) -> list[Recipe]:
-    """The three required priors on one network."""
-    configs = [VAEConfig(prior=p, latent_dim=latent_dim, hidden=hidden) for p in TITLES]
-    return [Recipe(f"vae-{c.prior}", TITLES[c.prior], "A", "threshold", c, train) for c in configs]
+def _part_a(
+    latent_dim: int, hidden: tuple[int, ...], pseudo_inputs: int, train: TrainConfig
+) -> list[Recipe]:
+    """Every prior on one network, with one budget."""
+
+    def recipe(prior: Prior, title: str) -> Recipe:
+        config = VAEConfig("vae", prior, latent_dim, hidden, pseudo_inputs=pseudo_inputs)
+        return Recipe(f"vae-{prior}", title, "A", "threshold", config, train)
+
+    return [recipe(prior, title) for prior, title in TITLES.items()]
 
 
 def mnist_recipes() -> list[Recipe]:
-    """What `brief-2024` trains, at the budget of the cpu preset."""
+    """The recipes for MNIST-class images, at the budget of the cpu preset."""
     vae = VAEConfig(prior="flow", mean_samples=True)
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
     ddpm = TrainConfig(epochs=9, batch_size=32, lr=1.5e-3, clip=1.0)
     return [
-        *_part_a(32, (512, 512), TrainConfig()),
+        *_part_a(32, (512, 512), 500, TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
@@ -112,13 +127,13 @@ def mnist_recipes() -> list[Recipe]:
 
 
 def digits_recipes() -> list[Recipe]:
-    """What `demo` trains: small networks for small images, M = 2 so that all can be seen."""
+    """Small networks for small images, M = 2 so that all can be seen."""
     vae = TrainConfig(epochs=150, batch_size=128, weight_decay=0.05)
     grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
     return [
-        *_part_a(2, (256, 256), vae),
+        *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),

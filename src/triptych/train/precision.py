@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from triptych.flows.autoregressive import MADE
 from triptych.nets.conv import ConvNet
 from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
 
-NETWORKS = (MLP, ConvNet, UNet)
+NETWORKS = (MLP, MADE, ConvNet, UNet)
 
 
 def bf16_helps(device: torch.device) -> bool:
