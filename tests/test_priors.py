@@ -9,6 +9,7 @@ from toys import (
     prior_named,
     randomised,
     tiny_posterior,
+    tiny_two_levels,
     tiny_vae,
     training_data,
 )
@@ -84,13 +85,17 @@ def test_mixture_weights_stay_normalised_whatever_the_logits():
 def bent(name):
     """The named prior in two dimensions, moved off its start; a VampPrior with its encoder."""
     torch.manual_seed(0)
-    posterior = randomised(tiny_posterior(), 0.2)
+    two = name.startswith("hierarchical")
+    posterior = randomised(tiny_two_levels(2) if two else tiny_posterior(), 0.05)
     return randomised(prior_named(name, 2, posterior), 0.2)
 
 
+WIDE = ("flow", "maf", "hierarchical", "hierarchical-vamp")
+
+
 def plane(name):
-    """A grid wide enough for the tails that affine maps stretch, fine enough for a spline's bins."""
-    reach, points = (25.0, 900) if name in ("flow", "maf") else (7.0, 1200)
+    """Wide enough for tails that are stretched, fine enough for a spline's bins."""
+    reach, points = (25.0, 900) if name in WIDE else (7.0, 1200)
     axis = torch.linspace(-reach, reach, points)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(-1, 2)
     return grid, (axis[1] - axis[0]).item() ** 2

@@ -10,6 +10,7 @@ from toys import (
     global_generator_untouched,
     images,
     randomised,
+    tiny_two_levels,
     tiny_vae,
 )
 
@@ -30,6 +31,24 @@ def test_rsample_and_log_prob_of_the_posterior_agree_with_torch():
     z, log_qz = posterior.rsample(h, eps)
     expected = Normal(h.mu, h.log_sigma.exp()).log_prob(z).sum(-1)
     torch.testing.assert_close(z, h.mu + h.log_sigma.exp() * eps)
+    torch.testing.assert_close(log_qz, expected)
+    torch.testing.assert_close(posterior.log_prob(z, h), expected)
+
+
+@pytest.mark.usefixtures("float64")
+def test_two_levels_agree_with_themselves_and_with_torch():
+    """Each level's eps makes its own z; the log density of what was drawn is that of log_prob."""
+    posterior = randomised(tiny_two_levels(4))
+    h, eps = posterior.encode(torch.rand(3, *SHAPE)), torch.randn(5, 3, 4)
+    z, log_qz = posterior.rsample(h, eps)
+    z_1, z_2 = z.split(2, -1)
+    below = posterior.given(h.seen, z_2)
+    torch.testing.assert_close(z_2, h.top.mu + h.top.log_sigma.exp() * eps[..., 2:])
+    torch.testing.assert_close(z_1, below.mu + below.log_sigma.exp() * eps[..., :2])
+    expected = sum(
+        Normal(q.mu, q.log_sigma.exp()).log_prob(value).sum(-1)
+        for q, value in ((below, z_1), (h.top, z_2))
+    )
     torch.testing.assert_close(log_qz, expected)
     torch.testing.assert_close(posterior.log_prob(z, h), expected)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
@@ -37,7 +39,8 @@ def randomised(module: nn.Module, std: float = 0.3, seed: int = 0) -> nn.Module:
     return module
 
 
-PRIORS = ("gaussian", "mixture", "flow", "spline", "maf", "vamp")
+FLAT_PRIORS = ("gaussian", "mixture", "flow", "spline", "maf", "vamp")
+PRIORS = (*FLAT_PRIORS, "hierarchical", "hierarchical-vamp")
 
 
 def tiny_posterior(dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> DiagonalGaussian:
@@ -45,8 +48,22 @@ def tiny_posterior(dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> Diagona
     return DiagonalGaussian(encoder, dim)
 
 
-def prior_named(name: str, dim: int = 2, posterior: DiagonalGaussian | None = None) -> Density:
+def tiny_two_levels(dim: int, shape: tuple[int, int, int] = SHAPE) -> TwoLevelPosterior:
+    eye = nn.Sequential(nn.Flatten(-3), MLP([math.prod(shape), 5]))
+    half = dim // 2
+    return TwoLevelPosterior(tiny_posterior(half, shape), eye, MLP([5 + half, 8, 2 * half]), half)
+
+
+def prior_named(name: str, dim: int = 2, posterior: Any = None) -> Density:
     base = StandardGaussian(dim)
+    half = dim // 2
+
+    def two_levels(top: Density) -> Density:
+        return TwoLevelPrior(top, MLP([half, 8, 2 * half], zero_last=True), half)
+
+    def vamp_top() -> Density:
+        return VampPrior((posterior or tiny_two_levels(dim)).top, SHAPE, 3)
+
     made: dict[str, Callable[[], Density]] = {
         "gaussian": lambda: base,
         "mixture": lambda: MixtureOfGaussians(dim, 3),
@@ -54,12 +71,16 @@ def prior_named(name: str, dim: int = 2, posterior: DiagonalGaussian | None = No
         "spline": lambda: coupling_flow(base, dim, 2, [4], RationalQuadratic(4, reach=3.0)),
         "maf": lambda: autoregressive_flow(base, dim, 2, [4]),
         "vamp": lambda: VampPrior(posterior or tiny_posterior(dim), SHAPE, 3),
+        "hierarchical": lambda: two_levels(StandardGaussian(half)),
+        "hierarchical-vamp": lambda: two_levels(vamp_top()),
     }
     return made[name]()
 
 
 def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> VAE:
-    posterior, D = tiny_posterior(dim, shape), math.prod(shape)
+    two = prior.startswith("hierarchical")
+    posterior = tiny_two_levels(dim, shape) if two else tiny_posterior(dim, shape)
+    D = math.prod(shape)
     likelihood = Bernoulli(MLP([dim, 8, D]), shape)
     return VAE(prior_named(prior, dim, posterior), posterior, likelihood)
 
@@ -80,6 +101,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-spline": (lambda: tiny_vae("spline"), "threshold"),
     "vae-maf": (lambda: tiny_vae("maf"), "threshold"),
     "vae-vamp": (lambda: tiny_vae("vamp"), "threshold"),
+    "vae-hierarchical": (lambda: tiny_vae("hierarchical"), "threshold"),
+    "vae-hierarchical-vamp": (lambda: tiny_vae("hierarchical-vamp"), "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
 }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
 from torch.distributions import Normal as TorchNormal
-from toys import prior_named, randomised, tiny_vae
+from toys import SHAPE, prior_named, randomised, tiny_posterior, tiny_two_levels, tiny_vae
 
 from triptych.evaluate.aggregate import (
     aggregate_log_prob,
@@ -42,9 +42,33 @@ def test_aggregate_density_is_torchs_mixture_of_all_posteriors():
     h, z = posteriors(300), torch.randn(1100, 2)
     components = Independent(TorchNormal(h.mu.double(), h.log_sigma.double().exp()), 1)
     mixture = MixtureSameFamily(Categorical(logits=torch.zeros(300).double()), components)
-    ours = aggregate_log_prob(z, h)
+    ours = aggregate_log_prob(tiny_posterior(), z, h)
     assert ours.dtype == torch.float64
     torch.testing.assert_close(ours, mixture.log_prob(z.double()))
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("float64")
+def test_aggregate_density_of_two_levels_is_the_mean_over_pairs(monkeypatch):
+    monkeypatch.setattr("triptych.evaluate.aggregate.PAIRS", 14)
+    posterior, x, z = randomised(tiny_two_levels(4)), torch.rand(5, *SHAPE), torch.randn(9, 4)
+    each = [posterior.log_prob(z, posterior.encode(x[i : i + 1])) for i in range(5)]
+    expected = torch.stack(each).double().logsumexp(0) - math.log(5)
+    ours = aggregate_log_prob(posterior, z, posterior.encode(x))
+    torch.testing.assert_close(ours, expected)
+
+
+@torch.no_grad()
+def test_of_dear_posteriors_the_first_draws_must_do(monkeypatch, g):
+    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 6)
+    model, x = randomised(tiny_vae("hierarchical", 4)), torch.rand(20, *SHAPE)
+    h = encode_all(model, x)
+    z, log_qz = model.posterior.rsample(h, model.noise(20, g))
+    match = aggregate_match(model, h, z, log_qz)
+    log_q = aggregate_log_prob(model.posterior, z[:6], h)
+    information = (log_qz[:6].double() - log_q).mean().item()
+    assert match.mutual_information == pytest.approx(information)
+    assert match.kl == pytest.approx((log_q - model.prior.log_prob(z[:6])).mean().item(), rel=1e-5)
 
 
 def test_information_and_aggregate_kl_make_up_the_elbos_kl():

@@ -6,7 +6,9 @@ from typing import Literal
 
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
-PriorName = Literal["gaussian", "mixture", "flow", "spline", "maf", "vamp"]
+PriorName = Literal[
+    "gaussian", "mixture", "flow", "spline", "maf", "vamp", "hierarchical", "hierarchical-vamp"
+]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
 
 

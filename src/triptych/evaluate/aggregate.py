@@ -5,10 +5,11 @@ ELBO surgery (Hoffman & Johnson 2016): the ELBO's KL term splits exactly into
     E_n KL(q(z|x_n) || p(z)) = MI + KL(q(z) || p(z)),   MI = E log q(z|x) - log q(z),
 
 and only the second part measures how well the prior fits. q(z) is evaluated as what it is, a
-mixture of N Gaussians, in float64.
+mixture of N posteriors, in float64 where they are Gaussians.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from triptych.maths import mixture_log_prob
+from triptych.maths import log_mean_exp, mixture_log_prob
 from triptych.posteriors import GaussianParameters
-from triptych.protocols import Density
+from triptych.protocols import Density, Posterior
 from triptych.vae import VAE
+
+DEAR = 1_000
+PAIRS = 20_000  # pairs (z, n) evaluated at a time
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,23 @@ class Match:
 
 
 @torch.no_grad()
-def encode_all(model: VAE, x: Float[Tensor, "N C H W"]) -> GaussianParameters:
+def encode_all(model: VAE, x: Float[Tensor, "N C H W"]) -> Any:
     """The posterior parameters of every image."""
     parts = [model.posterior.encode(chunk) for chunk in x.split(1000)]
-    mu, log_sigma = (torch.cat(p) for p in zip(*parts, strict=True))
-    return GaussianParameters(mu, log_sigma)
+    return tree_map(lambda *chunks: torch.cat(chunks), *parts)
 
 
 @torch.no_grad()
 def aggregate_match(
-    model: VAE, h: GaussianParameters, z: Float[Tensor, "N M"], log_qz_x: Float[Tensor, "N"]
+    model: VAE, h: Any, z: Float[Tensor, "N M"], log_qz_x: Float[Tensor, "N"]
 ) -> Match:
-    """Both parts of the KL term, from one z ~ q(z|x_n) for each n."""
-    log_qz = aggregate_log_prob(z, h)
+    """Both parts of the KL term, from one z ~ q(z|x_n) for each n.
+
+    Where a pair (z, n) costs a network, the first `DEAR` of the z must do.
+    """
+    if not isinstance(h, GaussianParameters):
+        z, log_qz_x = z[:DEAR], log_qz_x[:DEAR]
+    log_qz = aggregate_log_prob(model.posterior, z, h)
     gap, information = log_qz - model.prior.log_prob(z).double(), log_qz_x.double() - log_qz
     n = len(z) ** 0.5
     return Match(
@@ -57,8 +66,13 @@ def aggregate_match(
     )
 
 
-def aggregate_log_prob(z: Float[Tensor, "S M"], h: GaussianParameters) -> Float[Tensor, "S"]:
-    """log q(z), exact, in float64 and in chunks of z."""
+def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) -> Float[Tensor, "S"]:
+    """log q(z), exact, in chunks of z: as a mixture of Gaussians in float64, or pair by pair."""
+    if not isinstance(h, GaussianParameters):
+        n = len(tree_leaves(h)[0])
+        chunks = z.split(max(1, PAIRS // n))
+        wide = [c[:, None].expand(-1, n, -1) for c in chunks]
+        return torch.cat([log_mean_exp(posterior.log_prob(w, h).double(), 1) for w in wide])
     mu, log_sigma = h.mu.double(), h.log_sigma.double()
     log_w = torch.full((len(mu),), -np.log(len(mu)), dtype=torch.float64, device=mu.device)
     parts = [mixture_log_prob(c, log_w, mu, log_sigma) for c in z.double().split(500)]

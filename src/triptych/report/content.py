@@ -18,6 +18,7 @@ PAPERS = {
     "spline": ("the spline flows", "durkan2019"),
     "maf": ("the autoregressive flows", "papamakarios2017"),
     "vamp": ("the VampPrior", "tomczak2018"),
+    "hierarchical": ("the two levels", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
 }
 

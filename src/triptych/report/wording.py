@@ -24,6 +24,7 @@ PRIORS = {
     "spline": "spline flow prior",
     "maf": "autoregressive flow prior",
     "vamp": "VampPrior",
+    "hierarchical-vamp": "hierarchical VampPrior",
 }
 FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM"}
 DATASETS = {

@@ -15,6 +15,7 @@ from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
@@ -23,12 +24,30 @@ from triptych.study.recipes import ModelConfig, PixelFlowConfig, Prior, VAEConfi
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
+HIERARCHICAL = ("hierarchical", "hierarchical-vamp")
 
 
-def prior_of(config: VAEConfig, posterior: DiagonalGaussian, shape: Shape) -> Density:
+def posterior_of(config: VAEConfig, shape: Shape) -> DiagonalGaussian | TwoLevelPosterior:
+    """The encoder: a Gaussian, or two levels of latent_dim each under a hierarchical prior."""
+    M, D, last = config.latent_dim, math.prod(shape), config.hidden[-1]
+    top = DiagonalGaussian(nn.Sequential(nn.Flatten(-3), MLP([D, *config.hidden, 2 * M])), M)
+    if config.prior not in HIERARCHICAL:
+        return top
+    eye = nn.Sequential(nn.Flatten(-3), MLP([D, *config.hidden]), nn.SiLU())
+    return TwoLevelPosterior(top, eye, MLP([last + M, last, 2 * M]), M)
+
+
+def prior_of(
+    config: VAEConfig, posterior: DiagonalGaussian | TwoLevelPosterior, shape: Shape
+) -> Density:
     """The prior that the config names. Flow priors start from the standard Gaussian."""
     M = config.latent_dim
     base, layers, hidden = StandardGaussian(M), config.couplings, config.coupling_hidden
+    if isinstance(posterior, TwoLevelPosterior):
+        vamp = config.prior == "hierarchical-vamp"
+        top = VampPrior(posterior.top, shape, config.pseudo_inputs) if vamp else base
+        net = MLP([M, config.hidden[-1], 2 * M], zero_last=True)
+        return TwoLevelPrior(top, net, M)
     makers: dict[Prior, Callable[[], Density]] = {
         "gaussian": lambda: base,
         "mixture": lambda: MixtureOfGaussians(M, config.components),
@@ -54,12 +73,10 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
 
 
 def _vae(config: VAEConfig, shape: Shape) -> VAE:
-    M, D = config.latent_dim, math.prod(shape)
-    encoder = nn.Sequential(nn.Flatten(-3), MLP([D, *config.hidden, 2 * M]))
-    decoder = MLP([M, *config.hidden[::-1], D])
-    posterior, likelihood = DiagonalGaussian(encoder, M), Bernoulli(decoder, shape)
+    posterior = posterior_of(config, shape)
     prior = prior_of(config, posterior, shape)
-    return VAE(prior, posterior, likelihood, config.mean_samples)
+    decoder = MLP([posterior.latent_dim, *config.hidden[::-1], math.prod(shape)])
+    return VAE(prior, posterior, Bernoulli(decoder, shape), config.mean_samples)
 
 
 def describe(config: ModelConfig, shape: Shape) -> str:
@@ -97,5 +114,8 @@ def describe_prior(config: VAEConfig) -> str:
         f"{config.bins} bins {nets}",
         "maf": f"a prior of {layers} masked autoregressive layers {nets}",
         "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
+        "hierarchical": "two levels, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
+        "hierarchical-vamp": "two levels, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
+        f"{config.pseudo_inputs} pseudo-inputs",
     }
     return said[config.prior]

@@ -12,7 +12,9 @@ from triptych.ddpm import Prediction
 from triptych.protocols import UserError
 from triptych.train.order import TrainConfig
 
-Prior = Literal["gaussian", "mixture", "flow", "spline", "maf", "vamp"]
+Prior = Literal[
+    "gaussian", "mixture", "flow", "spline", "maf", "vamp", "hierarchical", "hierarchical-vamp"
+]
 ViewName = Literal["threshold", "dynamic", "raw"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
@@ -97,6 +99,8 @@ TITLES: dict[Prior, str] = {
     "spline": "Neural spline flow",
     "maf": "Autoregressive flow",
     "vamp": "VampPrior",
+    "hierarchical": "Hierarchical",
+    "hierarchical-vamp": "Hierarchical VampPrior",
 }
 BRIEF_PRIORS: tuple[Prior, ...] = ("gaussian", "mixture", "flow")
 
