@@ -12,7 +12,7 @@ def test_every_image_gets_a_value_of_its_own(n, g):
     for estimate in (
         flow_bound(flow, x, 1, g),
         ddpm_bound(ddpm, x, 1, g),
-        *importance_bounds(vae, (x > 8).float(), 2, g),
+        *importance_bounds(vae, (x > 8).float(), 2, g)[:2],
     ):
         assert estimate.values.shape == (n,)
         assert estimate.mean == pytest.approx(estimate.values.double().mean().item())

@@ -56,7 +56,8 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
     expected = {"fid", "bpd"}
     if kind == "vae-flow":
         expected = {"elbo", "iwae-3", "kl-aggregate", "mutual-information", "energy-distance"}
-        expected |= {"fid"}
+        expected |= {"fid", "effective-samples"}
+        assert 1 <= scores["effective-samples"].value <= 3
         assert scores["iwae-3"].protocol["samples"] == 3
         assert scores["elbo"].protocol["view"] == "dynamic"
         assert "null95" in scores["energy-distance"].protocol

@@ -10,6 +10,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from triptych.evaluate import likelihood
 from triptych.evaluate.likelihood import importance_bounds
+from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import normal_log_prob
 from triptych.priors.gaussian import StandardGaussian
 from triptych.vae import VAE
@@ -87,9 +88,9 @@ def test_elbo_is_below_iwae_5_is_below_iwae_5000_which_reaches_log_px(g):
     model, exact = problem()
     x = exact.sample((300,)).view(-1, *SHAPE)
     log_px = exact.log_prob(x.flatten(1)).mean().item()
-    elbo, _ = importance_bounds(model, x, 100, g)
-    _, iwae_5 = importance_bounds(model, x, 5, g)
-    _, iwae_5000 = importance_bounds(model, x, 5000, g)
+    elbo, *_ = importance_bounds(model, x, 100, g)
+    _, iwae_5, *_ = importance_bounds(model, x, 5, g)
+    _, iwae_5000, *_ = importance_bounds(model, x, 5000, g)
     assert elbo.mean < iwae_5.mean - 0.02 < iwae_5000.mean - 0.04
     assert iwae_5.mean < log_px
     assert iwae_5000.mean == pytest.approx(log_px, abs=4 * iwae_5000.mc_std + 1e-3)
@@ -101,14 +102,14 @@ def test_the_elbo_is_log_px_minus_the_posteriors_divergence(g):
     x = exact.sample((300,)).view(-1, *SHAPE)
     gap = model.posterior.kl_to_true(model.posterior.encode(x))
     expected = (exact.log_prob(x.flatten(1)) - gap).mean().item()
-    elbo, _ = importance_bounds(model, x, 200, g)
+    elbo, *_ = importance_bounds(model, x, 200, g)
     assert elbo.mean == pytest.approx(expected, abs=4 * elbo.mc_std)
 
 
 def test_the_monte_carlo_errors_are_those_of_repeated_estimates(g):
     model, exact = problem()
     x = exact.sample((20,)).view(-1, *SHAPE)
-    pairs = [importance_bounds(model, x, 50, g) for _ in range(200)]
+    pairs = [importance_bounds(model, x, 50, g)[:2] for _ in range(200)]
     for estimates in zip(*pairs, strict=True):
         spread = torch.tensor([e.mean for e in estimates]).std().item()
         claimed = sum(e.mc_std for e in estimates) / len(estimates)
@@ -122,17 +123,22 @@ def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monk
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []
     log_weight = model.log_weight
     monkeypatch.setattr(model, "log_weight", lambda *a: seen.append(log_weight(*a)) or seen[-1])
-    elbo, iwae = importance_bounds(model, x, K, g)
+    elbo, iwae, ess, k_hat = importance_bounds(model, x, K, g)
     log_w = torch.cat(seen)
     assert sum(model.posterior.drawn) == len(log_w) == K
     torch.testing.assert_close(elbo.values, log_w.mean(0))
     torch.testing.assert_close(iwae.values, log_w.logsumexp(0) - math.log(K))
+    w = log_w.exp()
+    torch.testing.assert_close(ess, w.sum(0).square() / w.square().sum(0))
+    largest = LargestWeights(K)
+    largest.update(log_w)
+    torch.testing.assert_close(k_hat, largest.k_hat(), equal_nan=True)
 
 
 @pytest.mark.parametrize(("n", "K", "chunks"), [(4, 20_000, 1), (250, 100, 3)])
 def test_the_encoder_runs_once_for_each_image_and_memory_is_bounded(n, K, chunks, g):
     model, exact = problem()
-    elbo, iwae = importance_bounds(model, exact.sample((n,)).view(-1, *SHAPE), K, g)
+    elbo, iwae, *_ = importance_bounds(model, exact.sample((n,)).view(-1, *SHAPE), K, g)
     assert model.posterior.encoded == chunks
     assert max(model.likelihood.rows) <= likelihood.ROWS
     assert sum(model.likelihood.rows) == n * K

@@ -6,12 +6,14 @@ of them, and the encoder runs once for each image.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
+from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp
 from triptych.pixelflow import PixelFlow
 from triptych.vae import VAE
@@ -31,11 +33,21 @@ class Estimate:
         return self.values.double().mean().item()
 
 
+class Bounds(NamedTuple):
+    """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
+    sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`)."""
+
+    elbo: Estimate
+    iwae: Estimate
+    ess: Float[Tensor, "N"]
+    k_hat: Float[Tensor, "N"]
+
+
 @torch.no_grad()
 def importance_bounds(
     model: VAE, x: Float[Tensor, "N C H W"], K: int, generator: Generator
-) -> tuple[Estimate, Estimate]:
-    """(ELBO, IWAE-K) of each image from the same K samples (Burda et al. 2016, eq. 8).
+) -> Bounds:
+    """The bounds of each image from the same K samples (Burda et al. 2016, eq. 8).
 
     The Monte Carlo variance of an image's ELBO is var(log w) / K, that of its IWAE-K, to first
     order, 1 / ESS - 1 / K with ESS = (sum w)^2 / sum w^2.
@@ -44,18 +56,20 @@ def importance_bounds(
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
     per = min(len(x), 100)
     parts = [_bounds(model, chunk, K, generator) for chunk in x.split(per)]
-    elbo, elbo_var, iwae, iwae_var = (torch.cat(p) for p in zip(*parts, strict=True))
-    n = len(x)
-    return (
+    elbo, elbo_var, iwae, ess, k_hat = (torch.cat(p) for p in zip(*parts, strict=True))
+    iwae_var, n = (1 / ess - 1 / K).clamp(min=0), len(x)
+    return Bounds(
         Estimate(elbo, elbo_var.sum().sqrt().item() / n),
         Estimate(iwae, iwae_var.sum().sqrt().item() / n),
+        ess,
+        k_hat,
     )
 
 
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor, ...]:
-    """ELBO, its variance, IWAE-K and its variance for a few images, streamed over K."""
+    """ELBO, its variance, IWAE-K, ESS and k-hat of a few images, streamed over K."""
     h = model.posterior.encode(x)
-    log_mean_w, log_mean_w2 = RunningLogMeanExp(), RunningLogMeanExp()
+    log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
     chunk, left = max(1, ROWS // len(x)), K
     while left > 0:
@@ -66,12 +80,13 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor
         log_w = model.log_weight(x, eps.to(x.dtype), h).double()
         log_mean_w.update(log_w)
         log_mean_w2.update(2 * log_w)
+        tail.update(log_w)
         total, total_sq = total + log_w.sum(0), total_sq + log_w.square().sum(0)
         left -= k
     elbo, iwae = total / K, log_mean_w.value()
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
-    iwae_var = (torch.exp(log_mean_w2.value() - 2 * iwae) - 1).clamp(min=0) / K
-    return elbo, elbo_var, iwae, iwae_var
+    ess = K * torch.exp(2 * iwae - log_mean_w2.value())
+    return elbo, elbo_var, iwae, ess, tail.k_hat()
 
 
 @torch.no_grad()

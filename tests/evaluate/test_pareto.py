@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+
+from triptych.evaluate.pareto import LargestWeights, pareto_shape, tail_length
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("k", [-0.3, 0.2, 0.7, 1.2])
+def test_the_shape_of_pareto_draws_is_found(k, g):
+    """By inversion: x = s ((1 - u)^-k - 1) / k has shape k, whatever its scale s."""
+    u = torch.rand(4000, 3, generator=g)
+    x = torch.tensor([0.1, 1.0, 50.0]) * ((1 - u) ** -k - 1) / k
+    torch.testing.assert_close(
+        pareto_shape(x.sort(0).values), torch.full((3,), k), atol=0.07, rtol=0
+    )
+
+
+def test_the_tail_of_gaussian_log_weights_grows_with_their_spread(g):
+    narrow, wide = LargestWeights(20_000), LargestWeights(20_000)
+    for _ in range(10):
+        log_w = torch.randn(2000, 4, generator=g)
+        narrow.update(0.3 * log_w)
+        wide.update(4 * log_w)
+    assert (narrow.k_hat() < 0.5).all()
+    assert (wide.k_hat() > 0.7).all()
+
+
+def test_streaming_does_not_change_the_tail_nor_does_a_common_factor(g):
+    log_w = 2 * torch.randn(1000, 5, generator=g)
+    whole, parts = LargestWeights(1000), LargestWeights(1000)
+    whole.update(log_w)
+    for chunk in (log_w + 300).split(77):
+        parts.update(chunk)
+    assert len(whole.log_w) == tail_length(1000) + 1 == 96
+    torch.testing.assert_close(parts.k_hat(), whole.k_hat())
+
+
+def test_too_few_weights_have_no_shape_and_equal_ones_no_tail():
+    few, equal = LargestWeights(5), LargestWeights(100)
+    few.update(torch.randn(5, 2))
+    equal.update(torch.zeros(100, 2))
+    assert few.k_hat().isnan().all()
+    assert (equal.k_hat() == -math.inf).all()
