@@ -15,6 +15,7 @@ from triptych.flows.multiscale import Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
+from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.posteriors import DiagonalGaussian
@@ -85,6 +86,12 @@ def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] 
     return VAE(prior_named(prior, dim, posterior), posterior, likelihood)
 
 
+def tiny_residual_vae() -> VAE:
+    posterior = DiagonalGaussian(ResidualEncoder(SHAPE, (8, 16), 1, 4), 2)
+    likelihood = Bernoulli(ResidualDecoder(SHAPE, (8, 16), 1, 2), SHAPE)
+    return VAE(StandardGaussian(2), posterior, likelihood)
+
+
 def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> PixelFlow:
     flow = Flow(StandardGaussian(math.prod(shape)), [MultiScale(shape, 1, [4]), Logit(1e-3)])
     return PixelFlow(flow, shape, levels)
@@ -103,6 +110,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-vamp": (lambda: tiny_vae("vamp"), "threshold"),
     "vae-hierarchical": (lambda: tiny_vae("hierarchical"), "threshold"),
     "vae-hierarchical-vamp": (lambda: tiny_vae("hierarchical-vamp"), "threshold"),
+    "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
 }

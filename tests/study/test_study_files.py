@@ -1,11 +1,15 @@
 import json
+from typing import get_args
 
 import pytest
+import torch
 
+from triptych.cli.options import PriorName
 from triptych.protocols import UserError
-from triptych.study.build import build, describe
+from triptych.study.build import build
+from triptych.study.describe import describe
 from triptych.study.grid import from_toml, named_study, study_json
-from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
+from triptych.study.recipes import Prior, asked_recipe, from_dict, override, recipes_for, to_dict
 
 GOOD = """
 name = "mine"
@@ -170,3 +174,33 @@ def test_study_json_holds_the_request_resolved():
     for row in plain["recipes"]:
         assert row["parameters"] > 0
         assert len(row["seeds"]) >= 2
+
+
+@pytest.mark.parametrize("network", ["mlp", "gated", "residual"])
+@pytest.mark.parametrize("prior", ["flow", "hierarchical-vamp"])
+def test_every_network_carries_every_prior(network, prior):
+    recipe = override(recipes_for("digits")[f"vae-{prior}"], network=network)
+    model = build(recipe.model, (1, 8, 8), 17)
+    eps = torch.randn(3, 2, model.posterior.latent_dim)
+    assert model.log_weight(torch.rand(2, 1, 8, 8), eps).shape == (3, 2)
+    assert {"mlp": "MLP", "gated": "Gated", "residual": "Residual"}[network] in describe(
+        recipe.model, (1, 8, 8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ddpm", {"widths": [8, 8, 8, 8]}),
+        ("pixelflow", {"scales": 5}),
+        ("vae-flow", {"network": "residual", "channels": [8, 8, 8, 8]}),
+    ],
+)
+def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting):
+    recipe = override(recipes_for("digits")[name], **setting)
+    with pytest.raises(UserError, match="does not fit the images: 8x8 images cannot be"):
+        build(recipe.model, (1, 8, 8), 17)
+
+
+def test_the_command_line_knows_every_prior():
+    assert get_args(PriorName) == get_args(Prior)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -26,6 +26,8 @@ class Train:
     """seed of weights, image order and noise"""
     prior: PriorName | None = None
     """prior of a VAE"""
+    network: Literal["mlp", "gated", "residual"] | None = None
+    """encoder and decoder of a VAE"""
     latent_dim: int | None = None
     """dimensions of a VAE's latent space"""
     epochs: float | None = None
@@ -46,7 +48,7 @@ class Train:
 
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
-        names = ("prior", "latent_dim", "epochs", "batch_size", "lr")
+        names = ("prior", "network", "latent_dim", "epochs", "batch_size", "lr")
         asked = {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
         data = load(self.dataset, self.where.data).to(device_named(self.where.device))

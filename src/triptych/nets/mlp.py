@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 SILU_GAIN = 1.677  # 1 / sqrt(E[SiLU(u)^2]), u ~ N(0, 1)
 
@@ -30,3 +31,23 @@ class MLP(nn.Sequential):
         for layer in linear[1:]:
             layers += [nn.SiLU(), layer]
         super().__init__(*layers)
+
+
+class Gate(nn.Module):
+    """(A x + a) * sigmoid(B x + b) (Dauphin et al. 2017, arXiv:1612.08083, eq. 1)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.both = nn.Linear(n_in, 2 * n_out)
+
+    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        return nn.functional.glu(self.both(x))
+
+
+class GatedMLP(nn.Sequential):
+    """Gated layers `sizes[0] -> ... -> sizes[-2]`, then a linear one: the network of Tomczak &
+    Welling 2018 (arXiv:1705.07120, section 5)."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        *hidden, last = pairwise(sizes)
+        super().__init__(*(Gate(*pair) for pair in hidden), nn.Linear(*last))

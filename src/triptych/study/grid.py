@@ -10,7 +10,8 @@ from pydantic import Field
 from triptych.data import SOURCES
 from triptych.evaluate.judge import Evaluation
 from triptych.protocols import UserError
-from triptych.study.build import build, describe
+from triptych.study.build import build
+from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
     Recipe,

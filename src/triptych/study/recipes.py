@@ -18,7 +18,8 @@ Prior = Literal[
 ViewName = Literal["threshold", "dynamic", "raw"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
-Eights = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+Eight = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+EightChannels = Annotated[tuple[Eight, ...], Field(min_length=1, max_length=8)]
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -30,8 +31,14 @@ class VAEConfig:
     kind: Literal["vae"] = "vae"
     prior: Prior = "gaussian"
     latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
+    network: Literal["mlp", "gated", "residual"] = "mlp"
+    """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
     hidden: Widths = (512, 512)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    channels: EightChannels = (64, 128)
+    """Of the residual network, at half, a quarter, ... of the image's size; multiples of 8."""
+    blocks: Count = 1
+    """Residual blocks at each of them."""
     components: Count = 50
     """Components of the mixture prior."""
     pseudo_inputs: Count = 500
@@ -66,9 +73,7 @@ class DDPMConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["ddpm"] = "ddpm"
-    widths: Annotated[
-        tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)
-    ] = (64, 128)
+    widths: EightChannels = (64, 128)
     """Channels at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
@@ -111,7 +116,9 @@ def _part_a(
     """Every prior on one network, with one budget."""
 
     def recipe(prior: Prior, title: str) -> Recipe:
-        config = VAEConfig("vae", prior, latent_dim, hidden, pseudo_inputs=pseudo_inputs)
+        config = VAEConfig(
+            prior=prior, latent_dim=latent_dim, hidden=hidden, pseudo_inputs=pseudo_inputs
+        )
         return Recipe(f"vae-{prior}", title, "A", "threshold", config, train)
 
     return [recipe(prior, title) for prior, title in TITLES.items()]

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from triptych.flows.autoregressive import MADE
 from triptych.nets.conv import ConvNet
-from triptych.nets.mlp import MLP
+from triptych.nets.mlp import MLP, GatedMLP
+from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
 
-NETWORKS = (MLP, MADE, ConvNet, UNet)
+NETWORKS = (MLP, GatedMLP, MADE, ConvNet, ResidualEncoder, ResidualDecoder, UNet)
 
 
 def bf16_helps(device: torch.device) -> bool:

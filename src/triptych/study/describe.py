@@ -1,0 +1,59 @@
+"""The sentences with which the report describes a model."""
+
+import math
+
+from triptych.study.recipes import ModelConfig, PixelFlowConfig, Prior, VAEConfig
+
+Shape = tuple[int, int, int]
+
+
+def describe(config: ModelConfig, shape: Shape) -> str:
+    """The architecture in one sentence."""
+    if isinstance(config, VAEConfig):
+        prior, M = describe_prior(config), config.latent_dim
+        return f"{describe_network(config, shape)}, mirrored decoder, M = {M}, and {prior}."
+    if isinstance(config, PixelFlowConfig):
+        return (
+            f"{config.scales} scales of {config.steps} steps (affine coupling with a 3x3-1x1-3x3 "
+            f"convolutional net of {config.width} channels, 1x1 convolution, activation "
+            f"normalisation) on uniformly dequantized pixels in logit space."
+        )
+    widths = "-".join(str(w) for w in config.widths)
+    return (
+        f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
+        f"level with GroupNorm, attention at the lowest, sinusoidal time embedding; "
+        f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction."
+    )
+
+
+def describe_network(config: VAEConfig, shape: Shape) -> str:
+    """The encoder, without its end."""
+    if config.network == "residual":
+        channels = "-".join(str(c) for c in config.channels)
+        return (
+            f"Residual convolutional encoder behind a pixel-unshuffle, {channels} channels, "
+            f"{config.blocks} block(s) a level"
+        )
+    widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))
+    kind = "MLP encoder" if config.network == "mlp" else "Gated MLP encoder"
+    end = f"{widths}-{2 * config.latent_dim}"
+    return f"{kind} {end} with SiLU" if config.network == "mlp" else f"{kind} {end}"
+
+
+def describe_prior(config: VAEConfig) -> str:
+    """The prior in half a sentence."""
+    layers = config.couplings
+    nets = f"({'-'.join(str(h) for h in config.coupling_hidden)} hidden units)"
+    said: dict[Prior, str] = {
+        "gaussian": "a standard Gaussian prior",
+        "mixture": f"a prior of {config.components} learned diagonal Gaussians",
+        "flow": f"a flow prior of {layers} masked affine couplings {nets}",
+        "spline": f"a flow prior of {layers} rational-quadratic spline couplings with "
+        f"{config.bins} bins {nets}",
+        "maf": f"a prior of {layers} masked autoregressive layers {nets}",
+        "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
+        "hierarchical": "two levels, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
+        "hierarchical-vamp": "two levels, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
+        f"{config.pseudo_inputs} pseudo-inputs",
+    }
+    return said[config.prior]
