@@ -1,0 +1,171 @@
+"""Annealed importance sampling of log p(x) (Neal 2001, arXiv:physics/9803008), bracketed by its
+reverse (Wu, Burda, Salakhutdinov & Grosse 2017, *On the Quantitative Analysis of Decoder-Based
+Generative Models*, arXiv:1611.04273; Grosse, Ghahramani & Adams 2015, arXiv:1511.02543).
+
+A chain walks from the encoder's posterior to the true one through
+
+    f_beta(z) = q(z|x)^(1 - beta) p(x, z)^beta,    0 = beta_0 < ... < beta_T = 1,
+
+by Hamiltonian Monte Carlo (Neal 2011, arXiv:1206.1901) that leaves each f_beta invariant. With
+log w(z) = log p(x, z) - log q(z|x), the sum of (beta_t - beta_{t-1}) log w(z_{t-1}) is the
+logarithm of a weight whose mean is p(x): T = 1 is plain importance sampling, and more steps make
+it tight. Of data that the model drew itself a true posterior sample is known; from there the chain
+runs backwards, and the same sum bounds log p(x) from above.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from triptych.maths import log_mean_exp
+from triptych.vae import VAE
+
+TARGET = 0.65  # acceptance that Hamiltonian Monte Carlo is tuned to (Neal 2011, section 5.4.4.2)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How to anneal: T temperatures, chains an image, leapfrog steps between two temperatures."""
+
+    steps: int = 300
+    chains: int = 16
+    leapfrog: int = 5
+
+
+class Bracket(NamedTuple):
+    """Lower and upper bound on log p(x) of images that the model drew, in nats."""
+
+    lower: Float[Tensor, "N"]
+    upper: Float[Tensor, "N"]
+
+
+class Path:
+    """log q(z|x) and log p(x, z) along the chain, for a few images."""
+
+    def __init__(self, model: VAE, x: Float[Tensor, "B C H W"]) -> None:
+        self.model, self.x = model, x
+        with torch.no_grad():
+            self.h: Any = model.posterior.encode(x)
+
+    def log_w(self, z: Float[Tensor, "K B M"]) -> Float[Tensor, "K B"]:
+        """log p(x, z) - log q(z|x)."""
+        return self._log_joint(z) - self.model.posterior.log_prob(z, self.h)
+
+    def gradient(self, z: Tensor, beta: float) -> tuple[Float[Tensor, "K B"], Tensor]:
+        """log f_beta(z) and its gradient in z."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            log_q = self.model.posterior.log_prob(z, self.h)
+            log_f = (1 - beta) * log_q + beta * self._log_joint(z)
+            (slope,) = torch.autograd.grad(log_f.sum(), z)
+        return log_f.detach(), slope
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        return self.model.likelihood.log_prob(self.x, z) + self.model.prior.log_prob(z)
+
+
+def temperatures(T: int) -> list[float]:
+    """beta_0 .. beta_T, closest together at both ends: a sigmoid from -4 to 4, made to reach."""
+    s = torch.sigmoid(torch.linspace(-4, 4, T + 1, dtype=torch.float64))
+    return ((s - s[0]) / (s[-1] - s[0])).tolist()
+
+
+def annealed_log_px(
+    model: VAE, x: Float[Tensor, "N C H W"], how: Annealing, generator: Generator
+) -> Float[Tensor, "N"]:
+    """A stochastic lower bound on log p(x) of each image, in nats: log mean w of its chains."""
+    return torch.cat([_forward(model, chunk, how, generator) for chunk in x.split(50)])
+
+
+def bracket(model: VAE, n: int, how: Annealing, generator: Generator) -> Bracket:
+    """Bounds from both sides for n images that the model draws."""
+    parts = [_both(model, min(50, n - i), how, generator) for i in range(0, n, 50)]
+    return Bracket(*(torch.cat(side) for side in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _forward(
+    model: VAE, x: Tensor, how: Annealing, g: Generator, sizes: Tensor | None = None
+) -> Tensor:
+    path = Path(model, x)
+    sizes = tuned_sizes(path, how, g) if sizes is None else sizes
+    return log_mean_exp(anneal(path, start(path, how.chains, g), how, sizes, g))
+
+
+@torch.no_grad()
+def _both(model: VAE, n: int, how: Annealing, g: Generator) -> tuple[Tensor, Tensor]:
+    z = model.prior.sample(n, g)
+    path = Path(model, model.likelihood.sample(z, g))
+    sizes = tuned_sizes(path, how, g)
+    lower = _forward(model, path.x, how, g, sizes)
+    exact = z.expand(how.chains, -1, -1)
+    return lower, -log_mean_exp(-anneal(path, exact, how, sizes, g, backwards=True))
+
+
+def start(path: Path, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
+    """Draws of q(z|x)."""
+    size = (chains, len(path.x), path.model.posterior.latent_dim)
+    eps = torch.randn(size, generator=g, device=path.x.device, dtype=path.x.dtype)
+    return path.model.posterior.rsample(path.h, eps)[0]
+
+
+def anneal(
+    path: Path,
+    z: Float[Tensor, "K B M"],
+    how: Annealing,
+    sizes: Float[Tensor, "T B"],
+    g: Generator,
+    backwards: bool = False,
+) -> Float[Tensor, "K B"]:
+    """The log weight of each chain, with the given step size at each temperature and image."""
+    beta, total = temperatures(how.steps), torch.zeros(z.shape[:2], device=z.device).double()
+    order = range(how.steps, 0, -1) if backwards else range(1, how.steps + 1)
+    for t in order:
+        if backwards and t < how.steps:
+            z, _ = transition(path, z, beta[t], sizes[t], how.leapfrog, g)
+        total += (beta[t] - beta[t - 1]) * path.log_w(z).double()
+        if not backwards and t < how.steps:
+            z, _ = transition(path, z, beta[t], sizes[t], how.leapfrog, g)
+    return total
+
+
+def transition(
+    path: Path,
+    z: Float[Tensor, "K B M"],
+    beta: float,
+    size: Float[Tensor, "B"],
+    leapfrog: int,
+    g: Generator,
+) -> tuple[Float[Tensor, "K B M"], Float[Tensor, "B"]]:
+    """One step of Hamiltonian Monte Carlo on f_beta; also the acceptance rate of each image."""
+    eps = size[:, None]
+    momentum = torch.randn(z.shape, generator=g, device=z.device, dtype=z.dtype)
+    log_f, slope = path.gradient(z, beta)
+    energy = log_f - 0.5 * momentum.square().sum(-1)
+    proposal = z
+    for _ in range(leapfrog):
+        momentum = momentum + 0.5 * eps * slope
+        proposal = proposal + eps * momentum
+        log_f, slope = path.gradient(proposal, beta)
+        momentum = momentum + 0.5 * eps * slope
+    gain = log_f - 0.5 * momentum.square().sum(-1) - energy
+    u = torch.rand(gain.shape, generator=g, device=z.device, dtype=z.dtype)
+    accept = gain > u.log()
+    return torch.where(accept[..., None], proposal, z), accept.to(z.dtype).mean(0)
+
+
+def tuned_sizes(path: Path, how: Annealing, g: Generator) -> Float[Tensor, "T B"]:
+    """Step sizes that accept about `TARGET`, from a run of their own whose chains are thrown away:
+    a chain that tunes itself as it goes would not leave f_beta invariant."""
+    z, beta = start(path, how.chains, g), temperatures(how.steps)
+    size = torch.full_like(z[0, :, 0], 0.5 / math.sqrt(z.shape[-1]))
+    sizes = [size]
+    for t in range(1, how.steps):
+        z, rate = transition(path, z, beta[t], size, how.leapfrog, g)
+        size = size * torch.exp(0.2 * (rate - TARGET))
+        sizes.append(size)
+    return torch.stack(sizes)
