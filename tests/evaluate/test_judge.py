@@ -202,3 +202,14 @@ class Reshape(nn.Module):
 
     def inverse(self, x):
         return x.flatten(1), torch.zeros(len(x))
+
+
+def test_annealing_is_scored_where_it_is_asked_for(digits):
+    how = dataclasses.replace(QUICK, ais_images=3, ais_steps=4)
+    scores = by_metric(judge(built("vae-flow"), digits, "threshold", how, 0))
+    ais, width = scores["ais"], scores["ais-bracket"]
+    asked = {"n": 3, "samples": 16, "steps": 4}
+    assert ais.protocol | asked | {"split": "test"} == ais.protocol
+    assert width.protocol | asked | {"split": "samples"} == width.protocol
+    assert scores["elbo"].value - 3 < ais.value < 0
+    assert width.value > 0

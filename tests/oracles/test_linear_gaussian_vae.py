@@ -37,7 +37,9 @@ class LinearLikelihood(nn.Module):
         return z @ self.W.T + self.b
 
     def sample(self, z, generator=None):
-        raise NotImplementedError
+        x = self.mean(z)
+        x = x + S * torch.randn(x.shape, generator=generator)
+        return x.view(-1, *SHAPE)
 
 
 class LinearPosterior(nn.Module):

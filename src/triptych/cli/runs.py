@@ -75,6 +75,10 @@ class Evaluate:
     """K of the importance-weighted bound"""
     images: int = 10_000
     """use the first so many test images"""
+    ais_images: int = 0
+    """anneal the first so many too, for a tight log p(x)"""
+    ais_steps: int = 300
+    """temperatures of the annealing"""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
 
     def run(self) -> None:
@@ -85,8 +89,8 @@ class Evaluate:
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
 
-        asked = {"importance_samples": self.importance_samples, "images": self.images}
-        asked |= asdict(self.sampling)
+        names = ("importance_samples", "images", "ais_images", "ais_steps")
+        asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         _, dataset, _ = folder.config()
         data = load(dataset, self.where.data).to(device_named(self.where.device))

@@ -22,6 +22,7 @@ from triptych.evaluate.aggregate import (
     energy_distance,
     latent_plane,
 )
+from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.likelihood import Estimate, ddpm_bound, flow_bound, importance_bounds
@@ -36,6 +37,7 @@ from triptych.vae import VAE
 
 ENERGY_SAMPLES = 1_000
 SAMPLES_SHOWN = 64
+DRAWN = {"split": "samples"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Evaluation:
     elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     images: Annotated[int, Ge(2)] = 10_000
     """The first so many test images, or all if there are fewer; also the N of the FID."""
+    ais_images: Annotated[int, Ge(0)] = 0
+    """Annealed importance sampling of the first so many of the images, and a bracket on as many
+    that the model draws; it takes minutes a hundred."""
+    ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
+    """Its temperatures."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image."""
     sampler: Literal["ancestral", "ddim"] = "ddim"
@@ -84,14 +91,16 @@ def judge(
     g = generator_for(seed, 0, device, stream=4)
     if isinstance(model, VAE):
         result.scores += bound_scores(model, x, how, protocol, g)
+        result.scores += ais_scores(model, x, how, protocol, g)
         result.scores += match_scores(model, x, protocol, g)
         result.arrays["latent"] = latent_arrays(model, x, data.test_labels[: how.images], g)
     else:
         result.scores.append(bpd_score(model, x, how, protocol, g))
     if isinstance(model, PixelFlow):
         outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
-        of_samples = protocol | {"split": "samples", "n": SAMPLES_SHOWN}
-        result.scores.append(Score("share-outside", outside, "", None, of_samples))
+        result.scores.append(
+            Score("share-outside", outside, "", None, protocol | DRAWN | {"n": SAMPLES_SHOWN})
+        )
     draw = sampler(model, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": (255 * shown).round().byte().cpu().numpy()}
@@ -131,6 +140,23 @@ def bound_scores(
         share = (k_hat > UNRELIABLE).double().mean().item()
         scores.append(Score("unreliable-share", share, "", None, importance))
     return scores
+
+
+def ais_scores(
+    model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
+) -> list[Score]:
+    """log p(x) by annealing, and how far its bounds from both sides are apart on drawn images."""
+    first, annealing = x[: how.ais_images], Annealing(how.ais_steps)
+    if len(first) == 0:
+        return []
+    estimate = annealed_log_px(model, first, annealing, g)
+    width = torch.sub(*reversed(bracket(model, len(first), annealing, g)))
+    error = width.std().item() / len(first) ** 0.5 if len(first) > 1 else None
+    chain = {"n": len(first), "samples": annealing.chains, "steps": annealing.steps}
+    return [
+        _score("ais", estimate, protocol | chain),
+        Score("ais-bracket", width.mean().item(), "nats", error, protocol | chain | DRAWN),
+    ]
 
 
 def match_scores(
