@@ -9,8 +9,9 @@ from torch import nn
 from toys import built
 
 from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge import Evaluation, judge, sampler, sampling_protocol
+from triptych.evaluate.judge import judge, sampler, sampling_protocol
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from triptych.evaluate.judge import Evaluation
+from triptych.evaluate.evaluation import Evaluation
 from triptych.protocols import UserError
 from triptych.study import run as run_module
 from triptych.study.execute import device_named, execute

@@ -83,7 +83,7 @@ class Evaluate:
 
     def run(self) -> None:
         from triptych.data import load
-        from triptych.evaluate.judge import Evaluation
+        from triptych.evaluate.evaluation import Evaluation
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated
         from triptych.study.run import evaluate
@@ -118,7 +118,8 @@ class Sample:
 
     def run(self) -> None:
         from triptych.data import load
-        from triptych.evaluate.judge import Evaluation, sampler
+        from triptych.evaluate.evaluation import Evaluation
+        from triptych.evaluate.judge import sampler
         from triptych.report.grid import write_images
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from triptych.data import SOURCES
-from triptych.evaluate.judge import Evaluation
+from triptych.evaluate.evaluation import Evaluation
 from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.describe import describe

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from triptych.data import load
-from triptych.evaluate.judge import Evaluation
+from triptych.evaluate.evaluation import Evaluation
 from triptych.study.run import Job, evaluate, train
 from triptych.train.checkpoint import write_text
 from triptych.train.fit import Progress

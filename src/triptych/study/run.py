@@ -10,7 +10,8 @@ from torch import nn
 
 from triptych.data import Dataset, view
 from triptych.evaluate.classifier import features_for
-from triptych.evaluate.judge import Evaluation, judge
+from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.judge import judge
 from triptych.study.build import build
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty

@@ -1,0 +1,32 @@
+"""How to judge: what of the protocol a user may choose."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Settings of `judge`, as a study file and the command line have them."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    importance_samples: Annotated[int, Ge(1), Le(1_000_000)] = 1000
+    """K of IWAE-K."""
+    importance_images: Annotated[int, Ge(2)] = 10_000
+    """IWAE-K uses the first so many of the images."""
+    elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
+    images: Annotated[int, Ge(2)] = 10_000
+    """The first so many test images, or all if there are fewer; also the N of the FID."""
+    ais_images: Annotated[int, Ge(0)] = 0
+    """Annealed importance sampling of the first so many of the images, and a bracket on as many
+    that the model draws; it takes minutes a hundred."""
+    ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
+    """Its temperatures."""
+    bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
+    """Dequantizations, or (t, eps) pairs, an image."""
+    sampler: Literal["ancestral", "ddim"] = "ddim"
+    steps: Annotated[int, Ge(2)] = 50
+    """Network evaluations of a DDPM's sample; ancestral sampling takes all that the chain has."""
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Noise of a DDIM step: 0 none, 1 as much as the ancestral chain's."""
