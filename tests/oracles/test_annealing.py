@@ -8,8 +8,8 @@ from test_linear_gaussian_vae import SHAPE, M, problem
 from toys import global_generator_untouched
 
 from triptych.evaluate.ais import (
+    AnnealedPath,
     Annealing,
-    Path,
     annealed_log_px,
     bracket,
     temperatures,
@@ -87,7 +87,7 @@ def test_a_transition_leaves_its_density_invariant(g):
     """From exact draws of f_beta, a Gaussian here, the moments stay."""
     model, exact = problem(shift=1.0, stretch=1.3)
     x = exact.sample((1,)).view(-1, *SHAPE)
-    path, beta = Path(model, x), 0.4
+    path, beta = AnnealedPath(model, x), 0.4
     h, (A, L) = path.h, (model.posterior.A, model.posterior.L)
     true_mu = (x.flatten(1) - model.posterior.b) @ A.T
     q, p = torch.linalg.inv(L @ L.T), torch.linalg.inv(model.posterior.true_cov)
@@ -106,7 +106,7 @@ def test_a_transition_leaves_its_density_invariant(g):
 
 def test_step_sizes_are_tuned_towards_the_target(g):
     model, exact = far_problem()
-    path = Path(model, exact.sample((6,)).view(-1, *SHAPE))
+    path = AnnealedPath(model, exact.sample((6,)).view(-1, *SHAPE))
     how = Annealing(steps=80, chains=20, leapfrog=4)
     sizes = tuned_sizes(path, how, g)
     assert sizes.shape == (80, 6)

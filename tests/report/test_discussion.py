@@ -172,3 +172,20 @@ def test_own_text_that_is_not_text(folder):
     (folder / "discussion.md").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"discussion\.md cannot be read"):
         discuss(read_study(folder), KEYS)
+
+
+@pytest.mark.parametrize(("shares", "said"), [((0.02, 0.05), ""), ((0.4, 0.9), "40 to 90%")])
+def test_a_heavy_tail_of_the_weights_is_warned_of(folder, shares, said):
+    def add(content):
+        (model,) = [s for s in content["scores"] if (s["model"], s["metric"]) == FLOW_IWAE]
+        other = model | {"model": "vae-gaussian"}
+        for row, share in zip((model, other), shares, strict=True):
+            content["scores"].append(row | {"metric": "unreliable-share", "mean": share})
+
+    edit(folder / "results.json", add)
+    text = text_of(folder)
+    assert ("Pareto" in text) == bool(said)
+    assert said in text
+
+
+FLOW_IWAE = ("vae-flow", "iwae-1000")

@@ -45,7 +45,7 @@ class Bracket(NamedTuple):
     upper: Float[Tensor, "N"]
 
 
-class Path:
+class AnnealedPath:
     """log q(z|x) and log p(x, z) along the chain, for a few images."""
 
     def __init__(self, model: VAE, x: Float[Tensor, "B C H W"]) -> None:
@@ -86,7 +86,7 @@ def annealed_log_px(
     """
     parts = []
     for chunk in x.split(CHUNK):
-        path = Path(model, chunk)
+        path = AnnealedPath(model, chunk)
         sizes = tuned_sizes(path, how, generator)
         parts.append(anneal(path, start(path, how.chains, generator), how, sizes, generator))
     log_w = torch.cat(parts, 1)
@@ -100,7 +100,7 @@ def bracket(model: VAE, n: int, how: Annealing, generator: Generator) -> Bracket
     """Bounds from both sides for n images that the model draws."""
     lower, upper = [], []
     for z in model.prior.sample(n, generator).split(CHUNK):
-        path = Path(model, model.likelihood.sample(z, generator))
+        path = AnnealedPath(model, model.likelihood.sample(z, generator))
         sizes = tuned_sizes(path, how, generator)
         there = anneal(path, start(path, how.chains, generator), how, sizes, generator)
         exact = z.expand(how.chains, -1, -1)
@@ -110,7 +110,7 @@ def bracket(model: VAE, n: int, how: Annealing, generator: Generator) -> Bracket
     return Bracket(torch.cat(lower), torch.cat(upper))
 
 
-def start(path: Path, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
+def start(path: AnnealedPath, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
     """Draws of q(z|x)."""
     size = (chains, len(path.x), path.model.posterior.latent_dim)
     eps = torch.randn(size, generator=g, device=path.x.device, dtype=path.x.dtype)
@@ -118,7 +118,7 @@ def start(path: Path, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
 
 
 def anneal(
-    path: Path,
+    path: AnnealedPath,
     z: Float[Tensor, "K B M"],
     how: Annealing,
     sizes: Float[Tensor, "T B"],
@@ -138,7 +138,7 @@ def anneal(
 
 
 def transition(
-    path: Path,
+    path: AnnealedPath,
     z: Float[Tensor, "K B M"],
     beta: float,
     size: Float[Tensor, "B"],
@@ -162,7 +162,7 @@ def transition(
     return torch.where(accept[..., None], proposal, z), accept.to(z.dtype).mean(0)
 
 
-def tuned_sizes(path: Path, how: Annealing, g: Generator) -> Float[Tensor, "T B"]:
+def tuned_sizes(path: AnnealedPath, how: Annealing, g: Generator) -> Float[Tensor, "T B"]:
     """Step sizes that accept about `TARGET`, from a run of their own whose chains are thrown away:
     a chain that tunes itself as it goes would not leave f_beta invariant."""
     z, beta = start(path, how.chains, g), temperatures(how.steps)

@@ -11,7 +11,17 @@ from triptych.report.tables import Table, likelihood_table, sampling_table
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
 from triptych.report.wording import Span, bare, count, dataset_name, label, listed
 
-CITATIONS = ("burda2016", "dinh2017", "heusel2017", "ho2020", "kingma2014", "tomczak2018")
+CITATIONS = (
+    "burda2016",
+    "dinh2017",
+    "durkan2019",
+    "heusel2017",
+    "ho2020",
+    "kingma2014",
+    "papamakarios2017",
+    "tomczak2018",
+    "vehtari2024",
+)
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
     "flow": ("the flows", "dinh2017"),

@@ -17,6 +17,7 @@ from triptych.report.wording import KL, Span, called, count, listed, number, run
 
 LONGEST_REASON = 70
 MOST_FAILURES = 3
+WORTH_A_WARNING = 10.0  # per cent of images
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def _likelihood(study: Study, brief: bool) -> list[Span]:
     iwae = best_iwae(study, recipes)
     if iwae:
         spans += _importance(study, models, ranked(study, recipes, iwae))
+    if iwae:
+        spans += _reliability(study, recipes, iwae)
     if iwae and not brief:
         spans += _tightening(study, recipes, iwae)
     return [span for span in spans if span]
@@ -92,6 +95,21 @@ def _importance(study: Study, elbo: Sequence[Summary], iwae: Sequence[Summary]) 
     if alike and all_separated(study, elbo) and all_separated(study, iwae):
         return [f" {name} ", {"cite": "burda2016"}, " separates them in the same order."]
     return [f" {text}" for text in compare(study, iwae, name)]
+
+
+def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
+    """A warning where the tail of the importance weights is too heavy for the bound to be tight."""
+    shares = [study.score(r.name, "unreliable-share") for r in recipes]
+    percent = sorted(100 * s.mean for s in shares if s is not None)
+    if not percent or percent[-1] < WORTH_A_WARNING:
+        return []
+    low, high = number(percent[0], 0), number(percent[-1], 0)
+    share = f"{high}%" if low == high else f"{low} to {high}%"
+    return [
+        f" For {share} of the images the weights' Pareto k exceeds 0.7 ",
+        {"cite": "vehtari2024"},
+        f": there {iwae.upper()} is a bound on log p(x), not an estimate of it.",
+    ]
 
 
 def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
