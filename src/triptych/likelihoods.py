@@ -5,7 +5,9 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
+
+from triptych.maths import normal_log_prob
 
 
 class Bernoulli(nn.Module):
@@ -42,3 +44,177 @@ class Bernoulli(nn.Module):
         p = self.mean(z)
         u = torch.rand(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         return (u < p).to(p.dtype)
+
+
+class ContinuousBernoulli(nn.Module):
+    """For grey values y in [0, 1] (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845, eq. 4-5).
+
+        p(y|z) = C(l) exp(y l) / (1 + exp l),    C(l) = l / tanh(l / 2)
+
+    in logits l: the Bernoulli's formula with the constant that makes it a density on [0, 1].
+    x are the integers 0 .. levels-1, y = x / (levels - 1); log_prob is the density of y.
+    """
+
+    def __init__(self, net: nn.Module, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__()
+        self.net, self.shape, self.levels = net, shape, levels
+
+    def logits(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
+        """The decoder's output in the precision of z."""
+        return self.net(z).to(z.dtype)
+
+    def log_prob(
+        self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
+    ) -> Float[Tensor, "*batch"]:
+        """log p(y|z) in nats, summed over pixels."""
+        logits, y = self.logits(z), x.flatten(-3) / (self.levels - 1)
+        return (y * logits - softplus(logits) + log_constant(logits)).sum(-1)
+
+    def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
+        """E[y|z] = 1 / (1 - exp(-l)) - 1 / l, and 1/2 at l = 0."""
+        logits = self.logits(z)
+        far = away_from_zero(logits)
+        exact = -1 / torch.expm1(-far) - 1 / far
+        mean = torch.where(logits == far, exact, 0.5 + logits / 12)
+        return mean.unflatten(-1, self.shape)
+
+    def sample(
+        self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
+    ) -> Float[Tensor, "*batch C H W"]:
+        """y by inversion, log(1 + u (exp l - 1)) / l, mirrored where l > 0 so that exp l <= 1."""
+        logits = self.logits(z)
+        u = torch.rand(logits.shape, generator=generator, device=z.device, dtype=z.dtype)
+        far = -away_from_zero(logits).abs()
+        y = torch.log1p(u * torch.expm1(far)) / far
+        y = torch.where(logits > 0, 1 - y, y)
+        return y.clamp(0, 1).unflatten(-1, self.shape)
+
+
+def away_from_zero(logits: Tensor, least: float = 1e-3) -> Tensor:
+    """The logits, but `least` in size where they are smaller: formulas with l below the line."""
+    return torch.where(logits.abs() < least, torch.full_like(logits, least), logits)
+
+
+def log_constant(logits: Tensor) -> Tensor:
+    """log(l / tanh(l / 2)), by its series log 2 + l^2 / 12 near zero."""
+    far = away_from_zero(logits).abs()
+    exact = far.log() - (far / 2).tanh().log()
+    return torch.where(logits.abs() == far, exact, math.log(2) + logits.square() / 12)
+
+
+class Gaussian(nn.Module):
+    """p(y|z) = N(y; mu(z), sigma^2 I) for grey values y = x / (levels - 1) of integers x.
+
+    sigma is one number, learned from its start unless `learned` is False (Rybkin, Daniilidis &
+    Levine 2021, arXiv:2006.13202). log_prob is the density of y; `mean` is moved into [0, 1].
+    """
+
+    log_sigma: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, int, int],
+        levels: int,
+        sigma: float = 0.1,
+        learned: bool = True,
+    ) -> None:
+        super().__init__()
+        self.net, self.shape, self.levels = net, shape, levels
+        start = torch.tensor(math.log(sigma))
+        if learned:
+            self.log_sigma = nn.Parameter(start)
+        else:
+            self.register_buffer("log_sigma", start)
+
+    def mu(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
+        """The decoder's output in the precision of z."""
+        return self.net(z).to(z.dtype)
+
+    def log_prob(
+        self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
+    ) -> Float[Tensor, "*batch"]:
+        """log p(y|z) in nats, summed over pixels."""
+        return normal_log_prob(self.mu(z), x.flatten(-3) / (self.levels - 1), self.log_sigma)
+
+    def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
+        """mu, moved into the range of grey values."""
+        return self.mu(z).clamp(0, 1).unflatten(-1, self.shape)
+
+    def sample(
+        self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
+    ) -> Float[Tensor, "*batch C H W"]:
+        """y ~ p(y|z), moved into the range of grey values."""
+        mu = self.mu(z)
+        eps = torch.randn(mu.shape, generator=generator, device=z.device, dtype=z.dtype)
+        return (mu + self.log_sigma.exp() * eps).clamp(0, 1).unflatten(-1, self.shape)
+
+
+class DiscretizedLogisticMixture(nn.Module):
+    """P(k|z) of each integer k = 0 .. levels-1 (Salimans, Karpathy, Chen & Kingma 2017,
+    arXiv:1701.05517, eq. 1-2; Kingma et al. 2016, arXiv:1606.04934).
+
+        P(k) = sum_j w_j [sigmoid((y + h - mu_j) / s_j) - sigmoid((y - h - mu_j) / s_j)]
+
+    with y = 2k / (levels-1) - 1, h = 1 / (levels-1), and the outermost bins reaching to infinity.
+    A probability of the data itself, so that its bound is in honest bits. `net` maps
+    [*, latent_dim] to 3 `components` numbers a pixel: log weights, means, log scales.
+    """
+
+    NARROWEST = -7.0  # of log s: a quarter of a bin at 256 levels
+
+    def __init__(
+        self, net: nn.Module, shape: tuple[int, int, int], levels: int, components: int
+    ) -> None:
+        super().__init__()
+        self.net, self.shape, self.levels, self.components = net, shape, levels, components
+
+    def parts(self, z: Float[Tensor, "*batch M"]) -> tuple[Tensor, Tensor, Tensor]:
+        """log w, mu and log s, each [*batch, J, D], in the precision of z."""
+        out = self.net(z).to(z.dtype).unflatten(-1, (3, self.components, -1))
+        log_w, mu, log_s = out.unbind(-3)
+        return log_w.log_softmax(-2), mu, log_s.clamp(min=self.NARROWEST)
+
+    def log_prob(
+        self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
+    ) -> Float[Tensor, "*batch"]:
+        """log P(x|z) in nats, summed over pixels; x holds integers."""
+        log_w, mu, log_s = self.parts(z)
+        k, h = x.flatten(-3)[..., None, :], 1 / (self.levels - 1)
+        y = 2 * k * h - 1
+        upper = torch.where(k > self.levels - 1.5, math.inf, (y + h - mu) / log_s.exp())
+        lower = torch.where(k < 0.5, -math.inf, (y - h - mu) / log_s.exp())
+        return (log_w + log_sigmoid_mass(lower, upper)).logsumexp(-2).sum(-1)
+
+    def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
+        """E[k|z] / (levels-1), as the sum of P(k > e) over the edges e between levels."""
+        log_w, mu, log_s = self.parts(z)
+        total, h = torch.zeros_like(mu[..., 0, :]), 1 / (self.levels - 1)
+        for k in range(self.levels - 1):
+            edge = 2 * k * h - 1 + h
+            above = torch.sigmoid((mu - edge) / log_s.exp())
+            total = total + (log_w.exp() * above).sum(-2)
+        return (total * h).unflatten(-1, self.shape)
+
+    def sample(
+        self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
+    ) -> Float[Tensor, "*batch C H W"]:
+        """Grey values k / (levels-1): a component, a logistic draw, the nearest level."""
+        log_w, mu, log_s = self.parts(z)
+
+        def uniform(like: Tensor) -> Tensor:
+            return torch.rand(like.shape, generator=generator, device=z.device, dtype=z.dtype)
+
+        gumbel = -torch.log(-torch.log(uniform(log_w)))
+        j = (log_w + gumbel).argmax(-2, keepdim=True)
+        mu, log_s = (a.gather(-2, j).squeeze(-2) for a in (mu, log_s))
+        y = mu + log_s.exp() * torch.logit(uniform(mu), eps=1e-12)
+        top = self.levels - 1
+        k = ((y + 1) / 2 * top).round().clamp(0, top)
+        return (k / top).unflatten(-1, self.shape)
+
+
+def log_sigmoid_mass(lower: Tensor, upper: Tensor) -> Tensor:
+    """log(sigmoid(upper) - sigmoid(lower)), exact in both tails: the difference is
+    sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper))."""
+    return logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))

@@ -1,12 +1,13 @@
 """What is judged: the test images, all of them, as the protocol says."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import built
+from toys import LEVELS, SHAPE, built
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation
@@ -15,6 +16,8 @@ from triptych.evaluate.judge import judge, sampler, sampling_protocol
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian
+from triptych.study.build import build
+from triptych.study.recipes import recipes_for
 from triptych.train.order import generator_for
 
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
@@ -214,3 +217,13 @@ def test_annealing_is_scored_where_it_is_asked_for(digits):
     assert width.protocol | asked | {"split": "samples"} == width.protocol
     assert scores["elbo"].value - 3 < ais.value < 0
     assert width.value > 0
+
+
+def test_a_vae_on_the_integers_has_bits_from_its_elbo(digits):
+    recipe = recipes_for("digits")["vae-logistic"]
+    scores = by_metric(judge(build(recipe.model, SHAPE, LEVELS), digits, "raw", QUICK, 0))
+    elbo, bpd = scores["elbo"], scores["bpd"]
+    assert bpd.value == pytest.approx(-elbo.value / 64 / math.log(2))
+    assert bpd.mc_std == pytest.approx(elbo.mc_std / 64 / math.log(2))
+    assert bpd.protocol["bound"] == "ELBO"
+    assert 1 < bpd.value < 20

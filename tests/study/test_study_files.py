@@ -204,3 +204,34 @@ def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting
 
 def test_the_command_line_knows_every_prior():
     assert get_args(PriorName) == get_args(Prior)
+
+
+@pytest.mark.parametrize("likelihood", ["continuous-bernoulli", "gaussian", "logistic"])
+@pytest.mark.parametrize("network", ["mlp", "residual"])
+def test_grey_likelihoods_carry_a_vamp_prior(likelihood, network):
+    """Encoder and pseudo-inputs are on the scale of the integers; every network fits."""
+    recipe = override(
+        recipes_for("digits")["vae-logistic"],
+        prior="vamp",
+        pseudo_inputs=100,
+        likelihood=likelihood,
+        network=network,
+    )
+    model, x = build(recipe.model, (1, 8, 8), 17), torch.full((100, 1, 8, 8), 16.0)
+    model.prior.prepare(x, torch.empty(0))
+    u = model.prior.components()
+    torch.testing.assert_close(u.mu[0], model.posterior.encode(0.99 * x[:1]).mu[0])
+    assert model.log_weight(x[:2], torch.randn(3, 2, 8)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "allowed"),
+    [
+        ("vae-flow", {"view": "raw"}, "threshold or dynamic"),
+        ("vae-flow", {"likelihood": "gaussian"}, "choose raw"),
+        ("ddpm", {"view": "dynamic"}, "choose raw"),
+    ],
+)
+def test_a_view_that_does_not_suit_the_likelihood_is_refused(name, setting, allowed):
+    with pytest.raises(UserError, match=allowed):
+        override(recipes_for("digits")[name], **setting)

@@ -1,5 +1,6 @@
 """The scores of a VAE, each with its protocol, and what its latent figure draws."""
 
+import math
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -19,6 +20,8 @@ from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.likelihood import Estimate, importance_bounds
 from triptych.evaluate.pareto import UNRELIABLE
+from triptych.likelihoods import DiscretizedLogisticMixture
+from triptych.maths import bits_per_dim
 from triptych.protocols import Score
 from triptych.vae import VAE
 
@@ -30,11 +33,23 @@ def vae_scores(
     model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
     """Bounds on log p(x), and the prior against the aggregate posterior."""
+    bounds = bound_scores(model, x, how, protocol, g)
     return [
-        *bound_scores(model, x, how, protocol, g),
+        *bounds,
+        *bits(model, bounds[0]),
         *ais_scores(model, x, how, protocol, g),
         *match_scores(model, x, protocol, g),
     ]
+
+
+def bits(model: VAE, elbo: Score) -> list[Score]:
+    """Bits per dimension, where the likelihood is a probability of the integers themselves."""
+    if not isinstance(model.likelihood, DiscretizedLogisticMixture):
+        return []
+    per_nat = -bits_per_dim(torch.tensor(1.0), math.prod(model.likelihood.shape)).item()
+    error = None if elbo.mc_std is None else per_nat * elbo.mc_std
+    protocol = elbo.protocol | {"bound": "ELBO"}
+    return [Score("bpd", -per_nat * elbo.value, "bits/dim", error, protocol)]
 
 
 def bound_scores(

@@ -33,6 +33,17 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+class Scale(nn.Module):
+    """x times a constant: integers to the unit interval, before a network reads them."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 class Gate(nn.Module):
     """(A x + a) * sigmoid(B x + b) (Dauphin et al. 2017, arXiv:1612.08083, eq. 1)."""
 

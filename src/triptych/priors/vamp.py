@@ -17,17 +17,22 @@ from triptych.posteriors import DiagonalGaussian, GaussianParameters
 
 
 class VampPrior(nn.Module):
-    """A mixture of the posteriors of `components` pseudo-inputs, images in [0, 1].
+    """A mixture of the posteriors of `components` pseudo-inputs, images of values in [0, top].
 
     `posterior` stays the VAE's: its weights are not this module's and train with the VAE.
     """
 
-    MARGIN = 0.01  # pseudo-inputs start this far from 0 and 1, where the clamp has no gradient
+    MARGIN = 0.01  # of the range: the start keeps off its ends, where a clamp has no gradient
 
     def __init__(
-        self, posterior: DiagonalGaussian, shape: tuple[int, int, int], components: int
+        self,
+        posterior: DiagonalGaussian,
+        shape: tuple[int, int, int],
+        components: int,
+        top: float = 1.0,
     ) -> None:
         super().__init__()
+        self.top = top
         self.logits = nn.Parameter(torch.zeros(components))
         self.pseudo_inputs = nn.Parameter(torch.rand(components, *shape))
         self.borrowed = (posterior,)  # a tuple: not registered, so not owned
@@ -39,12 +44,12 @@ class VampPrior(nn.Module):
 
     def prepare(self, x: Float[Tensor, "K C H W"], noise: Tensor) -> None:
         """Start the pseudo-inputs from training images."""
-        self.pseudo_inputs.data = self.MARGIN + (1 - 2 * self.MARGIN) * x
+        self.pseudo_inputs.data = self.MARGIN + (1 - 2 * self.MARGIN) * x / self.top
 
     def components(self) -> GaussianParameters:
         """q(z|u_k) of all pseudo-inputs."""
         (posterior,) = self.borrowed
-        return posterior.encode(self.pseudo_inputs.clamp(0, 1))
+        return posterior.encode(self.top * self.pseudo_inputs.clamp(0, 1))
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, through `mixture_log_prob`."""

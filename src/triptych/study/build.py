@@ -21,7 +21,7 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
     """The model of a config, for images of this shape and number of grey levels."""
     try:
         if isinstance(config, VAEConfig):
-            return build_vae(config, shape)
+            return build_vae(config, shape, levels)
         if isinstance(config, PixelFlowConfig):
             return _pixelflow(config, shape, levels)
         return _ddpm(config, shape, levels)

@@ -11,7 +11,14 @@ def describe(config: ModelConfig, shape: Shape) -> str:
     """The architecture in one sentence."""
     if isinstance(config, VAEConfig):
         prior, M = describe_prior(config), config.latent_dim
-        return f"{describe_network(config, shape)}, mirrored decoder, M = {M}, and {prior}."
+        likelihood = {
+            "bernoulli": "",
+            "continuous-bernoulli": ", continuous Bernoulli likelihood",
+            "gaussian": ", Gaussian likelihood with a learned variance",
+            "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
+        }[config.likelihood]
+        network = describe_network(config, shape)
+        return f"{network}, mirrored decoder{likelihood}, M = {M}, and {prior}."
     if isinstance(config, PixelFlowConfig):
         return (
             f"{config.scales} scales of {config.steps} steps (affine coupling with a 3x3-1x1-3x3 "

@@ -15,6 +15,7 @@ from triptych.train.order import TrainConfig
 Prior = Literal[
     "gaussian", "mixture", "flow", "spline", "maf", "vamp", "hierarchical", "hierarchical-vamp"
 ]
+Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
 ViewName = Literal["threshold", "dynamic", "raw"]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
@@ -33,6 +34,10 @@ class VAEConfig:
     latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
     network: Literal["mlp", "gated", "residual"] = "mlp"
     """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
+    likelihood: Likelihood = "bernoulli"
+    """Of binary pixels, of grey values in [0, 1], or of the integers themselves (logistic)."""
+    logistics: Annotated[int, Field(ge=1, le=100)] = 5
+    """Components of the logistic likelihood."""
     hidden: Widths = (512, 512)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     channels: EightChannels = (64, 128)
@@ -96,6 +101,16 @@ class Recipe:
     model: Annotated[ModelConfig, Field(discriminator="kind")]
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        """A likelihood must be of what the view shows."""
+        binary = getattr(self.model, "likelihood", None) == "bernoulli"
+        if binary == (self.view == "raw"):
+            allowed = "threshold or dynamic" if binary else "raw"
+            raise UserError(
+                f"{self.name}: view = {self.view!r} does not suit its model; choose {allowed}, or "
+                f"another likelihood"
+            )
+
 
 TITLES: dict[Prior, str] = {
     "gaussian": "Gaussian",
@@ -127,11 +142,13 @@ def _part_a(
 def mnist_recipes() -> list[Recipe]:
     """The recipes for MNIST-class images, at the budget of the cpu preset."""
     vae = VAEConfig(prior="flow", mean_samples=True)
+    logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
     ddpm = TrainConfig(epochs=9, batch_size=32, lr=1.5e-3, clip=1.0)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
+        Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, TrainConfig(clip=1000.0)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
     ]
@@ -141,11 +158,13 @@ def digits_recipes() -> list[Recipe]:
     """Small networks for small images, M = 2 so that all can be seen."""
     vae = TrainConfig(epochs=150, batch_size=128, weight_decay=0.05)
     grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
+    logistic = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), likelihood="logistic")
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
+        Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, vae),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),
     ]
