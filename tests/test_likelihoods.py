@@ -84,7 +84,9 @@ def test_grey_samples_have_the_mean_and_stay_in_range(name, g):
     if name == "gaussian":
         z = z.sigmoid() * 0.1 + 0.45
         likelihood.log_sigma.fill_(-3.0)  # nothing of it falls outside
-    y = likelihood.sample(z.expand(20_000, -1), g)
+    x = likelihood.sample(z.expand(20_000, -1), g)
+    assert 1 < x.max() <= LEVELS - 1  # where log_prob takes it
+    y = likelihood.grey(x)
     assert y.min() >= 0
     assert y.max() <= 1
     error = (y.mean(0) - likelihood.mean(z)) / (y.std(0) / 20_000**0.5)
@@ -160,3 +162,12 @@ def test_far_tails_of_the_logistic_keep_value_and_gradient(k):
     assert log_p.isfinite().all()
     assert slope.isfinite().all()
     assert (log_p < -100) == (k < 16)
+
+
+def test_a_huge_scale_of_one_logistic_does_not_spoil_the_others():
+    likelihood = DiscretizedLogisticMixture(nn.Identity(), (1, 1, 1), LEVELS, 2)
+    z = torch.tensor([[0.0, 0.0, 0.0, 0.0, 100.0, -1.0]], requires_grad=True)
+    log_p = likelihood.log_prob(torch.full((1, 1, 1, 1), 5.0), z)
+    (slope,) = torch.autograd.grad(log_p.sum(), z)
+    assert log_p.isfinite().all()
+    assert slope.isfinite().all()

@@ -14,10 +14,11 @@ from toys import (
     training_data,
 )
 
+from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.vamp import VampPrior
-from triptych.protocols import Density
+from triptych.protocols import Density, UserError
 from triptych.train.fit import prepare
 from triptych.train.order import TrainConfig
 from triptych.train.trainer import Run, Trainer
@@ -173,3 +174,25 @@ def test_pseudo_inputs_start_from_as_many_training_images_of_the_seed(tmp_path):
         assert seen <= {tuple(x) for x in known.tolist()}
     assert not torch.equal(*starts)
     assert torch.equal(trainer.ensemble.parameters[1], torch.stack(starts))
+
+
+def test_narrow_posteriors_do_not_cost_a_vamp_prior_its_precision():
+    """The expanded square cancels where mu / sigma is large."""
+    prior = VampPrior(tiny_posterior(8), SHAPE, 50)
+    mu, log_sigma = 4 * torch.randn(50, 8), torch.full((50, 8), -4.0)
+    z = mu + log_sigma.exp() * torch.randn(50, 8)
+
+    def at(dtype):
+        prior.components = lambda: GaussianParameters(mu.to(dtype), log_sigma.to(dtype))
+        return prior.to(dtype).log_prob(z.to(dtype)).double()
+
+    exact = at(torch.float64)
+    torch.testing.assert_close(at(torch.float32), exact, atol=0.02, rtol=0)
+
+
+def test_more_pseudo_inputs_than_training_images_are_refused(tmp_path):
+    """Their starts would be copies that stay copies."""
+    data, model = training_data("threshold", n=2), tiny_vae("vamp")
+    trainer = Trainer([model], [Run(0, tmp_path)], data, TrainConfig(epochs=1, batch_size=2))
+    with pytest.raises(UserError, match="3 pseudo-inputs cannot start from 2 training images"):
+        prepare(trainer)

@@ -6,7 +6,7 @@ from triptych.nets.residual import Residual, ResidualDecoder, ResidualEncoder
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((1, 28, 28), (8, 16)), ((1, 8, 8), (8,)), ((3, 8, 8), (8, 8, 16))]
+    ("shape", "channels"), [((1, 28, 28), (8, 16)), ((1, 8, 8), (8,)), ((3, 8, 8), (8, 8, 32))]
 )
 def test_images_become_numbers_and_numbers_images(shape, channels):
     C, H, W = shape

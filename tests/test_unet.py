@@ -9,7 +9,7 @@ from triptych.nets.unet import SelfAttention, TimeEmbedding, UNet
 
 
 @pytest.mark.parametrize(
-    ("shape", "widths"), [((1, 28, 28), (8, 16)), ((1, 8, 8), (8, 16)), ((1, 8, 8), (8, 8, 8))]
+    ("shape", "widths"), [((1, 28, 28), (8, 16)), ((1, 8, 8), (8, 16)), ((1, 8, 8), (8, 8, 32))]
 )
 def test_images_keep_their_shape(shape, widths):
     net = UNet(shape, widths, 1)
@@ -64,3 +64,9 @@ def test_self_attention_is_torchs():
     tokens = layer.qkv(layer.norm(x)).reshape(2, 3, 4, 4, 15).transpose(-1, -2)
     seen = scaled_dot_product_attention(*tokens.unbind(1)).transpose(-1, -2)
     torch.testing.assert_close(layer(x), x + layer.out(seen.reshape(2, 16, 3, 5)))
+
+
+def test_levels_too_small_to_normalise_are_refused():
+    """Of one number a group, normalisation leaves nothing."""
+    with pytest.raises(ValueError, match="8 channels at 1x1 are too few"):
+        UNet((1, 8, 8), (8, 8, 8), 1)

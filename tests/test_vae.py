@@ -84,7 +84,7 @@ def slices(noise, i):
 def test_an_images_loss_does_not_see_the_rest_of_the_batch(name, g):
     """An `Independent(..., 2)` over a flat batch sums over the images."""
     model, x = randomised(built(name)), images(5).float()
-    x = x if name in ("pixelflow", "ddpm") else x / 16
+    x = x if MODELS[name][1] == "raw" else x / 16
     noise = model.noise(5, g)
     together = model.loss(x, noise)
     assert together.shape == (5,)
@@ -97,7 +97,7 @@ def test_an_images_loss_does_not_see_the_rest_of_the_batch(name, g):
 @pytest.mark.parametrize("name", MODELS)
 def test_all_randomness_is_an_argument(name):
     model, x = randomised(built(name), 0.05), images(5).float()
-    x = x if name in ("pixelflow", "ddpm") else x / 16
+    x = x if MODELS[name][1] == "raw" else x / 16
     assert isinstance(model, Model)
 
     def everything(seed):

@@ -13,7 +13,7 @@ from triptych.ddpm import DDPM
 from triptych.flows.flow import Flow, autoregressive_flow, coupling_flow
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
-from triptych.likelihoods import Bernoulli
+from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.nets.mlp import MLP
 from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
@@ -92,6 +92,12 @@ def tiny_residual_vae() -> VAE:
     return VAE(StandardGaussian(2), posterior, likelihood)
 
 
+def tiny_logistic_vae() -> VAE:
+    net = MLP([2, 8, 3 * 2 * math.prod(SHAPE)])
+    likelihood = DiscretizedLogisticMixture(net, SHAPE, LEVELS, 2)
+    return VAE(StandardGaussian(2), tiny_posterior(), likelihood)
+
+
 def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> PixelFlow:
     flow = Flow(StandardGaussian(math.prod(shape)), [MultiScale(shape, 1, [4]), Logit(1e-3)])
     return PixelFlow(flow, shape, levels)
@@ -110,6 +116,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-vamp": (lambda: tiny_vae("vamp"), "threshold"),
     "vae-hierarchical": (lambda: tiny_vae("hierarchical"), "threshold"),
     "vae-hierarchical-vamp": (lambda: tiny_vae("hierarchical-vamp"), "threshold"),
+    "vae-logistic": (tiny_logistic_vae, "raw"),
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),

@@ -45,6 +45,10 @@ class Bernoulli(nn.Module):
         u = torch.rand(p.shape, generator=generator, device=p.device, dtype=p.dtype)
         return (u < p).to(p.dtype)
 
+    def grey(self, x: Tensor) -> Tensor:
+        """Zeros and ones are grey values."""
+        return x
+
 
 class ContinuousBernoulli(nn.Module):
     """For grey values y in [0, 1] (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845, eq. 4-5).
@@ -81,13 +85,18 @@ class ContinuousBernoulli(nn.Module):
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
     ) -> Float[Tensor, "*batch C H W"]:
-        """y by inversion, log(1 + u (exp l - 1)) / l, mirrored where l > 0 so that exp l <= 1."""
+        """x = (levels - 1) y, not rounded; y by inversion, log(1 + u (exp l - 1)) / l, mirrored
+        where l > 0 so that exp l <= 1."""
         logits = self.logits(z)
         u = torch.rand(logits.shape, generator=generator, device=z.device, dtype=z.dtype)
         far = -away_from_zero(logits).abs()
         y = torch.log1p(u * torch.expm1(far)) / far
         y = torch.where(logits > 0, 1 - y, y)
-        return y.clamp(0, 1).unflatten(-1, self.shape)
+        return (self.levels - 1) * y.clamp(0, 1).unflatten(-1, self.shape)
+
+    def grey(self, x: Tensor) -> Tensor:
+        """y."""
+        return x / (self.levels - 1)
 
 
 def away_from_zero(logits: Tensor, least: float = 1e-3) -> Tensor:
@@ -144,10 +153,15 @@ class Gaussian(nn.Module):
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
     ) -> Float[Tensor, "*batch C H W"]:
-        """y ~ p(y|z), moved into the range of grey values."""
+        """x = (levels - 1) y, y ~ p(y|z) as it falls, outside [0, 1] too."""
         mu = self.mu(z)
         eps = torch.randn(mu.shape, generator=generator, device=z.device, dtype=z.dtype)
-        return (mu + self.log_sigma.exp() * eps).clamp(0, 1).unflatten(-1, self.shape)
+        y = mu + self.log_sigma.exp() * eps
+        return (self.levels - 1) * y.unflatten(-1, self.shape)
+
+    def grey(self, x: Tensor) -> Tensor:
+        """y, moved into [0, 1]."""
+        return (x / (self.levels - 1)).clamp(0, 1)
 
 
 class DiscretizedLogisticMixture(nn.Module):
@@ -161,7 +175,7 @@ class DiscretizedLogisticMixture(nn.Module):
     [*, latent_dim] to 3 `components` numbers a pixel: log weights, means, log scales.
     """
 
-    NARROWEST = -7.0  # of log s: a quarter of a bin at 256 levels
+    SCALES = (-7.0, 7.0)  # of log s: from a ninth of a bin at 256 levels to all of them alike
 
     def __init__(
         self, net: nn.Module, shape: tuple[int, int, int], levels: int, components: int
@@ -173,7 +187,7 @@ class DiscretizedLogisticMixture(nn.Module):
         """log w, mu and log s, each [*batch, J, D], in the precision of z."""
         out = self.net(z).to(z.dtype).unflatten(-1, (3, self.components, -1))
         log_w, mu, log_s = out.unbind(-3)
-        return log_w.log_softmax(-2), mu, log_s.clamp(min=self.NARROWEST)
+        return log_w.log_softmax(-2), mu, log_s.clamp(*self.SCALES)
 
     def log_prob(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
@@ -182,9 +196,11 @@ class DiscretizedLogisticMixture(nn.Module):
         log_w, mu, log_s = self.parts(z)
         k, h = x.flatten(-3)[..., None, :], 1 / (self.levels - 1)
         y = 2 * k * h - 1
-        upper = torch.where(k > self.levels - 1.5, math.inf, (y + h - mu) / log_s.exp())
-        lower = torch.where(k < 0.5, -math.inf, (y - h - mu) / log_s.exp())
-        return (log_w + log_sigmoid_mass(lower, upper)).logsumexp(-2).sum(-1)
+        first, last = k < 0.5, k > self.levels - 1.5
+        upper = torch.where(last, math.inf, (y + h - mu) / log_s.exp())
+        lower = torch.where(first, -math.inf, (y - h - mu) / log_s.exp())
+        width = torch.where(first | last, math.inf, 2 * h / log_s.exp())
+        return (log_w + log_sigmoid_mass(lower, upper, width)).logsumexp(-2).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[k|z] / (levels-1), as the sum of P(k > e) over the edges e between levels."""
@@ -199,7 +215,7 @@ class DiscretizedLogisticMixture(nn.Module):
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
     ) -> Float[Tensor, "*batch C H W"]:
-        """Grey values k / (levels-1): a component, a logistic draw, the nearest level."""
+        """Integers: a component, a logistic draw, the nearest level."""
         log_w, mu, log_s = self.parts(z)
 
         def uniform(like: Tensor) -> Tensor:
@@ -210,11 +226,14 @@ class DiscretizedLogisticMixture(nn.Module):
         mu, log_s = (a.gather(-2, j).squeeze(-2) for a in (mu, log_s))
         y = mu + log_s.exp() * torch.logit(uniform(mu), eps=1e-12)
         top = self.levels - 1
-        k = ((y + 1) / 2 * top).round().clamp(0, top)
-        return (k / top).unflatten(-1, self.shape)
+        return ((y + 1) / 2 * top).round().clamp(0, top).unflatten(-1, self.shape)
+
+    def grey(self, x: Tensor) -> Tensor:
+        """k / (levels-1)."""
+        return x / (self.levels - 1)
 
 
-def log_sigmoid_mass(lower: Tensor, upper: Tensor) -> Tensor:
+def log_sigmoid_mass(lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
     """log(sigmoid(upper) - sigmoid(lower)), exact in both tails: the difference is
-    sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper))."""
-    return logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+    sigmoid(upper) sigmoid(-lower) (1 - exp(-width)), width = upper - lower."""
+    return logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-width))

@@ -37,6 +37,11 @@ def mixture_log_prob(
     return log_wk.logsumexp(-1)
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     """log (1/K) sum_k exp(log_w_k) along `dim`."""
     return log_w.logsumexp(dim) - math.log(log_w.shape[dim])

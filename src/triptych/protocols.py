@@ -78,7 +78,11 @@ class Likelihood(Protocol):
         ...
 
     def sample(self, z: Tensor, generator: Generator | None = None) -> Tensor:
-        """x ~ p(x|z)."""
+        """x ~ p(x|z), in the space in which `log_prob` takes it."""
+        ...
+
+    def grey(self, x: Tensor) -> Tensor:
+        """Such an x as grey values in [0, 1], to be looked at."""
         ...
 
 

@@ -74,4 +74,4 @@ class VAE(nn.Module):
         z = self.prior.sample(n, generator)
         if self.mean_samples:
             return self.likelihood.mean(z)
-        return self.likelihood.sample(z, generator)
+        return self.likelihood.grey(self.likelihood.sample(z, generator))

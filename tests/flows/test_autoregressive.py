@@ -13,15 +13,18 @@ from triptych.priors.gaussian import StandardGaussian
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.parametrize(("dim", "hidden"), [(1, [3]), (2, [3]), (5, [8, 7]), (4, [2]), (3, [])])
+@pytest.mark.parametrize(
+    ("dim", "hidden"), [(1, [3]), (2, [3]), (5, [8, 7]), (4, [2]), (9, [3, 4]), (3, [])]
+)
 def test_outputs_of_made_see_what_comes_before_and_nothing_else(dim, hidden):
     net = randomised(MADE(dim, hidden, 2))
     jacobian = jacrev(net)(torch.randn(dim)).view(2, dim, dim)
     assert (jacobian.triu() == 0).all()
-    enough = not hidden or min(hidden) >= dim - 1
-    if enough:
-        below = torch.ones(dim, dim).tril(-1).bool()
+    below = torch.ones(dim, dim).tril(-1).bool()
+    if not hidden or min(hidden) >= dim - 1:
         assert (jacobian[:, below] != 0).all()
+    # However narrow the network, its last output sees all that it may.
+    assert (jacobian[:, -1, :-1] != 0).all()
 
 
 @pytest.mark.parametrize("f", [Affine(), RationalQuadratic(4)], ids=["affine", "spline"])

@@ -1,11 +1,12 @@
 """AIS on the linear-Gaussian VAE, whose log p(x) is known: bounds from both sides that meet."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from test_linear_gaussian_vae import SHAPE, M, problem
-from toys import global_generator_untouched
+from toys import global_generator_untouched, randomised
 
 from triptych.evaluate.ais import (
     AnnealedPath,
@@ -17,6 +18,8 @@ from triptych.evaluate.ais import (
     tuned_sizes,
 )
 from triptych.maths import log_mean_exp
+from triptych.study.build import build
+from triptych.study.recipes import Likelihood, override, recipes_for
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -127,3 +130,16 @@ def test_all_randomness_comes_from_the_generator():
     assert torch.equal(first.lower, again.lower)
     assert torch.equal(first.upper, again.upper)
     assert not torch.equal(first.lower, other.lower)
+
+
+@pytest.mark.parametrize("likelihood", get_args(Likelihood))
+def test_the_bounds_keep_their_sides_under_every_likelihood(likelihood, g):
+    """What a model draws is what its density takes: else the reverse chain starts anywhere."""
+    view = "threshold" if likelihood == "bernoulli" else "raw"
+    base = recipes_for("digits")["vae-grey"]
+    recipe = override(base, view=view, likelihood=likelihood, prior="gaussian", hidden=[16])
+    torch.manual_seed(0)
+    model = randomised(build(recipe.model, (1, 8, 8), 17), 0.05)
+    low, high = bracket(model, 40, Annealing(20, 4, 3), g)
+    width = high - low
+    assert width.mean() > -3 * width.std() / math.sqrt(40)

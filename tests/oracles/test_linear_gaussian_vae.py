@@ -41,6 +41,9 @@ class LinearLikelihood(nn.Module):
         x = x + S * torch.randn(x.shape, generator=generator)
         return x.view(-1, *SHAPE)
 
+    def grey(self, x):
+        return x
+
 
 class LinearPosterior(nn.Module):
     """The true posterior N(A (x - b), L L'), its mean moved and its spread stretched."""

@@ -32,7 +32,13 @@ DRAWN = {"split": "samples"}
 def vae_scores(
     model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
-    """Bounds on log p(x), and the prior against the aggregate posterior."""
+    """Bounds on log p(x), and the prior against the aggregate posterior.
+
+    On grey values the protocol says what p is: nats of a density are not nats of a probability.
+    """
+    if protocol["view"] == "raw":
+        discrete = isinstance(model.likelihood, DiscretizedLogisticMixture)
+        protocol = protocol | {"p": "of integers" if discrete else "density of grey values"}
     bounds = bound_scores(model, x, how, protocol, g)
     return [
         *bounds,
@@ -48,7 +54,7 @@ def bits(model: VAE, elbo: Score) -> list[Score]:
         return []
     per_nat = -bits_per_dim(torch.tensor(1.0), math.prod(model.likelihood.shape)).item()
     error = None if elbo.mc_std is None else per_nat * elbo.mc_std
-    protocol = elbo.protocol | {"bound": "ELBO"}
+    protocol = {k: v for k, v in elbo.protocol.items() if k != "p"} | {"bound": "ELBO"}
     return [Score("bpd", -per_nat * elbo.value, "bits/dim", error, protocol)]
 
 
@@ -97,16 +103,16 @@ def match_scores(
 ) -> list[Score]:
     """KL(q(z)||p(z)), mutual information, energy distance with its null level."""
     z, log_qz = sample_aggregate(model, x, g)
-    kl, kl_std, information, information_std = astuple(
-        aggregate_match(model, encode_all(model, x), z, log_qz)
-    )
+    match = aggregate_match(model, encode_all(model, x), z, log_qz)
+    kl, kl_std, information, information_std, draws = astuple(match)
+    drawn = protocol | {"draws": draws}
     n = min(ENERGY_SAMPLES, len(z))
     few = torch.randperm(len(z), generator=g, device=z.device)[:n]
     with torch.no_grad():
         distance, null = energy_distance(z[few], model.prior.sample(n, g), g)
     return [
-        Score("kl-aggregate", kl, "nats", kl_std, protocol),
-        Score("mutual-information", information, "nats", information_std, protocol),
+        Score("kl-aggregate", kl, "nats", kl_std, drawn),
+        Score("mutual-information", information, "nats", information_std, drawn),
         Score("energy-distance", distance, "", None, protocol | {"samples": n, "null95": null}),
     ]
 

@@ -40,7 +40,7 @@ class MADE(nn.Sequential):
 
     def __init__(self, dim: int, hidden: Sequence[int], parameters: int) -> None:
         degrees = [torch.arange(dim) + 1]
-        degrees += [torch.arange(h) % max(1, dim - 1) + 1 for h in hidden]
+        degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
         layers: list[nn.Module] = []
         for seen, by in pairwise(degrees):
             layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]

@@ -62,7 +62,8 @@ class RationalQuadratic:
         a = at.h * (at.s - at.d) + rise * r
         b = at.h * at.d - rise * r
         c = -at.s * rise
-        xi = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
+        # Rounding may leave both a little outside their range, where the slope has no logarithm.
+        xi = (2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())).clamp(0, 1)
         z = at.x + xi * at.w
         return torch.where(inside, z, x), torch.where(inside, -log_slope(at, xi), 0.0)
 

@@ -1,6 +1,23 @@
-"""Convolutional networks that keep the image's size."""
+"""Convolutional networks that keep the image's size, and what image networks need of a size."""
+
+from collections.abc import Sequence
 
 from torch import nn
+
+GROUPS = 8  # of every group normalisation
+LEAST = 4  # numbers in a group: of one there is nothing left, of two only which is larger
+
+
+def check_levels(shape: tuple[int, int, int], channels: Sequence[int]) -> None:
+    """ValueError where images cannot be halved so often, or a level is too small to normalise."""
+    _, h, w = shape
+    n = len(channels)
+    if h % 2**n or w % 2**n:
+        raise ValueError(f"{h}x{w} images cannot be halved {n} times")
+    for level, c in enumerate(channels, start=1):
+        size = (h // 2**level, w // 2**level)
+        if c // GROUPS * size[0] * size[1] < LEAST:
+            raise ValueError(f"{c} channels at {size[0]}x{size[1]} are too few to normalise")
 
 
 class ConvNet(nn.Sequential):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-GROUPS = 8
+from triptych.nets.conv import GROUPS, check_levels
 
 
 class Residual(nn.Module):
@@ -75,8 +75,7 @@ class ResidualDecoder(nn.Module):
 
 def lowest(shape: tuple[int, int, int], channels: tuple[int, ...]) -> tuple[int, int, int]:
     """Channels and size where the resolution is lowest."""
+    check_levels(shape, channels)
     _, h, w = shape
     n = len(channels)
-    if h % 2**n or w % 2**n:
-        raise ValueError(f"{h}x{w} images cannot be halved {n} times")
     return channels[-1], h // 2**n, w // 2**n

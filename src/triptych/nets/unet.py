@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from triptych.nets.conv import GROUPS, check_levels
+
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
@@ -40,7 +42,7 @@ class SelfAttention(nn.Module):
     def __init__(self, c: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(8, c)
+        self.norm = nn.GroupNorm(GROUPS, c)
         self.qkv = nn.Conv2d(c, 3 * c, 1)
         self.out = nn.Conv2d(c, c, 1)
         nn.init.zeros_(self.out.weight)
@@ -61,10 +63,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, c_time: int, attend: bool) -> None:
         super().__init__()
         self.act = nn.SiLU()
-        self.norm1 = nn.GroupNorm(8, c_in)
+        self.norm1 = nn.GroupNorm(GROUPS, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(c_time, 2 * c_out)
-        self.norm2 = nn.GroupNorm(8, c_out)
+        self.norm2 = nn.GroupNorm(GROUPS, c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -86,9 +88,8 @@ class UNet(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], widths: Sequence[int], blocks: int) -> None:
         super().__init__()
-        c, h, w = shape
-        if h % 2 ** len(widths) or w % 2 ** len(widths):
-            raise ValueError(f"{h}x{w} images cannot be halved {len(widths)} times")
+        c = shape[0]
+        check_levels(shape, widths)
         time = 4 * widths[0]
         self.time = nn.Sequential(
             TimeEmbedding(widths[0]), nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time)
@@ -111,7 +112,10 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(now, now := widths[level - 1]))
         self.out = nn.Sequential(
-            nn.GroupNorm(8, now), nn.SiLU(), nn.Conv2d(now, 4 * c, 3, padding=1), nn.PixelShuffle(2)
+            nn.GroupNorm(GROUPS, now),
+            nn.SiLU(),
+            nn.Conv2d(now, 4 * c, 3, padding=1),
+            nn.PixelShuffle(2),
         )
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.maths import mixture_log_prob
+from triptych.maths import mixture_log_prob, wide
 from triptych.posteriors import DiagonalGaussian, GaussianParameters
 
 
@@ -52,9 +52,10 @@ class VampPrior(nn.Module):
         return posterior.encode(self.top * self.pseudo_inputs.clamp(0, 1))
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
-        """log p(z) in nats, through `mixture_log_prob`."""
-        q = self.components()
-        return mixture_log_prob(z, self.logits.log_softmax(-1), q.mu, q.log_sigma)
+        """log p(z) in nats, in double precision where there is: posteriors are narrow."""
+        q, dtype = self.components(), wide(z.device)
+        parts = (self.logits.log_softmax(-1), q.mu, q.log_sigma)
+        return mixture_log_prob(z.to(dtype), *(p.to(dtype) for p in parts)).to(z.dtype)
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """Pick a pseudo-input, then draw from its posterior."""

@@ -29,6 +29,8 @@ from triptych.report.wording import (
 FREE_KEYS = {
     "fid": {"floor", "null95", "sampler", "steps", "eta"},
     "energy-distance": {"null95"},
+    "kl-aggregate": {"draws"},
+    "mutual-information": {"draws"},
     "bpd": {"bound", "samples", "steps", "sampler"},
 }
 DASH = "\N{EN DASH}"

@@ -27,7 +27,7 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
         return _ddpm(config, shape, levels)
     except ValueError as error:
         raise UserError(
-            f"this {config.kind} does not fit the images: {error}; give it fewer levels"
+            f"this {config.kind} does not fit the images: {error}; choose other settings for it"
         ) from None
 
 

@@ -10,7 +10,9 @@ Shape = tuple[int, int, int]
 def describe(config: ModelConfig, shape: Shape) -> str:
     """The architecture in one sentence."""
     if isinstance(config, VAEConfig):
-        prior, M = describe_prior(config), config.latent_dim
+        prior, M = describe_prior(config), str(config.latent_dim)
+        if config.prior.startswith("hierarchical"):
+            M = f"{M} + {M}"
         likelihood = {
             "bernoulli": "",
             "continuous-bernoulli": ", continuous Bernoulli likelihood",

@@ -86,7 +86,8 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
 
 
 def priors(preset: Preset, dataset: str) -> Study:
-    """All priors on the course's network, five seeds each, same budget and data order.
+    """All priors on the course's network, five seeds each, same budget and data order; a
+    hierarchical prior has two levels of the others' dimensions, and an encoder for each.
 
     The gpu preset trains five times as long and takes IWAE-5000 on all test images.
     """

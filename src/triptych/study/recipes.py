@@ -32,6 +32,7 @@ class VAEConfig:
     kind: Literal["vae"] = "vae"
     prior: Prior = "gaussian"
     latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
+    """Of each level, under a hierarchical prior."""
     network: Literal["mlp", "gated", "residual"] = "mlp"
     """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
     likelihood: Likelihood = "bernoulli"
@@ -128,7 +129,7 @@ BRIEF_PRIORS: tuple[Prior, ...] = ("gaussian", "mixture", "flow")
 def _part_a(
     latent_dim: int, hidden: tuple[int, ...], pseudo_inputs: int, train: TrainConfig
 ) -> list[Recipe]:
-    """Every prior on one network, with one budget."""
+    """Every prior on one network, with one budget; those of two levels have an encoder for each."""
 
     def recipe(prior: Prior, title: str) -> Recipe:
         config = VAEConfig(
