@@ -14,7 +14,7 @@ from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
 from triptych.study.build import build
-from triptych.study.recipes import PixelFlowConfig
+from triptych.study.configs import PixelFlowConfig
 
 
 class GaussianCdf(nn.Module):

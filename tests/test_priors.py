@@ -14,9 +14,11 @@ from toys import (
     training_data,
 )
 
+from triptych.nets.mlp import MLP
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density, UserError
 from triptych.train.fit import prepare
@@ -196,3 +198,47 @@ def test_more_pseudo_inputs_than_training_images_are_refused(tmp_path):
     trainer = Trainer([model], [Run(0, tmp_path)], data, TrainConfig(epochs=1, batch_size=2))
     with pytest.raises(UserError, match="3 pseudo-inputs cannot start from 2 training images"):
         prepare(trainer)
+
+
+def test_a_resampled_prior_starts_as_its_proposal_whatever_the_draws(g):
+    prior, z = prior_named("resampled", 3), torch.randn(6, 3)
+    torch.testing.assert_close(prior.log_prob(z), StandardGaussian(3).log_prob(z))
+    torch.testing.assert_close(prior.log_prob(z, prior.noise(g)), StandardGaussian(3).log_prob(z))
+
+
+@torch.no_grad()
+def test_a_resampled_priors_normaliser_comes_from_the_draws_it_is_given(g):
+    """Equation 5 of Bauer & Mnih with Z the mean acceptance of the draws, T = 5."""
+    prior, z = randomised(prior_named("resampled", 3), 0.5), torch.randn(6, 3)
+    draws = prior.noise(g)
+    assert draws.shape == (50, 3)
+    a, Z = prior.net(z).sigmoid().squeeze(-1), prior.net(draws).sigmoid().mean()
+    missed = (1 - Z) ** 4
+    expected = StandardGaussian(3).log_prob(z) + (a * (1 - missed) / Z + missed).log()
+    torch.testing.assert_close(prior.log_prob(z, draws), expected)
+    fixed = prior.log_prob(z)
+    assert (fixed - expected).std() < (fixed - expected).abs().mean()  # Z alone differs
+    assert (fixed - expected).abs().max() > 1e-4
+
+
+def test_a_resampled_prior_bears_acceptances_that_round_to_one_and_to_zero():
+    prior, z = prior_named("resampled", 3).float(), torch.randn(6, 3).float()
+    for logit in (200.0, -200.0):
+        prior.net[-1].bias.data.fill_(logit)
+        log_p = prior.log_prob(z)
+        log_p.sum().backward()
+        expected = StandardGaussian(3).float().log_prob(z)
+        torch.testing.assert_close(log_p, expected, atol=1e-3, rtol=1e-4)
+        assert all(p.grad.isfinite().all() for p in prior.parameters())
+
+
+@torch.no_grad()
+def test_a_resampled_prior_takes_its_last_proposal_as_it_is(g):
+    """T = 2: one proposal is tested, the next one is taken. Mean acceptance of the draws against
+    its integral under the density."""
+    prior = randomised(ResampledPrior(StandardGaussian(2), MLP([2, 4, 1]), 2, points=2**16), 2.0)
+    a, log_p = prior.log_a(prior.fixed).exp(), prior.log_prob(prior.fixed)
+    ratio = (log_p - StandardGaussian(2).log_prob(prior.fixed)).exp()
+    drawn = prior.log_a(prior.sample(2**16, g)).exp()
+    assert a.std() > 0.2
+    assert drawn.mean().item() == pytest.approx((ratio * a).mean().item(), abs=0.008)

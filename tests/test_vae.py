@@ -56,13 +56,13 @@ def test_two_levels_agree_with_themselves_and_with_torch():
 @pytest.mark.parametrize("prior", PRIORS)
 def test_loss_is_the_negative_elbo_of_each_image(prior, g):
     model, x = randomised(tiny_vae(prior)), binary(6)
-    eps = model.noise(6, g)
-    terms = model.terms(x, eps)
-    loss = model.loss(x, eps)
+    noise = model.noise(6, g)
+    terms = model.terms(x, noise)
+    loss = model.loss(x, noise)
     assert loss.shape == (6,)
     elbo = terms["log_px"] + terms["log_pz"] - terms["log_qz"]
     torch.testing.assert_close(loss, -elbo)
-    torch.testing.assert_close(loss, -model.log_weight(x, eps))
+    torch.testing.assert_close(loss, -model.log_weight(x, **noise))
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -75,9 +75,13 @@ def test_weights_of_many_samples_are_separate_weights(prior):
 
 
 def slices(noise, i):
-    if isinstance(noise, dict):
-        return {k: v[i : i + 1] for k, v in noise.items()}
-    return noise[i : i + 1]
+    """The noise of image i; what belongs to all images, or to several samples, is known by name
+    and by shape."""
+    if not isinstance(noise, dict):
+        return noise[i : i + 1]
+    shared = {k: v for k, v in noise.items() if k == "draws"}
+    rest = {k: v for k, v in noise.items() if k != "draws"}
+    return shared | {k: v[:, i : i + 1] if v.dim() == 3 else v[i : i + 1] for k, v in rest.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)

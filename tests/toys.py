@@ -10,20 +10,29 @@ from torch import Tensor, nn
 
 from triptych.data import view
 from triptych.ddpm import DDPM
-from triptych.flows.flow import Flow, autoregressive_flow, coupling_flow
+from triptych.flows.flow import (
+    Flow,
+    Inverse,
+    autoregressions,
+    autoregressive_flow,
+    coupling_flow,
+    couplings,
+)
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.nets.mlp import MLP
 from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
+from triptych.objectives import BetaELBO, ImportanceWeighted
 from triptych.pixelflow import PixelFlow
-from triptych.posteriors import DiagonalGaussian
+from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
-from triptych.protocols import Density
+from triptych.protocols import Density, Objective, Posterior
 from triptych.schedules import cosine_beta
 from triptych.train.trainer import TrainingData
 from triptych.vae import VAE
@@ -40,7 +49,7 @@ def randomised(module: nn.Module, std: float = 0.3, seed: int = 0) -> nn.Module:
     return module
 
 
-FLAT_PRIORS = ("gaussian", "mixture", "flow", "spline", "maf", "vamp")
+FLAT_PRIORS = ("gaussian", "mixture", "flow", "spline", "maf", "vamp", "resampled")
 PRIORS = (*FLAT_PRIORS, "hierarchical", "hierarchical-vamp")
 
 
@@ -72,18 +81,47 @@ def prior_named(name: str, dim: int = 2, posterior: Any = None) -> Density:
         "spline": lambda: coupling_flow(base, dim, 2, [4], RationalQuadratic(4, reach=3.0)),
         "maf": lambda: autoregressive_flow(base, dim, 2, [4]),
         "vamp": lambda: VampPrior(posterior or tiny_posterior(dim), SHAPE, 3),
+        "resampled": lambda: ResampledPrior(
+            base, MLP([dim, 4, 1], zero_last=True), truncation=5, draws=50, points=2**18
+        ),
         "hierarchical": lambda: two_levels(StandardGaussian(half)),
         "hierarchical-vamp": lambda: two_levels(vamp_top()),
     }
     return made[name]()
 
 
-def tiny_vae(prior: str = "gaussian", dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> VAE:
-    two = prior.startswith("hierarchical")
-    posterior = tiny_two_levels(dim, shape) if two else tiny_posterior(dim, shape)
-    D = math.prod(shape)
-    likelihood = Bernoulli(MLP([dim, 8, D]), shape)
-    return VAE(prior_named(prior, dim, posterior), posterior, likelihood)
+POSTERIORS = ("gaussian", "full", "coupling", "iaf", "two levels")
+
+
+def posterior_named(name: str, dim: int = 2, shape: tuple[int, int, int] = SHAPE) -> Posterior:
+    def net(outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(-3), MLP([math.prod(shape), 8, outputs]))
+
+    def layers(make: Any) -> list[Any]:
+        return make(dim, 2, [6], context=3)
+
+    made: dict[str, Callable[[], Posterior]] = {
+        "gaussian": lambda: tiny_posterior(dim, shape),
+        "full": lambda: FullGaussian(net(2 * dim + dim * (dim - 1) // 2), dim),
+        "coupling": lambda: FlowPosterior(net(2 * dim + 3), dim, layers(couplings)),
+        "iaf": lambda: FlowPosterior(
+            net(2 * dim + 3), dim, [Inverse(layer) for layer in layers(autoregressions)]
+        ),
+        "two levels": lambda: tiny_two_levels(dim, shape),
+    }
+    return made[name]()
+
+
+def tiny_vae(
+    prior: str = "gaussian",
+    dim: int = 2,
+    shape: tuple[int, int, int] = SHAPE,
+    posterior: str = "gaussian",
+    objective: Objective | None = None,
+) -> VAE:
+    q = posterior_named("two levels" if prior.startswith("hier") else posterior, dim, shape)
+    likelihood = Bernoulli(MLP([dim, 8, math.prod(shape)]), shape)
+    return VAE(prior_named(prior, dim, q), q, likelihood, objective=objective)
 
 
 def tiny_residual_vae() -> VAE:
@@ -114,8 +152,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-spline": (lambda: tiny_vae("spline"), "threshold"),
     "vae-maf": (lambda: tiny_vae("maf"), "threshold"),
     "vae-vamp": (lambda: tiny_vae("vamp"), "threshold"),
+    "vae-resampled": (lambda: tiny_vae("resampled"), "threshold"),
     "vae-hierarchical": (lambda: tiny_vae("hierarchical"), "threshold"),
     "vae-hierarchical-vamp": (lambda: tiny_vae("hierarchical-vamp"), "threshold"),
+    "vae-full": (lambda: tiny_vae(posterior="full"), "threshold"),
+    "vae-coupling": (lambda: tiny_vae(posterior="coupling"), "threshold"),
+    "vae-iaf": (lambda: tiny_vae(posterior="iaf"), "threshold"),
+    "vae-beta": (lambda: tiny_vae(objective=BetaELBO(0.5, warmup=0.8)), "threshold"),
+    "vae-iwae": (lambda: tiny_vae(objective=ImportanceWeighted(3, doubly=False)), "threshold"),
+    "vae-dreg": (lambda: tiny_vae("resampled", objective=ImportanceWeighted(3)), "threshold"),
     "vae-logistic": (tiny_logistic_vae, "raw"),
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),

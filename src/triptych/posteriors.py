@@ -1,7 +1,9 @@
 """Approximate posteriors q(z|x), the encoder network included."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -40,3 +42,102 @@ class DiagonalGaussian(nn.Module):
     def log_prob(self, z: Tensor, h: GaussianParameters) -> Float[Tensor, "*batch"]:
         """log q(z|x) in nats."""
         return normal_log_prob(z, h.mu, h.log_sigma)
+
+
+class FullGaussianParameters(NamedTuple):
+    """Mean and Cholesky factor of the covariance, its diagonal as log standard deviations."""
+
+    mu: Float[Tensor, "*batch D"]
+    log_sigma: Float[Tensor, "*batch D"]
+    below: Float[Tensor, "*batch D D"]
+    """Zero on and above the diagonal."""
+
+
+class FullGaussian(nn.Module):
+    """q(z|x) = N(z; mu(x), L(x) L(x)^T) with L lower triangular (Kingma & Welling 2019,
+    arXiv:1906.02691, section 2.5.1).
+
+    `net` maps images to mean, log diagonal of L and the M (M - 1) / 2 entries below it.
+    """
+
+    place: Tensor
+    strictly_below: Tensor
+
+    def __init__(self, net: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.net, self.latent_dim = net, latent_dim
+        strictly_below = torch.ones(latent_dim, latent_dim).tril(-1)
+        place = (strictly_below.flatten().cumsum(0).long() - 1).clamp(min=0)
+        self.register_buffer("strictly_below", strictly_below, persistent=False)
+        self.register_buffer("place", place, persistent=False)
+
+    def encode(self, x: Float[Tensor, "B C H W"]) -> FullGaussianParameters:
+        """Run the encoder, once however many samples follow."""
+        M, out = self.latent_dim, self.net(x).to(x.dtype)
+        mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
+        square = entries.index_select(-1, self.place).unflatten(-1, (M, M))
+        return FullGaussianParameters(mu, log_sigma, square * self.strictly_below)
+
+    def rsample(
+        self, h: FullGaussianParameters, eps: Float[Tensor, "*batch D"]
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
+        """z = mu + L eps, and log q(z|x) = log N(eps; 0, I) - log det L."""
+        z = h.mu + h.log_sigma.exp() * eps + (h.below @ eps[..., None]).squeeze(-1)
+        return z, normal_log_prob(eps) - h.log_sigma.sum(-1)
+
+    def log_prob(self, z: Tensor, h: FullGaussianParameters) -> Float[Tensor, "*batch"]:
+        """log q(z|x) in nats. Samples that share an image are columns of one triangular solve."""
+        L = h.below + torch.diag_embed(h.log_sigma.exp())
+        away = z - h.mu
+        columns = away.reshape(-1, *h.mu.shape).movedim(0, -1)
+        eps = torch.linalg.solve_triangular(L, columns, upper=False).movedim(-1, 0)
+        return normal_log_prob(eps.reshape(away.shape)) - h.log_sigma.sum(-1)
+
+
+class FlowParameters(NamedTuple):
+    """The Gaussian that a flow starts from, and what its layers read of the image."""
+
+    base: GaussianParameters
+    context: Float[Tensor, "*batch C"]
+
+
+class FlowPosterior(nn.Module):
+    """A diagonal Gaussian pushed through bijectors that read the image (Rezende & Mohamed 2015,
+    arXiv:1505.05770; Kingma et al. 2016, arXiv:1606.04934):
+
+        z = f_L(... f_1(z_0; c(x)) ...; c(x)),    log q(z|x) = log q(z_0|x) - sum log|det df_l|
+
+    `net` maps images to mean and log standard deviation of z_0 and the context c. With inverted
+    autoregressive layers a sample costs one pass, and `log_prob` of any other z one for each
+    coordinate; with couplings both cost one.
+    """
+
+    def __init__(self, net: nn.Module, latent_dim: int, bijectors: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.net, self.latent_dim = net, latent_dim
+        self.bijectors = nn.ModuleList(bijectors)
+
+    def encode(self, x: Float[Tensor, "B C H W"]) -> FlowParameters:
+        """Run the encoder, once however many samples follow."""
+        M, out = self.latent_dim, self.net(x).to(x.dtype)
+        mu, log_sigma, context = out.split([M, M, out.shape[-1] - 2 * M], -1)
+        return FlowParameters(GaussianParameters(mu, log_sigma), context)
+
+    def rsample(
+        self, h: FlowParameters, eps: Float[Tensor, "*batch D"]
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
+        """z_0 and then each layer."""
+        z = h.base.mu + h.base.log_sigma.exp() * eps
+        log_qz = normal_log_prob(eps) - h.base.log_sigma.sum(-1)
+        for f in self.bijectors:
+            z, log_det = f(z, h.context)
+            log_qz = log_qz - log_det
+        return z, log_qz
+
+    def log_prob(self, z: Float[Tensor, "*batch D"], h: FlowParameters) -> Float[Tensor, "*batch"]:
+        """log q(z|x) in nats, back through the layers."""
+        total = torch.zeros((), dtype=z.dtype, device=z.device)
+        for f in reversed(self.bijectors):
+            z, log_det = f.inverse(z, h.context)  # pyright: ignore[reportCallIssue]
+            total = total + log_det
+        return normal_log_prob(z, *h.base) + total

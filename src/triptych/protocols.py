@@ -87,6 +87,18 @@ class Likelihood(Protocol):
 
 
 @runtime_checkable
+class Objective(Protocol):
+    """What a VAE is trained on, where that is not the ELBO itself."""
+
+    samples: int
+    """Of z for each image."""
+
+    def loss(self, model: Any, x: Tensor, noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
+        """To be minimised, in nats, as a function of the model's noise."""
+        ...
+
+
+@runtime_checkable
 class Model(Protocol):
     """What the trainer trains. Nothing inside `loss` draws: all its randomness is `noise`."""
 

@@ -8,6 +8,7 @@ For z ~ q(z|x) the importance weight w = p(x|z) p(z) / q(z|x) has mean p(x), so
     IWAE_K = E[log (1/K) sum_k w_k]                <= log p(x)      (Burda eq. 8)
 
 and IWAE_K rises from the ELBO at K = 1 to log p(x). One method, `log_weight`, serves them all.
+What is trained is the ELBO, or another objective of `objectives.py`.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.protocols import Density, Likelihood, Posterior
+from triptych.protocols import Density, Likelihood, Objective, Posterior
 
 
 class VAE(nn.Module):
@@ -32,41 +33,53 @@ class VAE(nn.Module):
         posterior: Posterior,
         likelihood: Likelihood,
         mean_samples: bool = False,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
-        self.mean_samples = mean_samples
+        self.mean_samples, self.objective = mean_samples, objective
 
     def log_weight(
-        self, x: Tensor, eps: Float[Tensor, "*K B M"], h: Any = None
+        self, x: Tensor, eps: Float[Tensor, "*K B M"], h: Any = None, draws: Tensor | None = None
     ) -> Float[Tensor, "*K B"]:
         """log w = log p(x|z) + log p(z) - log q(z|x) in nats, at the z that eps ~ N(0, I) gives.
 
         x are images [B, C, H, W]; eps may hold several samples of each, K in front.
         `h = posterior.encode(x)` may be passed in, so that K samples that come in chunks share
-        one run of the encoder.
+        one run of the encoder; so may `draws` for a prior that has noise of its own.
         """
         h = self.posterior.encode(x) if h is None else h
         z, log_qz = self.posterior.rsample(h, eps)
         log_px = self.likelihood.log_prob(x, z)
-        log_pz = self.prior.log_prob(z)
-        return log_px + log_pz - log_qz
+        return log_px + self.log_pz(z, draws) - log_qz
 
-    def loss(self, x: Float[Tensor, "B C H W"], noise: Float[Tensor, "B M"]) -> Float[Tensor, "B"]:
-        """The negative ELBO of each image, one sample."""
-        return -self.log_weight(x, noise)
+    def log_pz(self, z: Float[Tensor, "*K B M"], draws: Tensor | None) -> Float[Tensor, "*K B"]:
+        """log p(z), normalised by `draws` if the prior's normaliser is estimated from some."""
+        return self.prior.log_prob(z, *(() if draws is None else (draws,)))
 
-    def noise(self, n: int, generator: Generator) -> Float[Tensor, "n M"]:
-        """eps ~ N(0, I), all the randomness of a loss."""
-        size = (n, self.posterior.latent_dim)
-        return torch.randn(size, generator=generator, device=generator.device)
+    def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
+        """The negative ELBO of each image, one sample; or the loss of the objective."""
+        if self.objective is not None:
+            return self.objective.loss(self, x, noise)
+        return -self.log_weight(x, **noise)
+
+    def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
+        """All the randomness of a loss: eps ~ N(0, I) for each sample that the objective takes of
+        an image, and the prior's own draws if it has any."""
+        size, device = (n, self.posterior.latent_dim), generator.device
+        if self.objective is not None and self.objective.samples > 1:
+            size = (self.objective.samples, *size)
+        noise = {"eps": torch.randn(size, generator=generator, device=device)}
+        if hasattr(self.prior, "noise"):
+            noise["draws"] = self.prior.noise(generator)  # pyright: ignore
+        return noise
 
     def terms(
-        self, x: Float[Tensor, "B C H W"], noise: Float[Tensor, "*K B M"]
+        self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "*K B"]]:
         """The three logarithms that make up log w."""
-        z, log_qz = self.posterior.rsample(self.posterior.encode(x), noise)
-        log_px, log_pz = self.likelihood.log_prob(x, z), self.prior.log_prob(z)
+        z, log_qz = self.posterior.rsample(self.posterior.encode(x), noise["eps"])
+        log_px, log_pz = self.likelihood.log_prob(x, z), self.log_pz(z, noise.get("draws"))
         return {"log_px": log_px, "log_pz": log_pz, "log_qz": log_qz}
 
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:

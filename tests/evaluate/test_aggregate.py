@@ -63,7 +63,7 @@ def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch,
     monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 6)
     model, x = randomised(tiny_vae("hierarchical", 4)), torch.rand(20, *SHAPE)
     h = encode_all(model, x)
-    z, log_qz = model.posterior.rsample(h, model.noise(20, g))
+    z, log_qz = model.posterior.rsample(h, model.noise(20, g)["eps"])
     match = aggregate_match(model, h, z, log_qz)
     some = [0, 3, 7, 11, 15, 19]
     log_q = aggregate_log_prob(model.posterior, z[some], h)

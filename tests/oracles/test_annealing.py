@@ -19,7 +19,8 @@ from triptych.evaluate.ais import (
 )
 from triptych.maths import log_mean_exp
 from triptych.study.build import build
-from triptych.study.recipes import Likelihood, override, recipes_for
+from triptych.study.configs import Likelihood
+from triptych.study.recipes import override, recipes_for
 
 pytestmark = pytest.mark.usefixtures("float64")
 

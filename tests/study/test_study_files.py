@@ -7,9 +7,10 @@ import torch
 from triptych.cli.options import PriorName
 from triptych.protocols import UserError
 from triptych.study.build import build
+from triptych.study.configs import Prior
 from triptych.study.describe import describe
 from triptych.study.grid import from_toml, named_study, study_json
-from triptych.study.recipes import Prior, asked_recipe, from_dict, override, recipes_for, to_dict
+from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
 
 GOOD = """
 name = "mine"

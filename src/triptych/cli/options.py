@@ -7,7 +7,15 @@ from typing import Literal
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
 PriorName = Literal[
-    "gaussian", "mixture", "flow", "spline", "maf", "vamp", "hierarchical", "hierarchical-vamp"
+    "gaussian",
+    "mixture",
+    "flow",
+    "spline",
+    "maf",
+    "vamp",
+    "resampled",
+    "hierarchical",
+    "hierarchical-vamp",
 ]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
 

@@ -26,6 +26,12 @@ class Train:
     """seed of weights, image order and noise"""
     prior: PriorName | None = None
     """prior of a VAE"""
+    posterior: Literal["gaussian", "full", "coupling", "iaf"] | None = None
+    """posterior of a VAE"""
+    objective: Literal["elbo", "iwae"] | None = None
+    """what a VAE is trained on"""
+    beta: float | None = None
+    """weight of the divergence in a VAE's ELBO"""
     network: Literal["mlp", "gated", "residual"] | None = None
     """encoder and decoder of a VAE"""
     latent_dim: int | None = None
@@ -48,7 +54,8 @@ class Train:
 
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
-        names = ("prior", "network", "latent_dim", "epochs", "batch_size", "lr")
+        model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
+        names = (*model, "epochs", "batch_size", "lr")
         asked = {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
         data = load(self.dataset, self.where.data).to(device_named(self.where.device))

@@ -124,7 +124,8 @@ def _score(metric: str, estimate: Estimate, protocol: dict[str, Any]) -> Score:
 @torch.no_grad()
 def sample_aggregate(model: VAE, x: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
     """One z ~ q(z|x_n) for each image and its log q(z|x_n): N draws of the aggregate posterior."""
-    return model.posterior.rsample(encode_all(model, x), model.noise(len(x), g))
+    eps = torch.randn(len(x), model.posterior.latent_dim, generator=g, device=g.device)
+    return model.posterior.rsample(encode_all(model, x), eps)
 
 
 def latent_arrays(model: VAE, x: Tensor, labels: Tensor, g: Generator) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.flows.coupling import Elementwise
+from triptych.flows.coupling import Elementwise, beside
 
 
 class MaskedLinear(nn.Linear):
@@ -35,16 +35,17 @@ class MADE(nn.Sequential):
 
     Hidden units have degrees that run evenly through 1 .. D-1: one of degree m sees the first m
     coordinates, and is seen by the outputs of those after them (Germain et al., eq. 8 and 9).
-    Starts at zero.
+    A context, which follows the coordinates in the input, is seen by all. Starts at zero.
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int], parameters: int) -> None:
-        degrees = [torch.arange(dim) + 1]
+    def __init__(self, dim: int, hidden: Sequence[int], parameters: int, context: int = 0) -> None:
+        outputs = torch.arange(dim) + 1
+        degrees = [torch.cat([outputs, torch.zeros(context)])]
         degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
         layers: list[nn.Module] = []
         for seen, by in pairwise(degrees):
             layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]
-        strictly = (degrees[0][:, None] > degrees[-1]).float()
+        strictly = (outputs[:, None] > degrees[-1]).float()
         last = MaskedLinear(strictly.repeat(parameters, 1))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -57,30 +58,41 @@ class Autoregressive(nn.Module):
     order: Tensor
 
     def __init__(
-        self, dim: int, hidden: Sequence[int], f: Elementwise, backwards: bool = False
+        self,
+        dim: int,
+        hidden: Sequence[int],
+        f: Elementwise,
+        backwards: bool = False,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.dim, self.f = dim, f
-        self.net = MADE(dim, hidden, f.parameters)
+        self.net = MADE(dim, hidden, f.parameters, context)
         order = torch.arange(dim)
         self.register_buffer("order", order.flip(0) if backwards else order, persistent=False)
 
-    def inverse(self, x: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
+    def inverse(
+        self, x: Float[Tensor, "*batch D"], context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x -> z and log|det dz/dx|, one pass."""
         ordered = x.index_select(-1, self.order)
-        z, log_slope = self.f.inverse(ordered, self.theta(ordered))
+        z, log_slope = self.f.inverse(ordered, self.theta(ordered, context))
         return z.index_select(-1, self.order), log_slope.sum(-1)
 
-    def forward(self, z: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, z: Float[Tensor, "*batch D"], context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """z -> x and log|det dx/dz|, a pass for each coordinate: after the i-th the first i of x
         are right, whatever the rest."""
         ordered = z.index_select(-1, self.order)
         x, log_slope = ordered, torch.zeros_like(ordered)
         for _ in range(self.dim):
-            x, log_slope = self.f.forward(ordered, self.theta(x))
+            x, log_slope = self.f.forward(ordered, self.theta(x, context))
         return x.index_select(-1, self.order), log_slope.sum(-1)
 
-    def theta(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "P *batch D"]:
+    def theta(
+        self, x: Float[Tensor, "*batch D"], context: Tensor | None = None
+    ) -> Float[Tensor, "P *batch D"]:
         """The map's parameters in full precision, whatever precision the network ran in."""
-        out = self.net(x).to(x.dtype)
+        out = self.net(beside(x, context)).to(x.dtype)
         return out.unflatten(-1, (self.f.parameters, -1)).movedim(-2, 0)

@@ -7,7 +7,8 @@ those in `b` is sent through a monotone map of its own, whose parameters the net
     x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'
 
 The triangular Jacobian makes the determinant a sum, and the inverse as cheap as the map. With
-the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP.
+the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP. A layer on vectors may also read
+a context, net(z_a, c): what makes a flow conditional.
 """
 
 from typing import Protocol, runtime_checkable
@@ -87,21 +88,21 @@ class Coupling(nn.Module):
         self.register_buffer("b", b, persistent=False)
         self.register_buffer("back", concatenate([a, b]).argsort(), persistent=False)
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z -> x and log|det dx/dz|."""
         z_a, z_b = self.split(z)
-        x_b, log_slope = self.f.forward(z_b, self.theta(z_a))
+        x_b, log_slope = self.f.forward(z_b, self.theta(z_a, context))
         return self.join(z_a, x_b), self.total(log_slope)
 
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x -> z and log|det dz/dx|."""
         x_a, x_b = self.split(x)
-        z_b, log_slope = self.f.inverse(x_b, self.theta(x_a))
+        z_b, log_slope = self.f.inverse(x_b, self.theta(x_a, context))
         return self.join(x_a, z_b), self.total(log_slope)
 
-    def theta(self, x_a: Tensor) -> Float[Tensor, "P ..."]:
+    def theta(self, x_a: Tensor, context: Tensor | None = None) -> Float[Tensor, "P ..."]:
         """The map's parameters in full precision, whatever precision the network ran in."""
-        out = self.net(x_a).to(x_a.dtype)
+        out = self.net(beside(x_a, context)).to(x_a.dtype)
         return out.unflatten(self.dim, (self.f.parameters, -1)).movedim(self.dim - 1, 0)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,3 +116,10 @@ class Coupling(nn.Module):
     def total(self, log_slope: Tensor) -> Tensor:
         """Sum over the event, one number for each batch element."""
         return log_slope.flatten(-self.event_dims).sum(-1)
+
+
+def beside(x: Float[Tensor, "*batch D"], context: Tensor | None) -> Tensor:
+    """x and then the context, which may lack x's leading dimensions: one for all samples."""
+    if context is None:
+        return x
+    return concatenate([x, context.expand(*x.shape[:-1], -1)], -1)

@@ -44,37 +44,69 @@ class Flow(nn.Module):
         return x
 
 
+class Inverse(nn.Module):
+    """A bijector run the other way. An autoregressive layer run so is one of an inverse
+    autoregressive flow (Kingma et al. 2016, arXiv:1606.04934): quick to sample, slow to invert."""
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The inverse of what is wrapped, and its log_det."""
+        return self.of.inverse(z, context)  # pyright: ignore[reportCallIssue]
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is wrapped, and its log_det."""
+        return self.of(x, context)
+
+
 def coupling_flow(
     base: Density, dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None
 ) -> Flow:
-    """The flow prior: `layers` couplings whose masks alternate odd and even coordinates.
-
-    `f` is the map of each coordinate, affine if not given. Two layers in a row touch every
-    coordinate. All of them start as the identity, so training starts from the base density.
-    """
-    check_size(dim, layers)
-    f = f or Affine()
-    even = torch.arange(dim) % 2 == 0
-    masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return Flow(base, [Coupling(m, _net(m, hidden, f.parameters), f) for m in masks])
-
-
-def _net(mask: Tensor, hidden: Sequence[int], parameters: int) -> MLP:
-    """Reads the coordinates that pass, gives the parameters of the others."""
-    n_a = int(mask.sum())
-    return MLP([n_a, *hidden, parameters * (len(mask) - n_a)], zero_last=True)
+    """The flow prior: `base` seen through `couplings`."""
+    return Flow(base, couplings(dim, layers, hidden, f))
 
 
 def autoregressive_flow(
     base: Density, dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None
 ) -> Flow:
-    """Autoregressive layers that alternate the coordinates' order; else as `coupling_flow`."""
+    """The autoregressive flow prior: `base` seen through `autoregressions`."""
+    return Flow(base, autoregressions(dim, layers, hidden, f))
+
+
+def couplings(
+    dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None, context: int = 0
+) -> list[Coupling]:
+    """`layers` couplings whose masks alternate odd and even coordinates.
+
+    `f` is the map of each coordinate, affine if not given; `context` the number of further inputs.
+    Two layers in a row touch every coordinate. All of them start as the identity, so training
+    starts from the base density.
+    """
     check_size(dim, layers)
     f = f or Affine()
-    return Flow(base, [Autoregressive(dim, hidden, f, i % 2 == 1) for i in range(layers)])
+    even = torch.arange(dim) % 2 == 0
+    masks = [even if i % 2 == 0 else ~even for i in range(layers)]
+    return [Coupling(m, _net(m, hidden, f.parameters, context), f) for m in masks]
+
+
+def _net(mask: Tensor, hidden: Sequence[int], parameters: int, context: int) -> MLP:
+    """Reads the coordinates that pass and the context, gives the parameters of the others."""
+    n_a = int(mask.sum())
+    return MLP([n_a + context, *hidden, parameters * (len(mask) - n_a)], zero_last=True)
+
+
+def autoregressions(
+    dim: int, layers: int, hidden: Sequence[int], f: Elementwise | None = None, context: int = 0
+) -> list[Autoregressive]:
+    """Autoregressive layers that alternate the coordinates' order; else as `couplings`."""
+    check_size(dim, layers)
+    f = f or Affine()
+    return [Autoregressive(dim, hidden, f, i % 2 == 1, context) for i in range(layers)]
 
 
 def check_size(dim: int, layers: int) -> None:
     """Fewer of either would leave coordinates that no layer changes by what others are."""
     if dim < 2 or layers < 2:
-        raise ValueError(f"a flow prior needs dim >= 2 and layers >= 2, not {dim} and {layers}")
+        raise ValueError(f"a flow needs dim >= 2 and layers >= 2, not {dim} and {layers}")

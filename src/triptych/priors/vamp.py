@@ -8,6 +8,8 @@ place of all the data it is affordable:
 with the encoder's own q. Weights w_k are learned too (the paper's are equal).
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -42,7 +44,7 @@ class VampPrior(nn.Module):
         """One for each pseudo-input."""
         return len(self.pseudo_inputs)
 
-    def prepare(self, x: Float[Tensor, "K C H W"], noise: Tensor) -> None:
+    def prepare(self, x: Float[Tensor, "K C H W"], noise: Any) -> None:
         """Start the pseudo-inputs from training images."""
         self.pseudo_inputs.data = self.MARGIN + (1 - 2 * self.MARGIN) * x / self.top
 

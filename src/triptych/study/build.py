@@ -11,7 +11,7 @@ from triptych.priors.gaussian import StandardGaussian
 from triptych.protocols import UserError
 from triptych.schedules import SCHEDULES
 from triptych.study.build_vae import build_vae
-from triptych.study.recipes import DDPMConfig, ModelConfig, PixelFlowConfig, VAEConfig
+from triptych.study.configs import DDPMConfig, ModelConfig, PixelFlowConfig, VAEConfig
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]

@@ -5,7 +5,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from triptych.flows.flow import autoregressive_flow, coupling_flow
+from triptych.flows.flow import (
+    Inverse,
+    autoregressions,
+    autoregressive_flow,
+    coupling_flow,
+    couplings,
+)
 from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import (
     Bernoulli,
@@ -15,13 +21,15 @@ from triptych.likelihoods import (
 )
 from triptych.nets.mlp import MLP, GatedMLP, Scale
 from triptych.nets.residual import ResidualDecoder, ResidualEncoder
-from triptych.posteriors import DiagonalGaussian
+from triptych.objectives import BetaELBO, ImportanceWeighted
+from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
-from triptych.protocols import Density, Likelihood
-from triptych.study.recipes import Prior, VAEConfig
+from triptych.protocols import Density, Likelihood, Objective, Posterior
+from triptych.study.configs import Prior, VAEConfig, encoder_outputs
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
@@ -34,7 +42,15 @@ def build_vae(config: VAEConfig, shape: Shape, levels: int) -> VAE:
     posterior = posterior_of(config, shape, top)
     prior = prior_of(config, posterior, shape, top)
     likelihood = likelihood_of(config, posterior.latent_dim, shape, levels)
-    return VAE(prior, posterior, likelihood, config.mean_samples)
+    return VAE(prior, posterior, likelihood, config.mean_samples, objective_of(config))
+
+
+def objective_of(config: VAEConfig) -> Objective | None:
+    """None for the ELBO itself."""
+    if config.objective == "iwae":
+        return ImportanceWeighted(config.iwae_samples, config.doubly)
+    plain = config.beta == 1 and config.kl_warmup == 0
+    return None if plain else BetaELBO(config.beta, config.kl_warmup)
 
 
 def encoder_of(config: VAEConfig, shape: Shape, top: int, n_out: int) -> nn.Module:
@@ -72,19 +88,26 @@ def decoder_of(config: VAEConfig, n_in: int, shape: Shape, per_pixel: int = 1) -
     return MLP(sizes) if config.network == "mlp" else GatedMLP(sizes)
 
 
-def posterior_of(config: VAEConfig, shape: Shape, top: int) -> DiagonalGaussian | TwoLevelPosterior:
-    """A Gaussian, or two levels of latent_dim each under a hierarchical prior."""
+def posterior_of(config: VAEConfig, shape: Shape, top: int) -> Posterior:
+    """The posterior that the config names, or two Gaussian levels of latent_dim each under a
+    hierarchical prior."""
     M, last = config.latent_dim, config.hidden[-1]
-    whole = DiagonalGaussian(encoder_of(config, shape, top, 2 * M), M)
-    if config.prior not in HIERARCHICAL:
-        return whole
-    eye = nn.Sequential(encoder_of(config, shape, top, last), nn.SiLU())
-    return TwoLevelPosterior(whole, eye, MLP([last + M, last, 2 * M]), M)
+    net = encoder_of(config, shape, top, encoder_outputs(config))
+    layers, hidden, context = config.posterior_layers, config.coupling_hidden, config.context
+    if config.prior in HIERARCHICAL:
+        eye = nn.Sequential(encoder_of(config, shape, top, last), nn.SiLU())
+        return TwoLevelPosterior(DiagonalGaussian(net, M), eye, MLP([last + M, last, 2 * M]), M)
+    if config.posterior == "full":
+        return FullGaussian(net, M)
+    if config.posterior == "coupling":
+        return FlowPosterior(net, M, couplings(M, layers, hidden, context=context))
+    if config.posterior == "iaf":
+        made = autoregressions(M, layers, hidden, context=context)
+        return FlowPosterior(net, M, [Inverse(layer) for layer in made])
+    return DiagonalGaussian(net, M)
 
 
-def prior_of(
-    config: VAEConfig, posterior: DiagonalGaussian | TwoLevelPosterior, shape: Shape, top: int
-) -> Density:
+def prior_of(config: VAEConfig, posterior: Posterior, shape: Shape, top: int) -> Density:
     """The prior that the config names. Flow priors start from the standard Gaussian."""
     M = config.latent_dim
     base, layers, hidden = StandardGaussian(M), config.couplings, config.coupling_hidden
@@ -99,6 +122,9 @@ def prior_of(
         "flow": lambda: coupling_flow(base, M, layers, hidden),
         "spline": lambda: coupling_flow(base, M, layers, hidden, RationalQuadratic(config.bins)),
         "maf": lambda: autoregressive_flow(base, M, layers, hidden),
-        "vamp": lambda: VampPrior(posterior, shape, config.pseudo_inputs, top),
+        "vamp": lambda: VampPrior(posterior, shape, config.pseudo_inputs, top),  # pyright: ignore
+        "resampled": lambda: ResampledPrior(
+            base, MLP([M, *config.acceptance_hidden, 1], zero_last=True), config.truncation
+        ),
     }
     return makers[config.prior]()

@@ -2,7 +2,7 @@
 
 import math
 
-from triptych.study.recipes import ModelConfig, PixelFlowConfig, Prior, VAEConfig
+from triptych.study.configs import ModelConfig, PixelFlowConfig, Prior, VAEConfig, encoder_outputs
 
 Shape = tuple[int, int, int]
 
@@ -19,8 +19,14 @@ def describe(config: ModelConfig, shape: Shape) -> str:
             "gaussian": ", Gaussian likelihood with a learned variance",
             "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
         }[config.likelihood]
-        network = describe_network(config, shape)
-        return f"{network}, mirrored decoder{likelihood}, M = {M}, and {prior}."
+        network, rest = describe_network(config, shape), describe_training(config)
+        posterior = {
+            "gaussian": "",
+            "full": ", full-covariance posterior",
+            "coupling": f", posterior of {config.posterior_layers} conditional couplings",
+            "iaf": f", posterior of {config.posterior_layers} inverse autoregressive layers",
+        }[config.posterior]
+        return f"{network}, mirrored decoder{likelihood}{posterior}, M = {M}, and {prior}{rest}."
     if isinstance(config, PixelFlowConfig):
         return (
             f"{config.scales} scales of {config.steps} steps (affine coupling with a 3x3-1x1-3x3 "
@@ -35,6 +41,16 @@ def describe(config: ModelConfig, shape: Shape) -> str:
     )
 
 
+def describe_training(config: VAEConfig) -> str:
+    """The objective, where it is not the ELBO."""
+    if config.objective == "iwae":
+        gradient = "doubly reparametrized" if config.doubly else "plain"
+        return f", trained on IWAE-{config.iwae_samples} with the {gradient} gradient"
+    beta = "" if config.beta == 1 else f", beta = {config.beta:g}"
+    warmup = f", KL warm-up over {config.kl_warmup:.0%} of training" if config.kl_warmup else ""
+    return beta + warmup
+
+
 def describe_network(config: VAEConfig, shape: Shape) -> str:
     """The encoder, without its end."""
     if config.network == "residual":
@@ -45,7 +61,7 @@ def describe_network(config: VAEConfig, shape: Shape) -> str:
         )
     widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))
     kind = "MLP encoder" if config.network == "mlp" else "Gated MLP encoder"
-    end = f"{widths}-{2 * config.latent_dim}"
+    end = f"{widths}-{encoder_outputs(config)}"
     return f"{kind} {end} with SiLU" if config.network == "mlp" else f"{kind} {end}"
 
 
@@ -61,6 +77,8 @@ def describe_prior(config: VAEConfig) -> str:
         f"{config.bins} bins {nets}",
         "maf": f"a prior of {layers} masked autoregressive layers {nets}",
         "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
+        "resampled": f"a standard Gaussian prior resampled at most {config.truncation} times by a "
+        f"network ({'-'.join(str(h) for h in config.acceptance_hidden)} hidden units)",
         "hierarchical": "two levels, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
         "hierarchical-vamp": "two levels, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
         f"{config.pseudo_inputs} pseudo-inputs",

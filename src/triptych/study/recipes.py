@@ -6,88 +6,20 @@ Strings live here and in the command line; everywhere else parts are passed as o
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from triptych.ddpm import Prediction
 from triptych.protocols import UserError
+from triptych.study.configs import (
+    STRICT,
+    DDPMConfig,
+    ModelConfig,
+    PixelFlowConfig,
+    Prior,
+    VAEConfig,
+)
 from triptych.train.order import TrainConfig
 
-Prior = Literal[
-    "gaussian", "mixture", "flow", "spline", "maf", "vamp", "hierarchical", "hierarchical-vamp"
-]
-Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
 ViewName = Literal["threshold", "dynamic", "raw"]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
-Eight = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
-EightChannels = Annotated[tuple[Eight, ...], Field(min_length=1, max_length=8)]
-STRICT = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """A VAE with Bernoulli likelihood and MLPs, the course's by default."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["vae"] = "vae"
-    prior: Prior = "gaussian"
-    latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
-    """Of each level, under a hierarchical prior."""
-    network: Literal["mlp", "gated", "residual"] = "mlp"
-    """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
-    likelihood: Likelihood = "bernoulli"
-    """Of binary pixels, of grey values in [0, 1], or of the integers themselves (logistic)."""
-    logistics: Annotated[int, Field(ge=1, le=100)] = 5
-    """Components of the logistic likelihood."""
-    hidden: Widths = (512, 512)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    channels: EightChannels = (64, 128)
-    """Of the residual network, at half, a quarter, ... of the image's size; multiples of 8."""
-    blocks: Count = 1
-    """Residual blocks at each of them."""
-    components: Count = 50
-    """Components of the mixture prior."""
-    pseudo_inputs: Count = 500
-    """Components of the VampPrior."""
-    couplings: Annotated[int, Field(ge=2, le=256)] = 8
-    """Layers of a flow prior, whatever their kind."""
-    coupling_hidden: Widths = (64, 64)
-    """Widths of the hidden layers of a flow prior's networks."""
-    bins: Annotated[int, Field(ge=2, le=64)] = 8
-    """Bins of the spline prior's maps."""
-    mean_samples: bool = False
-    """Show E[x|z] instead of drawing pixels: for the dynamic view of grey images."""
-
-
-@dataclass(frozen=True)
-class PixelFlowConfig:
-    """A multi-scale coupling flow on dequantized pixels in logit space."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["pixelflow"] = "pixelflow"
-    scales: Annotated[int, Field(ge=1, le=8)] = 2
-    steps: Count = 6
-    """Coupling, rotation and normalisation at each scale."""
-    width: Count = 96
-    low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
-    """The logit is of low + (1 - 2 low) y."""
-
-
-@dataclass(frozen=True)
-class DDPMConfig:
-    """A U-Net and its chain."""
-
-    __pydantic_config__ = STRICT
-    kind: Literal["ddpm"] = "ddpm"
-    widths: EightChannels = (64, 128)
-    """Channels at half, a quarter, ... of the image's size; multiples of 8."""
-    blocks: Count = 1
-    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    schedule: Literal["linear", "cosine"] = "cosine"
-    prediction: Prediction = "v"
-
-
-ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig
 
 
 @dataclass(frozen=True)
@@ -120,6 +52,7 @@ TITLES: dict[Prior, str] = {
     "spline": "Neural spline flow",
     "maf": "Autoregressive flow",
     "vamp": "VampPrior",
+    "resampled": "Resampled",
     "hierarchical": "Hierarchical",
     "hierarchical-vamp": "Hierarchical VampPrior",
 }

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
+from triptych.objectives import step_noise
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.ensemble import Ensemble
@@ -84,7 +85,7 @@ class Trainer:
         index = batch_indices(run.seed, step, size, len(data.images)).to(self.device)
         g = generator_for(run.seed, step, self.device)
         x = data.view(data.images[index], data.levels, g)
-        return x, self.models[0].noise(size, g)  # pyright: ignore
+        return x, step_noise(self.models[0], size, g, step / self.steps)
 
     def train_step(self) -> Tensor:
         """One optimizer step of all seeds; returns the per-seed mean loss, still on the device.

@@ -1,0 +1,76 @@
+"""Learned accept/reject sampling, LARS (Bauer & Mnih 2019, *Resampled Priors for Variational
+Autoencoders*, arXiv:1810.11428).
+
+A proposal pi is thinned by an acceptance probability a(z) that a network gives; after T - 1
+rejections the next proposal is taken as it is. With Z = E_pi[a(z)],
+
+    p(z) = pi(z) [a(z) (1 - (1 - Z)^(T-1)) / Z + (1 - Z)^(T-1)]                       (eq. 5)
+
+is exactly the density of what `sample` returns.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from triptych.maths import log_mean_exp
+from triptych.priors.gaussian import StandardGaussian
+
+
+class ResampledPrior(nn.Module):
+    """`base` thinned by a(z) = sigmoid(net(z)); `net` maps [*, D] to [*, 1].
+
+    Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
+    each step, so that the network cannot learn where they are; everywhere else from one fixed set
+    of `points`, many and drawn apart from training, so that log_prob is a function of z. Its error
+    is about sqrt((1 - Z) / (Z points)) nats, the same for all z.
+    """
+
+    fixed: Tensor
+
+    def __init__(
+        self,
+        base: StandardGaussian,
+        net: nn.Module,
+        truncation: int = 100,
+        draws: int = 1024,
+        points: int = 2**16,
+    ) -> None:
+        super().__init__()
+        self.base, self.net, self.truncation, self.draws = base, net, truncation, draws
+        fixed = base.sample(points, torch.Generator().manual_seed(0))
+        self.register_buffer("fixed", fixed, persistent=False)
+
+    def noise(self, generator: Generator) -> Float[Tensor, "S D"]:
+        """Draws of the base, to estimate Z from."""
+        return self.base.sample(self.draws, generator)
+
+    def log_prob(
+        self, z: Float[Tensor, "*batch D"], draws: Float[Tensor, "S D"] | None = None
+    ) -> Float[Tensor, "*batch"]:
+        """log p(z) in nats."""
+        log_Z = log_mean_exp(self.log_a(self.fixed if draws is None else draws))
+        log_missed = (self.truncation - 1) * log_of_rest(log_Z)
+        log_thinned = self.log_a(z) + log_of_rest(log_missed) - log_Z
+        return self.base.log_prob(z) + torch.logaddexp(log_thinned, log_missed)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
+        """The first proposal that is accepted, or the T-th."""
+        z = self.base.sample(n, generator)
+        rejected = torch.ones(n, dtype=torch.bool, device=z.device)
+        for _ in range(self.truncation - 1):
+            u = torch.rand(n, generator=generator, device=z.device, dtype=z.dtype)
+            rejected = rejected & (u.log() >= self.log_a(z))
+            z = torch.where(rejected[:, None], self.base.sample(n, generator), z)
+        return z
+
+    def log_a(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log a(z) <= 0, in the precision of z."""
+        return logsigmoid(self.net(z).squeeze(-1).to(z.dtype))
+
+
+def log_of_rest(log_p: Tensor) -> Tensor:
+    """log(1 - p), finite where p rounds to one."""
+    return torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny))

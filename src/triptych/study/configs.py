@@ -1,0 +1,132 @@
+"""What a model is made of, as plain data with names: the settings that a user may choose."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from triptych.ddpm import Prediction
+from triptych.protocols import UserError
+
+Prior = Literal[
+    "gaussian",
+    "mixture",
+    "flow",
+    "spline",
+    "maf",
+    "vamp",
+    "resampled",
+    "hierarchical",
+    "hierarchical-vamp",
+]
+GivenGaussian = ("vamp", "hierarchical", "hierarchical-vamp")  # priors made for that posterior
+Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+Eight = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
+EightChannels = Annotated[tuple[Eight, ...], Field(min_length=1, max_length=8)]
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """A VAE with Bernoulli likelihood and MLPs, the course's by default."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["vae"] = "vae"
+    prior: Prior = "gaussian"
+    latent_dim: Annotated[int, Field(ge=2, le=4096)] = 32
+    """Of each level, under a hierarchical prior."""
+    network: Literal["mlp", "gated", "residual"] = "mlp"
+    """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
+    likelihood: Likelihood = "bernoulli"
+    """Of binary pixels, of grey values in [0, 1], or of the integers themselves (logistic)."""
+    logistics: Annotated[int, Field(ge=1, le=100)] = 5
+    """Components of the logistic likelihood."""
+    hidden: Widths = (512, 512)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    channels: EightChannels = (64, 128)
+    """Of the residual network, at half, a quarter, ... of the image's size; multiples of 8."""
+    blocks: Count = 1
+    """Residual blocks at each of them."""
+    components: Count = 50
+    """Components of the mixture prior."""
+    pseudo_inputs: Count = 500
+    """Components of the VampPrior."""
+    couplings: Annotated[int, Field(ge=2, le=256)] = 8
+    """Layers of a flow prior, whatever their kind."""
+    coupling_hidden: Widths = (64, 64)
+    """Widths of the hidden layers of a flow prior's networks."""
+    bins: Annotated[int, Field(ge=2, le=64)] = 8
+    """Bins of the spline prior's maps."""
+    acceptance_hidden: Widths = (100, 100)
+    """Widths of the hidden layers of the resampled prior's network."""
+    truncation: Annotated[int, Field(ge=2, le=10_000)] = 100
+    """Proposals of the resampled prior, the last of which is taken as it is."""
+    posterior: Literal["gaussian", "full", "coupling", "iaf"] = "gaussian"
+    """Diagonal or full Gaussian, or a diagonal one pushed through a flow that reads the image."""
+    posterior_layers: Annotated[int, Field(ge=2, le=64)] = 4
+    context: Count = 64
+    """How many numbers the layers of a flow posterior read of the image."""
+    objective: Literal["elbo", "iwae"] = "elbo"
+    beta: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Weight of the divergence in the ELBO."""
+    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of training in which that weight rises from zero."""
+    iwae_samples: Annotated[int, Field(ge=1, le=1000)] = 5
+    """K of training on IWAE-K."""
+    doubly: bool = True
+    """IWAE's doubly reparametrized gradient, not the plain one."""
+    mean_samples: bool = False
+    """Show E[x|z] instead of drawing pixels: for the dynamic view of grey images."""
+
+    def __post_init__(self) -> None:
+        """Settings that do not go together."""
+        if self.posterior != "gaussian" and self.prior in GivenGaussian:
+            raise UserError(
+                f"posterior = {self.posterior!r} does not go with prior = {self.prior!r}, which is "
+                f"made for the Gaussian one; choose posterior = 'gaussian', or another prior"
+            )
+        if self.objective == "iwae" and (self.beta != 1 or self.kl_warmup):
+            raise UserError(
+                f"beta = {self.beta} and kl_warmup = {self.kl_warmup} are settings of the ELBO; "
+                f"choose objective = 'elbo', or leave them at 1 and 0"
+            )
+
+
+def encoder_outputs(config: VAEConfig) -> int:
+    """How many numbers the encoder gives for an image."""
+    M = config.latent_dim
+    more = {"full": M * (M - 1) // 2, "coupling": config.context, "iaf": config.context}
+    return 2 * M + more.get(config.posterior, 0)
+
+
+@dataclass(frozen=True)
+class PixelFlowConfig:
+    """A multi-scale coupling flow on dequantized pixels in logit space."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["pixelflow"] = "pixelflow"
+    scales: Annotated[int, Field(ge=1, le=8)] = 2
+    steps: Count = 6
+    """Coupling, rotation and normalisation at each scale."""
+    width: Count = 96
+    low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
+    """The logit is of low + (1 - 2 low) y."""
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    """A U-Net and its chain."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["ddpm"] = "ddpm"
+    widths: EightChannels = (64, 128)
+    """Channels at half, a quarter, ... of the image's size; multiples of 8."""
+    blocks: Count = 1
+    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    schedule: Literal["linear", "cosine"] = "cosine"
+    prediction: Prediction = "v"
+
+
+ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig
