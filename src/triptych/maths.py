@@ -64,6 +64,12 @@ class RunningLogMeanExp:
         self.log_sum = chunk if self.log_sum is None else torch.logaddexp(self.log_sum, chunk)
         self.count += log_w.shape[0]
 
+    def after(self, log_w: Float[Tensor, "k B"]) -> Float[Tensor, "B"]:
+        """What `value` would be with k further samples, which are not taken in."""
+        chunk, count = log_w.logsumexp(0), self.count + log_w.shape[0]
+        total = chunk if self.log_sum is None else torch.logaddexp(self.log_sum, chunk)
+        return total - math.log(count)
+
     def value(self) -> Float[Tensor, "B"]:
         """log (1/K) sum of all samples so far."""
         if self.log_sum is None:

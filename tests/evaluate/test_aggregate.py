@@ -11,7 +11,6 @@ from triptych.evaluate.aggregate import (
     aggregate_log_prob,
     aggregate_match,
     encode_all,
-    energy_distance,
     latent_plane,
 )
 from triptych.posteriors import GaussianParameters
@@ -109,38 +108,6 @@ def test_encode_all_is_encode_of_all(monkeypatch):
     whole, parts = model.posterior.encode(x), encode_all(model, x)
     torch.testing.assert_close(parts.mu, whole.mu)
     torch.testing.assert_close(parts.log_sigma, whole.log_sigma)
-
-
-# --- energy distance ---
-
-
-def naive_energy(a, b):
-    def mean_distance(u, v):
-        return (u[:, None] - v[None]).norm(dim=-1).mean().item()
-
-    return 2 * mean_distance(a, b) - mean_distance(a, a) - mean_distance(b, b)
-
-
-def test_energy_distance_is_its_formula(g):
-    a, b = torch.randn(40, 3).double(), 0.5 + torch.randn(40, 3).double()
-    distance, _ = energy_distance(a, b, g, permutations=10)
-    assert distance == pytest.approx(naive_energy(a, b), abs=1e-9)
-
-
-def test_two_samples_of_one_distribution_stay_below_the_null_level():
-    generator = torch.Generator().manual_seed(0)
-    below = 0
-    for _ in range(200):
-        a, b = torch.randn(2, 40, 2, generator=generator)
-        distance, level = energy_distance(a, b, generator, permutations=100)
-        below += distance < level
-    # 190 are expected; the binomial's 99.9% interval.
-    assert 178 <= below <= 199
-
-
-def test_a_shifted_sample_lies_above_the_null_level(g):
-    distance, level = energy_distance(torch.randn(100, 2), 1 + torch.randn(100, 2), g)
-    assert distance > 3 * level
 
 
 # --- the picture ---

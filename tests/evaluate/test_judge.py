@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import LEVELS, SHAPE, built
+from toys import LEVELS, SHAPE, built, randomised
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation
@@ -57,10 +57,11 @@ def by_metric(result):
 def test_every_score_says_under_which_protocol_it_holds(judged):
     kind, _, _, result = judged
     scores = by_metric(result)
-    expected = {"fid", "bpd"}
+    expected = {"fid", "bpd", "nearest-ratio"}
     if kind == "vae-flow":
         expected = {"elbo", "iwae-3", "kl-aggregate", "mutual-information", "energy-distance"}
-        expected |= {"fid", "effective-samples"}
+        expected |= {"fid", "effective-samples", "nearest-ratio", "mmd2", "classifier-accuracy"}
+        expected |= {"active-units"}
         assert 1 <= scores["effective-samples"].value <= 3
         assert scores["iwae-3"].protocol["samples"] == 3
         assert scores["elbo"].protocol["view"] == "dynamic"
@@ -70,7 +71,8 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
     assert set(scores) == expected
     for score in result.scores:
         assert score.protocol["dataset"] == "digits"
-        about = ("samples", 64) if score.metric == "share-outside" else ("test", 70)
+        shown = score.metric in ("share-outside", "nearest-ratio")
+        about = ("samples", 64) if shown else ("test", 70)
         assert (score.protocol["split"], score.protocol["n"]) == about
         assert score.protocol["view"] in ("dynamic", "raw")
         assert np.isfinite(score.value)
@@ -227,3 +229,35 @@ def test_a_vae_on_the_integers_has_bits_from_its_elbo(digits):
     assert bpd.mc_std == pytest.approx(elbo.mc_std / 64 / math.log(2))
     assert bpd.protocol["bound"] == "ELBO"
     assert 1 < bpd.value < 20
+
+
+def test_each_shown_sample_comes_with_its_nearest_training_image(judged, digits):
+    _, _, _, result = judged
+    shown, near = (torch.tensor(result.arrays[n]["images"]) / 255 for n in ("samples", "nearest"))
+    train = digits.train_images / 16
+    apart = (shown[:, None] - train[None]).flatten(2).norm(dim=2)
+    exact = apart.min(1).values
+    reached = (shown - near).flatten(1).norm(dim=1)
+    torch.testing.assert_close(reached, exact, atol=0.03, rtol=0)
+    assert (near[:, None] - train[None]).flatten(2).norm(dim=2).min(1).values.max() < 0.03
+    distance = torch.tensor(result.arrays["nearest"]["distance"])
+    torch.testing.assert_close(distance, exact, atol=0.03, rtol=0)
+    test = (digits.test_images[:64, None] / 16 - train[None]).flatten(2).norm(dim=2).min(1).values
+    ratio = by_metric(result)["nearest-ratio"].value
+    assert ratio == pytest.approx((exact.mean() / test.mean()).item(), rel=0.01)
+
+
+def test_in_two_dimensions_the_manifold_shows_the_mean_at_each_place(digits):
+    model = randomised(built("vae-flow"), 0.1)
+    arrays = judge(model, digits, "threshold", QUICK, 0, None).arrays
+    grid = arrays["manifold"]
+    assert grid["images"].shape == (15, 15, 1, 8, 8)
+    left, top = torch.tensor(grid["x"][:1]), torch.tensor(grid["y"][-1:])
+    assert grid["x"][0] < grid["x"][-1]
+    corner = model.likelihood.mean(torch.stack([left, top], -1))[0]
+    torch.testing.assert_close(
+        torch.tensor(grid["images"][0, 0]) / 255, corner.detach(), atol=1 / 255, rtol=0
+    )
+    assert arrays["growth"]["k"].tolist() == [1, 2, 3]
+    assert arrays["growth"]["iwae"].shape == (3,)
+    assert arrays["units"]["activity"].shape == arrays["units"]["divergence"].shape == (2,)

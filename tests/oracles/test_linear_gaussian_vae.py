@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from triptych.evaluate import likelihood
-from triptych.evaluate.likelihood import importance_bounds
+from triptych.evaluate.likelihood import importance_bounds, marks
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import normal_log_prob
 from triptych.priors.gaussian import StandardGaussian
@@ -128,7 +128,7 @@ def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monk
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []
     log_weight = model.log_weight
     monkeypatch.setattr(model, "log_weight", lambda *a: seen.append(log_weight(*a)) or seen[-1])
-    elbo, iwae, ess, k_hat = importance_bounds(model, x, K, g)
+    elbo, iwae, ess, k_hat, growth = importance_bounds(model, x, K, g)
     log_w = torch.cat(seen)
     assert sum(model.posterior.drawn) == len(log_w) == K
     torch.testing.assert_close(elbo.values, log_w.mean(0))
@@ -138,6 +138,14 @@ def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monk
     largest = LargestWeights(K)
     largest.update(log_w)
     torch.testing.assert_close(k_hat, largest.k_hat(), equal_nan=True)
+    upto = [(log_w[:k].logsumexp(0) - math.log(k)).mean() for k in marks(K)]
+    torch.testing.assert_close(growth, torch.stack(upto))
+
+
+def test_marks_end_at_k_and_come_in_thirds_of_a_decade():
+    assert marks(1) == [1]
+    assert marks(7) == [1, 2, 5, 7]
+    assert marks(1000) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
 @pytest.mark.parametrize(("n", "K", "chunks"), [(4, 20_000, 1), (250, 100, 3)])

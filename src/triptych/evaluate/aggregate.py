@@ -85,28 +85,6 @@ def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) ->
     return torch.cat(parts)
 
 
-def energy_distance(
-    a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
-) -> tuple[float, float]:
-    """Energy distance 2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013) and its null level.
-
-    The level is the 95% quantile over random relabellings of the pooled sample: what two samples
-    of one distribution would show. With weights s = +-1/n the distance is -s' D s, so that all
-    relabellings are one matrix product.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"both samples must have the same size, not {len(a)} and {len(b)}")
-    n, pooled = len(a), torch.cat([a, b]).double()
-    distances = torch.cdist(pooled, pooled)
-    signs = torch.cat([torch.ones(n), -torch.ones(n)]).double().to(a.device) / n
-    shuffles = [
-        torch.randperm(2 * n, generator=generator, device=a.device) for _ in range(permutations)
-    ]
-    s = torch.stack([signs, *(signs[p] for p in shuffles)], 1)
-    values = -(s * (distances @ s)).sum(0)
-    return values[0].item(), values[1:].quantile(0.95).item()
-
-
 @dataclass(frozen=True)
 class LatentPlane:
     """What a prior-against-posterior picture needs, in two coordinates."""

@@ -1,9 +1,12 @@
-"""How to judge: what of the protocol a user may choose."""
+"""How to judge, what of the protocol a user may choose; and what judging gives."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
+
+from triptych.protocols import Score
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,11 @@ class Evaluation:
     """Network evaluations of a DDPM's sample; ancestral sampling takes all that the chain has."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a DDIM step: 0 none, 1 as much as the ancestral chain's."""
+
+
+@dataclass
+class Judgement:
+    """The scores, and the arrays by file name."""
+
+    scores: list[Score] = field(default_factory=list)
+    arrays: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)

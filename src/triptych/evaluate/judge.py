@@ -4,9 +4,9 @@ The only place that touches the test set.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
@@ -14,10 +14,11 @@ from torch import Generator, Tensor, nn
 from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge_vae import DRAWN, latent_arrays, vae_scores
+from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import ddpm_bound, flow_bound
+from triptych.evaluate.nearest import nearest
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
@@ -27,14 +28,6 @@ from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vae import VAE
 
 SAMPLES_SHOWN = 64
-
-
-@dataclass
-class Judgement:
-    """The scores, and the arrays by file name."""
-
-    scores: list[Score] = field(default_factory=list)
-    arrays: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
 
 def judge(
@@ -53,8 +46,7 @@ def judge(
     protocol = {"dataset": data.name, "split": "test", "n": len(images), "view": view_name}
     g = generator_for(seed, 0, device, stream=4)
     if isinstance(model, VAE):
-        result.scores += vae_scores(model, x, how, protocol, g)
-        result.arrays["latent"] = latent_arrays(model, x, data.test_labels[: how.images], g)
+        result = judge_vae(model, x, data.test_labels[: how.images], how, protocol, g)
     else:
         result.scores.append(bpd_score(model, x, how, protocol, g))
     if isinstance(model, PixelFlow):
@@ -64,11 +56,37 @@ def judge(
         )
     draw = sampler(model, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
-    result.arrays["samples"] = {"images": (255 * shown).round().byte().cpu().numpy()}
+    result.arrays["samples"] = {"images": as_bytes(shown)}
+    score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
+    result.scores.append(score)
     if features is not None:
         sampling = sampling_protocol(model, how)
         result.scores.append(frechet_score(shown, draw, data, features, len(images), sampling))
     return result
+
+
+def as_bytes(x: Tensor) -> NDArray[np.uint8]:
+    """Grey values in [0, 1] as 0 .. 255."""
+    return (255 * x).round().byte().cpu().numpy()
+
+
+def nearest_score(
+    shown: Tensor, data: Dataset, view_name: str
+) -> tuple[Score, dict[str, NDArray[Any]]]:
+    """Mean distance from a sample to the nearest training image, over the same of as many test
+    images: well below 1 where training images are repeated. All are binarized where the model's
+    are; the nearest images themselves come with it."""
+
+    def seen(images: Tensor) -> Tensor:
+        binary = view_name == "threshold"
+        return view(view_name)(images, data.levels, None) if binary else grey(images, data.levels)
+
+    train, test = seen(data.train_images), seen(data.test_images[: len(shown)])
+    found, usual = nearest(shown, train), nearest(test, train)
+    ratio = (found.distance.mean() / usual.distance.mean()).item()
+    protocol = {"dataset": data.name, "view": view_name, "n": len(shown)} | DRAWN
+    arrays = {"images": as_bytes(train[found.which]), "distance": found.distance.cpu().numpy()}
+    return Score("nearest-ratio", ratio, "", None, protocol), arrays
 
 
 def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:

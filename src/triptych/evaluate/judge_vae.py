@@ -13,39 +13,63 @@ from torch import Generator, Tensor
 from triptych.evaluate.aggregate import (
     aggregate_match,
     encode_all,
-    energy_distance,
     latent_plane,
 )
 from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
-from triptych.evaluate.evaluation import Evaluation
-from triptych.evaluate.likelihood import Estimate, importance_bounds
+from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.evaluate.likelihood import Bounds, Estimate, importance_bounds, marks
 from triptych.evaluate.pareto import UNRELIABLE
+from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, squared_mmd
+from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
+from triptych.posteriors import GaussianParameters
 from triptych.protocols import Score
 from triptych.vae import VAE
 
-ENERGY_SAMPLES = 1_000
+COMPARED = 1_000  # draws of prior and aggregate posterior that kernels compare
+CLASSIFIED = 5_000  # and that a classifier does
+MANIFOLD = 15
 DRAWN = {"split": "samples"}
 
 
-def vae_scores(
-    model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
-) -> list[Score]:
-    """Bounds on log p(x), and the prior against the aggregate posterior.
+def judge_vae(
+    model: VAE,
+    x: Float[Tensor, "N C H W"],
+    labels: Tensor,
+    how: Evaluation,
+    protocol: dict[str, Any],
+    g: Generator,
+) -> Judgement:
+    """Bounds on log p(x), the prior against the aggregate posterior, and what the latent space
+    holds.
 
     On grey values the protocol says what p is: nats of a density are not nats of a probability.
     """
     if protocol["view"] == "raw":
         discrete = isinstance(model.likelihood, DiscretizedLogisticMixture)
         protocol = protocol | {"p": "of integers" if discrete else "density of grey values"}
-    bounds = bound_scores(model, x, how, protocol, g)
-    return [
-        *bounds,
-        *bits(model, bounds[0]),
-        *ais_scores(model, x, how, protocol, g),
-        *match_scores(model, x, protocol, g),
-    ]
+    elbo = importance_bounds(model, x, how.elbo_samples, g).elbo
+    bounds = importance_bounds(model, x[: how.importance_images], how.importance_samples, g)
+    scores = bound_scores(elbo, bounds, how, protocol)
+    h = encode_all(model, x)
+    active = activity(model.posterior, h, len(x), g)
+    units = {"activity": active.cpu().numpy()}
+    if isinstance(h, GaussianParameters):
+        units["divergence"] = divergence_by_dimension(model.prior, h, g).cpu().numpy()
+    growth = {"k": np.array(marks(how.importance_samples)), "iwae": bounds.growth.cpu().numpy()}
+    count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
+    return Judgement(
+        [
+            *scores,
+            *bits(model, scores[0]),
+            *ais_scores(model, x, how, protocol, g),
+            *match_scores(model, x, h, protocol, g),
+            count,
+        ],
+        {"latent": latent_arrays(model, x, labels, g), "units": units, "growth": growth}
+        | manifold(model, x, g),
+    )
 
 
 def bits(model: VAE, elbo: Score) -> list[Score]:
@@ -59,21 +83,19 @@ def bits(model: VAE, elbo: Score) -> list[Score]:
 
 
 def bound_scores(
-    model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
+    elbo: Estimate, bounds: Bounds, how: Evaluation, protocol: dict[str, Any]
 ) -> list[Score]:
     """ELBO, IWAE-K, and whether K is enough.
 
     `effective-samples` is the median over images of the ESS of the K weights, `unreliable-share`
     the share of images whose weights have a k-hat above 0.7, where K is large enough to have one.
     """
-    K, first = how.importance_samples, x[: how.importance_images]
-    elbo = importance_bounds(model, x, how.elbo_samples, g).elbo
-    _, iwae, ess, k_hat = importance_bounds(model, first, K, g)
-    importance = protocol | {"samples": K, "n": len(first)}
+    K, k_hat = how.importance_samples, bounds.k_hat
+    importance = protocol | {"samples": K, "n": len(k_hat)}
     scores = [
         _score("elbo", elbo, protocol | {"samples": how.elbo_samples}),
-        _score(f"iwae-{K}", iwae, importance),
-        Score("effective-samples", ess.median().item(), "", None, importance),
+        _score(f"iwae-{K}", bounds.iwae, importance),
+        Score("effective-samples", bounds.ess.median().item(), "", None, importance),
     ]
     if not k_hat.isnan().any():
         share = (k_hat > UNRELIABLE).double().mean().item()
@@ -99,21 +121,34 @@ def ais_scores(
 
 
 def match_scores(
-    model: VAE, x: Float[Tensor, "N C H W"], protocol: dict[str, Any], g: Generator
+    model: VAE, x: Float[Tensor, "N C H W"], h: Any, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
-    """KL(q(z)||p(z)), mutual information, energy distance with its null level."""
+    """KL(q(z)||p(z)) and mutual information; and three tests of whether draws of q(z) and of p(z)
+    can be told apart, each with its null level."""
     z, log_qz = sample_aggregate(model, x, g)
-    match = aggregate_match(model, encode_all(model, x), z, log_qz)
+    match = aggregate_match(model, h, z, log_qz)
     kl, kl_std, information, information_std, draws = astuple(match)
     drawn = protocol | {"draws": draws}
-    n = min(ENERGY_SAMPLES, len(z))
-    few = torch.randperm(len(z), generator=g, device=z.device)[:n]
+    few = torch.randperm(len(z), generator=g, device=z.device)
+    n, m = min(COMPARED, len(z)), min(CLASSIFIED, len(z))
     with torch.no_grad():
-        distance, null = energy_distance(z[few], model.prior.sample(n, g), g)
+        prior = model.prior.sample(m, g)
+    energy = energy_distance(z[few[:n]], prior[:n], g)
+    mmd = squared_mmd(z[few[:n]], prior[:n], g)
+    accuracy = classifier_accuracy(z[few[:m]], prior)
+    compared = protocol | {"samples": n}
     return [
         Score("kl-aggregate", kl, "nats", kl_std, drawn),
         Score("mutual-information", information, "nats", information_std, drawn),
-        Score("energy-distance", distance, "", None, protocol | {"samples": n, "null95": null}),
+        Score("energy-distance", energy.value, "", None, compared | {"null95": energy.null95}),
+        Score("mmd2", mmd.value, "", None, compared | {"null95": mmd.null95}),
+        Score(
+            "classifier-accuracy",
+            accuracy.value,
+            "",
+            None,
+            protocol | {"samples": m, "null95": accuracy.null95},
+        ),
     ]
 
 
@@ -136,3 +171,18 @@ def latent_arrays(model: VAE, x: Tensor, labels: Tensor, g: Generator) -> dict[s
         "components": np.array(plane.components),
         "labels": labels.cpu().numpy(),
     }
+
+
+@torch.no_grad()
+def manifold(model: VAE, x: Tensor, g: Generator) -> dict[str, dict[str, NDArray[Any]]]:
+    """E[x|z] on a square grid over the latent plane, rows from the top; for M = 2 alone."""
+    if model.posterior.latent_dim != 2:
+        return {}
+    z, _ = sample_aggregate(model, x, g)
+    ends = z.quantile(torch.tensor([0.005, 0.995], device=z.device, dtype=z.dtype), dim=0)
+    (left, low), (right, high) = ends.tolist()
+    across, up = torch.linspace(left, right, MANIFOLD), torch.linspace(low, high, MANIFOLD)
+    grid = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1).to(z)
+    means = model.likelihood.mean(grid.flatten(0, 1))
+    images = (255 * means).round().byte().cpu().numpy().reshape(MANIFOLD, MANIFOLD, *x.shape[1:])
+    return {"manifold": {"images": images, "x": across.numpy(), "y": up.numpy()}}

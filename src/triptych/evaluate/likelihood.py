@@ -35,12 +35,20 @@ class Estimate:
 
 class Bounds(NamedTuple):
     """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
-    sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`)."""
+    sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`). `growth` is the
+    mean over images of IWAE-k, from the first k of the samples, at the `marks` k <= K."""
 
     elbo: Estimate
     iwae: Estimate
     ess: Float[Tensor, "N"]
     k_hat: Float[Tensor, "N"]
+    growth: Float[Tensor, "m"]
+
+
+def marks(K: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... below K, and K."""
+    decades = [d * 10**e for e in range(len(str(K))) for d in (1, 2, 5)]
+    return [k for k in decades if k < K] + [K]
 
 
 @torch.no_grad()
@@ -56,28 +64,31 @@ def importance_bounds(
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
     per = min(len(x), 100)
     parts = [_bounds(model, chunk, K, generator) for chunk in x.split(per)]
-    elbo, elbo_var, iwae, ess, k_hat = (torch.cat(p) for p in zip(*parts, strict=True))
+    columns = zip(*parts, strict=True)
+    elbo, elbo_var, iwae, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
     iwae_var, n = (1 / ess - 1 / K).clamp(min=0), len(x)
     return Bounds(
         Estimate(elbo, elbo_var.sum().sqrt().item() / n),
         Estimate(iwae, iwae_var.sum().sqrt().item() / n),
         ess,
         k_hat,
+        growth.mean(1),
     )
 
 
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor, ...]:
-    """ELBO, its variance, IWAE-K, ESS and k-hat of a few images, streamed over K."""
+    """ELBO, its variance, IWAE-K, ESS, k-hat and growth of a few images, streamed over K."""
     h = model.posterior.encode(x)
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
-    chunk, left = max(1, ROWS // len(x)), K
+    chunk, left, growth = max(1, ROWS // len(x)), K, []
     while left > 0:
-        k = min(chunk, left)
+        k, done = min(chunk, left), K - left
         eps = torch.randn(
             k, len(x), model.posterior.latent_dim, generator=generator, device=x.device
         )
         log_w = model.log_weight(x, eps.to(x.dtype), h).double()
+        growth += [log_mean_w.after(log_w[: m - done]) for m in marks(K) if done < m <= done + k]
         log_mean_w.update(log_w)
         log_mean_w2.update(2 * log_w)
         tail.update(log_w)
@@ -86,7 +97,7 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor
     elbo, iwae = total / K, log_mean_w.value()
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
-    return elbo, elbo_var, iwae, ess, tail.k_hat()
+    return elbo, elbo_var, iwae, ess, tail.k_hat(), torch.stack(growth)
 
 
 @torch.no_grad()

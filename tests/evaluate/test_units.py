@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from toys import POSTERIORS, SHAPE, posterior_named, randomised
+
+from triptych.evaluate.units import activity, divergence_by_dimension
+from triptych.posteriors import DiagonalGaussian, GaussianParameters
+from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.mixture import MixtureOfGaussians
+
+
+def test_activity_is_the_variance_of_the_posterior_mean(g):
+    """Three units: means that vary by 1 and by 0.1, and one that only the noise moves."""
+    mu = torch.randn(8000, 3) * torch.tensor([1.0, 0.1, 0.0])
+    h = GaussianParameters(mu, torch.zeros(8000, 3))
+    found = activity(DiagonalGaussian(torch.nn.Identity(), 3), h, 8000, g)
+    assert found[0].item() == pytest.approx(mu[:, 0].var().item(), rel=0.02)
+    assert found[1].item() == pytest.approx(0.01, abs=0.003)
+    assert abs(found[2].item()) < 0.003
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_activity_of_every_posterior_is_that_of_its_mean(name, g):
+    posterior, n = randomised(posterior_named(name), 0.05), 400
+    h = posterior.encode(torch.rand(n, *SHAPE))
+    with torch.no_grad():
+        draws = torch.stack([posterior.rsample(h, torch.randn(n, 2))[0] for _ in range(600)])
+    expected = draws.mean(0).var(0)
+    found = activity(posterior, h, n, g, draws=600)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.06)
+
+
+def test_divergence_by_dimension_is_the_closed_form_under_a_gaussian(g):
+    mu, log_sigma = torch.randn(4000, 3), -1.0 + 0.1 * torch.randn(4000, 3)
+    found = divergence_by_dimension(StandardGaussian(3), GaussianParameters(mu, log_sigma), g)
+    exact = kl_divergence(Normal(mu, log_sigma.exp()), Normal(0.0, 1.0)).mean(0)
+    torch.testing.assert_close(found.float(), exact, atol=0.05, rtol=0.03)
+
+
+def test_divergence_by_dimension_is_from_the_priors_own_marginal(g):
+    """A prior of two far components, each of which half of the posteriors are."""
+    prior = MixtureOfGaussians(2, 2)
+    with torch.no_grad():
+        prior.mu.copy_(torch.tensor([[-4.0, 0.0], [4.0, 0.0]]))
+    side = torch.tensor([-4.0, 4.0]).repeat(2000)
+    mu = torch.stack([side, torch.zeros(4000)], 1)
+    found = divergence_by_dimension(prior, GaussianParameters(mu, torch.zeros(4000, 2)), g)
+    assert found[0].item() == pytest.approx(math.log(2), abs=0.06)
+    assert found[1].item() == pytest.approx(0, abs=0.03)
