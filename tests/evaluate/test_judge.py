@@ -260,4 +260,4 @@ def test_in_two_dimensions_the_manifold_shows_the_mean_at_each_place(digits):
     )
     assert arrays["growth"]["k"].tolist() == [1, 2, 3]
     assert arrays["growth"]["iwae"].shape == (3,)
-    assert arrays["units"]["activity"].shape == arrays["units"]["divergence"].shape == (2,)
+    assert arrays["units"]["activity"].shape == arrays["divergence"]["nats"].shape == (2,)

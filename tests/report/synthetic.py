@@ -16,6 +16,12 @@ PRIORS = {
     "vae-mixture": ("VAE, mixture prior", "mixture", -78.4),
     "vae-flow": ("VAE, flow prior", "flow", -72.9),
 }
+SEVEN = PRIORS | {
+    "vae-spline": ("Neural spline flow", "spline", -72.8),
+    "vae-maf": ("Autoregressive flow", "maf", -73.5),
+    "vae-vamp": ("VampPrior", "vamp", -75.0),
+    "vae-resampled": ("Resampled", "resampled", -78.0),
+}
 PIXEL = {
     "vae-b": ("VAE, dynamic", "vae", None, 61.0),
     "pixelflow": ("Pixel flow", "pixelflow", 1.284, 22.4),
@@ -33,6 +39,8 @@ class Synthetic:
     titles: dict[str, str] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     side: int = 28
+    priors: dict[str, tuple[str, str, float]] = field(default_factory=lambda: dict(PRIORS))
+    part_b: bool = True
 
 
 def write_study(folder: Path, ask: Synthetic | None = None) -> Path:
@@ -107,7 +115,7 @@ def _recipes(ask: Synthetic) -> list[dict]:
         {"name": n, "title": t, "part": "A", "family": "vae", "prior": p, "view": "threshold"}
         | {"latent_dim": ask.latent_dim}
         | common
-        for n, (t, p, _) in PRIORS.items()
+        for n, (t, p, _) in ask.priors.items()
     ]
     sentences = {
         "vae": ARCHITECTURE + " and see a new Bernoulli draw of every image in each epoch",
@@ -116,7 +124,7 @@ def _recipes(ask: Synthetic) -> list[dict]:
         "ddpm": "a U-Net behind a pixel-unshuffle door with GroupNorm residual blocks of 64, 128 "
         "and 128 channels and sinusoidal time embedding, cosine schedule of 1000 steps",
     }
-    for n, (t, f, _, _) in PIXEL.items():
+    for n, (t, f, _, _) in PIXEL.items() if ask.part_b else ():
         entry = {"name": n, "title": t, "part": "B", "family": f, "prior": None, "view": "raw"}
         entry |= common | {"latent_dim": 32 if f == "vae" else None}
         found.append(entry | {"architecture": sentences[f], "parameters": 3_141_592})
@@ -143,8 +151,8 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
         return [mean + scale * float(rng.normal()) for _ in ask.seeds]
 
     base = {"dataset": "mnist", "split": "test", "n": 10000}
-    if name in PRIORS:
-        elbo = PRIORS[name][2]
+    if name in ask.priors:
+        elbo = ask.priors[name][2]
         seen = base | {"view": "threshold"}
         values = runs(elbo, ask.jitter)
         return [
@@ -178,7 +186,15 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
     images = np.broadcast_to(grey, (8, 1, ask.side, ask.side)).copy()
     images[:, :, ::3] = rng.integers(0, 256, images[:, :, ::3].shape)
     np.savez(folder / "samples.npz", images=images)
+    np.savez(folder / "nearest.npz", images=images[::-1], distance=np.arange(8.0))
     if recipe["family"] == "vae":
+        k = np.array([1, 2, 5, 10, 20, 50, 100])
+        np.savez(folder / "growth.npz", k=k, iwae=-80 + np.log(k) + rng.normal())
+        np.savez(folder / "divergence.npz", nats=rng.exponential(size=ask.latent_dim))
+        if ask.latent_dim == 2:
+            axis = np.linspace(-2, 2, 5)
+            mosaic = rng.integers(0, 256, (5, 5, 1, ask.side, ask.side)).astype(np.uint8)
+            np.savez(folder / "manifold.npz", images=mosaic, x=axis, y=axis)
         arrays: dict[str, Any] = _latent(ask, rng)
         np.savez(folder / "latent.npz", **arrays)
 

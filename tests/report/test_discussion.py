@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from synthetic import edit
+from synthetic import SEVEN, Synthetic, edit, write_study
 
 from triptych.protocols import UserError
 from triptych.report.discussion import discuss
@@ -189,3 +189,31 @@ def test_a_heavy_tail_of_the_weights_is_warned_of(folder, shares, said):
 
 
 FLOW_IWAE = ("vae-flow", "iwae-1000")
+
+
+def test_many_models_are_compared_with_the_best_alone(tmp_path):
+    """Spline -72.8, flow -72.9, MAF -73.5, ... : the paired intervals decide what is said."""
+    folder = write_study(tmp_path / "seven", Synthetic(priors=SEVEN, jitter=0.02))
+    best = "vae-spline"
+    others = [name for name in SEVEN if name != best]
+    for other in others:
+        set_interval(folder, "elbo", best, other, (0.5, 0.7))
+    set_interval(folder, "elbo", best, "vae-flow", (-0.1, 0.3))
+    text = text_of(folder)
+    assert re.search(
+        r"The ELBO is best for the spline flow prior: \N{MINUS SIGN}72\.\d+; worst for the "
+        r"Gaussian prior: \N{MINUS SIGN}80\.\d+\. The runs do not tell the best from the flow "
+        r"prior; ELBO is higher for the spline flow prior than for the autoregressive flow prior by 0\.60 nats "
+        r"\(95% interval 0\.50 to 0\.70, 3 paired runs\)\.",
+        text,
+    )
+    set_interval(folder, "elbo", best, "vae-flow", (0.1, 0.3))
+    assert re.search(
+        r"The runs tell the best from every other; ELBO is higher for the spline flow prior than "
+        r"for the flow prior by 0\.20 nats \(95% interval 0\.10 to 0\.30, 3 paired runs\), the "
+        r"nearest\.",
+        text_of(folder),
+    )
+    for other in others:
+        set_interval(folder, "elbo", best, other, (-0.5, 0.7))
+    assert "The runs do not tell the best from any other." in text_of(folder)

@@ -5,20 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pdfplumber
 import pytest
+from synthetic import SEVEN, Synthetic, write_study
 
+from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
-from triptych.report.figures import likelihood, samples
+from triptych.report.curves import dimensions, growth, likelihood
+from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import (
     MASSES,
     _mass_levels,
     _spread_apart,
-    panel_row,
+    place_panels,
     prior_posterior,
 )
 from triptych.report.load import read_latent, read_study
 
+DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, manifold, nearest]
 
-@pytest.mark.parametrize("draw", [prior_posterior, samples, likelihood])
+
+@pytest.mark.parametrize("draw", DRAWN)
 def test_figures_are_as_wide_as_the_text_with_letters_of_ten_points(folder, draw):
     path = draw(read_study(folder))
     with pdfplumber.open(path) as pdf:
@@ -61,11 +66,11 @@ def test_regions_wider_than_the_panel_stay_inside_it(folder):
         arrays["prior"], arrays["posterior"] = arrays["prior"] / 9, arrays["posterior"] / 9
         np.savez(file, **arrays)
     study = read_study(folder)
-    row = panel_row(study, 4.7)
+    panels = place_panels(study, 4.7)
     path = prior_posterior(study)
-    assert row is not None
+    assert panels is not None
     assert path is not None
-    left, right = row.lefts[0], row.lefts[-1] + row.side
+    left, right = panels.corners[0][0], panels.corners[-1][0] + panels.side
     with pdfplumber.open(path) as pdf:
         for curve in pdf.pages[0].curves:
             assert float(curve["x0"]) > left / 2.54 * 72 - 1
@@ -98,3 +103,21 @@ def test_the_first_four_samples_are_the_ones_shown(folder):
     images[3] = 0
     np.savez(file, images=images)
     assert samples(read_study(folder)).read_bytes() != before  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
+    study = read_study(write_study(tmp_path / "seven", Synthetic(priors=SEVEN)))
+    panels = place_panels(study, 4.7)
+    assert panels is not None
+    assert len({bottom for _, bottom in panels.corners}) == 2
+    assert [left for left, _ in panels.corners[:3]] == [left for left, _ in panels.corners[4:]]
+    assert panels.side > 3
+    path = prior_posterior(study)
+    assert path is not None
+    with pdfplumber.open(path) as pdf:
+        assert pdf.pages[0].height == pytest.approx(panels.height * 72 / 2.54, abs=1)
+
+
+def test_report_of_many_priors_keeps_to_its_page(tmp_path):
+    folder = write_study(tmp_path / "seven", Synthetic(priors=SEVEN, latent_dim=32, part_b=False))
+    assert write_report(folder).is_file()

@@ -54,10 +54,11 @@ def judge_vae(
     scores = bound_scores(elbo, bounds, how, protocol)
     h = encode_all(model, x)
     active = activity(model.posterior, h, len(x), g)
-    units = {"activity": active.cpu().numpy()}
-    if isinstance(h, GaussianParameters):
-        units["divergence"] = divergence_by_dimension(model.prior, h, g).cpu().numpy()
     growth = {"k": np.array(marks(how.importance_samples)), "iwae": bounds.growth.cpu().numpy()}
+    arrays = {"growth": growth, "units": {"activity": active.cpu().numpy()}}
+    if isinstance(h, GaussianParameters):
+        nats = divergence_by_dimension(model.prior, h, g).cpu().numpy()
+        arrays["divergence"] = {"nats": nats}
     count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
     return Judgement(
         [
@@ -67,8 +68,7 @@ def judge_vae(
             *match_scores(model, x, h, protocol, g),
             count,
         ],
-        {"latent": latent_arrays(model, x, labels, g), "units": units, "growth": growth}
-        | manifold(model, x, g),
+        arrays | {"latent": latent_arrays(model, x, labels, g)} | manifold(model, x, g),
     )
 
 

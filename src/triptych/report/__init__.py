@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from triptych.report.figures import likelihood
+from triptych.report.curves import dimensions, growth, likelihood
+from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.load import read_study
 from triptych.report.page import write_page
@@ -19,5 +20,6 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] = SNIPPETS) -> Path
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
-    likelihood(study)
+    for draw in (likelihood, growth, dimensions, manifold, nearest):
+        draw(study)
     return write_page(study, snippets)

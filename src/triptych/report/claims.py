@@ -8,7 +8,9 @@ from itertools import pairwise
 
 from triptych.report.load import Difference, Recipe, Study, Summary
 from triptych.report.tables import require_one_protocol
-from triptych.report.wording import called, decimals_for, interval, listed, number, runs
+from triptych.report.wording import called, decimals_for, few, interval, listed, number, runs
+
+MOST_NEIGHBOURS = 4
 
 
 def higher_is_better(metric: str) -> bool:
@@ -40,11 +42,14 @@ def all_separated(study: Study, models: Sequence[Summary]) -> bool:
 
 
 def compare(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> list[str]:
-    """Best first: the numbers where there was one run, else each neighbour against the next."""
+    """Best first: the numbers where there was one run, else each neighbour against the next, or
+    the best against all others where there are many."""
     decimals = decimals_for([s.mean for s in models], most=3)
     told = [f"{number(s.mean, decimals)} for {title_of(study, s)}" for s in models]
     if len(models) == 1 or all(s.n_seeds == 1 for s in models):
         return [f"{metric} is {listed(told)}."] if values else []
+    if len(models) > MOST_NEIGHBOURS:
+        return [_best_of_many(study, models, metric)]
     pairs = list(pairwise(models))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     if len(models) > 2 and not any(map(separated, differences)):
@@ -62,6 +67,27 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
         name = metric.removeprefix("The ").removeprefix("bound in ")
         said.append(f"In {name} the runs do not separate {listed(open_, 'nor')}.")
     return [" ".join(said)]
+
+
+def _best_of_many(study: Study, models: Sequence[Summary], metric: str) -> str:
+    """What the runs say of the best mean: from which models they tell it."""
+    (best, *others), decimals = models, decimals_for([s.mean for s in models], most=3)
+    apart = {s.model: study.difference(s.metric, best.model, s.model) for s in others}
+    open_ = [title_of(study, s) for s in others if not separated(apart[s.model])]
+    nearest = next((s for s in others if separated(apart[s.model])), None)
+    least, last = title_of(study, models[-1]), number(models[-1].mean, decimals)
+    said = f"{metric} is best for {title_of(study, best)}: {number(best.mean, decimals)}; "
+    said += f"worst for {least}: {last}."
+    if nearest is None:
+        return f"{said} The runs do not tell the best from any other."
+    difference = apart[nearest.model]
+    assert difference is not None
+    names = (title_of(study, best), title_of(study, nearest))
+    claim = _claim(difference, names, first=True)
+    name = metric.removeprefix("The ").removeprefix("bound in ")
+    if open_:
+        return f"{said} The runs do not tell the best from {few(open_)}; {name} is {claim}."
+    return f"{said} The runs tell the best from every other; {name} is {claim}, the nearest."
 
 
 def _claim(difference: Difference, names: tuple[str, str], first: bool) -> str:

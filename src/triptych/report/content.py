@@ -22,6 +22,7 @@ CITATIONS = (
     "tomczak2018",
     "vehtari2024",
 )
+MOST_NAMED = 4
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
     "flow": ("the flows", "dinh2017"),
@@ -160,6 +161,8 @@ def _models(study: Study, details: bool) -> list[dict[str, str]]:
 def _group_title(study: Study, recipes: list[Recipe]) -> str:
     if len(recipes) == 1:
         return label(study, recipes[0])
+    if len(recipes) > MOST_NAMED:
+        return f"VAEs ({len(recipes)} priors)"
     return f"VAEs ({listed([bare(study, r) for r in recipes])})"
 
 

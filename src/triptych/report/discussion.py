@@ -13,7 +13,7 @@ from triptych.protocols import UserError
 from triptych.report.claims import all_separated, compare, ranked, title_of
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import best_iwae
-from triptych.report.wording import KL, Span, called, count, listed, number, runs
+from triptych.report.wording import KL, Span, called, count, few, listed, number, runs
 
 LONGEST_REASON = 70
 MOST_FAILURES = 3
@@ -157,11 +157,11 @@ def _against_null(study: Study, recipes: Sequence[Recipe]) -> list[Span]:
         (above if low > null else below if high <= null else open_).append(called(study, recipe))
     said = []
     if above:
-        said.append(f"lies above its null level for {listed(above)}")
+        said.append(f"lies above its null level for {few(above)}")
     if below:
-        said.append(f"does not exceed it for {listed(below)}")
+        said.append(f"does not exceed it for {few(below)}")
     if open_:
-        said.append(f"is not told from it by the runs for {listed(open_)}")
+        said.append(f"is not told from it by the runs for {few(open_)}")
     if not said:
         return []
     text = ", ".join(said)

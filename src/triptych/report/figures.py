@@ -1,7 +1,6 @@
-"""The other figures: the models' samples side by side, and the bounds with their intervals."""
+"""Pictures made of images: samples side by side, what is nearest to them, the latent manifold."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from triptych.report.canvas import (
-    FONT_SIZE,
     LINE_HEIGHT,
     STYLE,
     TEXT_WIDTH,
@@ -20,12 +18,12 @@ from triptych.report.canvas import (
     wrapped,
     write,
 )
-from triptych.report.load import Study, Summary, read_samples
-from triptych.report.tables import best_iwae
+from triptych.report.load import Study, read_arrays, read_samples
 from triptych.report.wording import label
 
 MOST_GROUPS_IN_ROW = 3
 GAP = 0.07
+NEAREST = "nearest.npz"
 
 
 def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
@@ -56,40 +54,64 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
         return write(figure, study.folder / "figures", "samples")
 
 
-def likelihood(study: Study) -> Path | None:
-    """Bounds on the test log-likelihood with their 95% intervals over runs, one row per prior."""
-    recipes = study.part("A")
-    iwae = best_iwae(study, recipes)
-    metrics = [m for m in ("elbo", iwae) if m and any(study.score(r.name, m) for r in recipes)]
-    if not metrics:
+def nearest(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
+    """The first samples of each model's first run, each above the training image nearest to it."""
+    rows = []
+    for recipe in study.recipes:
+        shown, near = read_samples(study, recipe, n), read_arrays(study, recipe, NEAREST, "images")
+        if shown is not None and near:
+            rows.append((label(study, recipe), shown[1], near[0]["images"][:n, 0]))
+    if not rows:
         return None
+    columns = 2 if len(rows) > 1 else 1
+    span, head = n * side + (n - 1) * GAP, 0.15 + LINE_HEIGHT
+    block = head + 2 * side + GAP
+    step = TEXT_WIDTH - span if columns > 1 else 0.0
     with rc_context(STYLE):
-        height = 0.3 + 0.8 * len(recipes)
-        figure = blank(height + 2.1)
-        ax = axes_at(figure, (5.5, 1.3, 10.8, height))
-        for k, metric in enumerate(metrics):
-            found = [study.score(r.name, metric) for r in recipes]
-            _draw_intervals(ax, found, metric.upper(), "os"[k], 0.12 * (1 - 2 * k))
-        ax.set_yticks(range(len(recipes)), [wrapped(label(study, r), 5.0) for r in recipes])
-        ax.set_ylim(len(recipes) - 0.5, -0.5)
-        ax.set_xlabel("nats (mean and 95% interval over runs)")
-        ax.locator_params(axis="x", nbins=6)
-        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(metrics)}
-        ax.legend(frameon=False, fontsize=FONT_SIZE, borderaxespad=0.2, **place)
-        return write(figure, study.folder / "figures", "likelihood")
+        height = math.ceil(len(rows) / columns) * block + 0.05
+        figure = blank(height)
+        for i, (title, *pair) in enumerate(rows):
+            left, top = i % columns * step, height - i // columns * block - head
+            text_at(figure, left + span / 2, top + 0.1, wrapped(title, span).split("\n")[0])
+            for below, images in enumerate(pair):
+                for j, image in enumerate(images):
+                    low = top - side - below * (side + GAP)
+                    place = (left + j * (side + GAP), low, side, side)
+                    _draw_image(axes_at(figure, place), image)
+        return write(figure, study.folder / "figures", "nearest")
 
 
-def _draw_intervals(
-    ax: Axes, scores: Sequence[Summary | None], name: str, marker: str, shift: float
-) -> None:
-    for row, score in enumerate(scores):
-        if score is None:
-            continue
-        label = name if score is next(s for s in scores if s is not None) else None
-        colour = "black" if marker == "o" else "#888888"
-        ax.plot([score.mean], [row - shift], marker, color=colour, ms=4, label=label)
-        if score.interval95 is not None:
-            ax.plot(score.interval95, [row - shift] * 2, "-", color=colour, lw=1)
+def manifold(study: Study, side: float = 5.4) -> Path | None:
+    """E[x|z] over the latent plane, for each model of part A that has one, on axes of its own."""
+    found = [
+        (r, read_arrays(study, r, "manifold.npz", "images", "x", "y")) for r in study.part("A")
+    ]
+    shown = [(label(study, recipe), runs[0]) for recipe, runs in found if runs]
+    if not shown:
+        return None
+    columns = min(len(shown), MOST_GROUPS_IN_ROW)
+    step = (TEXT_WIDTH - 0.1) / columns
+    side = min(side, step - 1.2)
+    titles = [wrapped(title, side) for title, _ in shown]
+    block = side + 1.1 + 0.15 + LINE_HEIGHT * line_count(titles)
+    with rc_context(STYLE):
+        height = math.ceil(len(shown) / columns) * block
+        figure = blank(height)
+        for i, (title, (_, arrays)) in enumerate(zip(titles, shown, strict=True)):
+            left = i % columns * step + 1.1
+            place = (left, height - (i // columns + 1) * block + 1.1, side, side)
+            ax = axes_at(figure, place)
+            x, y = arrays["x"], arrays["y"]
+            mosaic = arrays["images"][:, :, 0].transpose(0, 2, 1, 3)
+            mosaic = mosaic.reshape(mosaic.shape[0] * mosaic.shape[1], -1)
+            half = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+            extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
+            ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
+            ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
+            ax.locator_params(nbins=5)
+            ax.set_xlabel("z₁", labelpad=1)
+            ax.set_ylabel("z₂", labelpad=1)
+        return write(figure, study.folder / "figures", "manifold")
 
 
 def _draw_image(ax: Axes, image: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """The prior beside the aggregate posterior: one panel per model, all on the same axes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,33 +41,36 @@ CLASS_COLOURS = (
 LEFT, RIGHT, BELOW = 1.25, 0.1, 1.05
 MASSES = (0.95, 0.8, 0.5)
 MOST_POINTS = 3000
+MOST_IN_ROW = 5
 MOST_PRIOR_SAMPLES = 150
 
 
 @dataclass(frozen=True)
-class Row:
-    """Where the panels stand, in cm: their titles, left edges, side, and the figure's height."""
+class Panels:
+    """Where the panels stand, in cm: titles, lower left corners, side, and the figure's height."""
 
     titles: list[str]
-    lefts: list[float]
+    corners: list[tuple[float, float]]
     side: float
     height: float
 
 
-def panel_row(study: Study, panel: float) -> Row | None:
-    """The row with panels of at most `panel` cm; None where no model has a latent space."""
+def place_panels(study: Study, panel: float) -> Panels | None:
+    """Rows of panels of at most `panel` cm; None where no model has a latent space."""
     pairs = _pairs(study)
     if not pairs:
         return None
-    n, free = len(pairs), TEXT_WIDTH - LEFT - RIGHT
+    rows = math.ceil(len(pairs) / MOST_IN_ROW)
+    n, free = math.ceil(len(pairs) / rows), TEXT_WIDTH - LEFT - RIGHT
     gap = 0.75 if _own_axes(pairs) else 0.35
     side = min(panel, (free - (n - 1) * gap) / n)
     # Panels that do not fill the width stand apart, but not so far that they part company.
     step = min((free - side) / (n - 1), side + 1.2) if n > 1 else 0.0
     start = LEFT + (free - step * (n - 1) - side) / 2
     titles = [wrapped(label(study, recipe), side) for recipe, _ in pairs]
-    height = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
-    return Row(titles, [start + i * step for i in range(n)], side, height)
+    row = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
+    corners = [(start + i % n * step, (rows - 1 - i // n) * row + BELOW) for i in range(len(pairs))]
+    return Panels(titles, corners, side, rows * row)
 
 
 def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
@@ -74,12 +78,12 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
 
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown.
     """
-    row, pairs = panel_row(study, panel), _pairs(study)
-    if row is None:
+    panels, pairs = place_panels(study, panel), _pairs(study)
+    if panels is None:
         return None
     centre, reach = _frame([latent for _, latent in pairs])
     with rc_context(STYLE):
-        figure, axes = _empty_panels(row)
+        figure, axes = _empty_panels(panels)
         for ax, (_, latent) in zip(axes, pairs, strict=True):
             ax.set_xlim(centre[0] - reach, centre[0] + reach)
             ax.set_ylim(centre[1] - reach, centre[1] + reach)
@@ -87,8 +91,9 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
             _draw_posterior(ax, latent)
             _label_axes(ax, latent)
         if not _own_axes(pairs):
-            for ax in axes[1:]:
-                ax.set_ylabel("")
+            for ax, corner in zip(axes, panels.corners, strict=True):
+                if corner[0] > panels.corners[0][0]:
+                    ax.set_ylabel("")
         return write(figure, study.folder / "figures", "prior-posterior")
 
 
@@ -112,14 +117,14 @@ def _own_axes(pairs: Sequence[tuple[Recipe, Latent]]) -> bool:
     return any(latent.projected for _, latent in pairs)
 
 
-def _empty_panels(row: Row) -> tuple[Figure, list[Axes]]:
-    figure = blank(row.height)
+def _empty_panels(panels: Panels) -> tuple[Figure, list[Axes]]:
+    figure = blank(panels.height)
     axes = []
-    for title, left in zip(row.titles, row.lefts, strict=True):
-        ax = axes_at(figure, (left, BELOW, row.side, row.side))
+    for title, corner in zip(panels.titles, panels.corners, strict=True):
+        ax = axes_at(figure, (*corner, panels.side, panels.side))
         ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
-        ax.locator_params(nbins=5)
-        ax.tick_params(labelleft=not axes)
+        ax.locator_params(nbins=5 if panels.side > 3 else 3)
+        ax.tick_params(labelleft=corner[0] == panels.corners[0][0])
         axes.append(ax)
     return figure, axes
 

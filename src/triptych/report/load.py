@@ -189,6 +189,12 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
     return seed, images[:n, 0]
 
 
+def read_arrays(study: Study, recipe: Recipe, file: str, *names: str) -> list[dict[str, Any]]:
+    """The arrays of every run of the recipe that has `file`, in the order of the seeds."""
+    paths = [study.folder / recipe.name / f"seed-{seed}" / file for seed in study.seeds]
+    return [_npz(path, names) for path in paths if path.is_file()]
+
+
 def _turned(d: Difference) -> Difference:
     interval = None if d.interval95 is None else [-d.interval95[1], -d.interval95[0]]
     return Difference(

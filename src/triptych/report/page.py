@@ -16,7 +16,7 @@ from triptych.report.check import check_pdf
 from triptych.report.content import CITATIONS, build
 from triptych.report.discussion import discuss
 from triptych.report.group import read_group
-from triptych.report.latent_figure import panel_row, prior_posterior
+from triptych.report.latent_figure import place_panels, prior_posterior
 from triptych.report.load import Study
 from triptych.report.snippets import Ask, Snippet, cut
 
@@ -62,6 +62,7 @@ LOOKS = (
     Look(3.6, True, 2.0),
     Look(3.2, True, 1.6),
     Look(2.8, True, 1.2, details=False),
+    Look(2.3, True, 1.2, details=False),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0, True),
@@ -145,9 +146,9 @@ def _fit_main(press: Press, study: Study) -> None:
         heights["samples"] = None
     look = LOOKS[0]
     for look in LOOKS:
-        row = panel_row(study, look.panel)
-        if row is not None:
-            heights["prior-posterior"] = row.height
+        panels = place_panels(study, look.panel)
+        if panels is not None:
+            heights["prior-posterior"] = panels.height
         text = discuss(study, CITATIONS, look.brief)
         content = build(study, group, heights, text, look.details)
         press.update(leading=look.leading, snippets=[], **content)

@@ -54,6 +54,11 @@ def interval(bounds: Sequence[float], decimals: int) -> str:
     return f"{number(bounds[0], decimals)} to {number(bounds[1], decimals)}"
 
 
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The names, or how many they are."""
+    return listed(list(names)) if len(names) <= most else f"{len(names)} models"
+
+
 def count(n: int) -> str:
     """A whole number with thousands set apart."""
     return f"{n:,}".replace(",", NARROW_SPACE)

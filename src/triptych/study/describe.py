@@ -10,9 +10,7 @@ Shape = tuple[int, int, int]
 def describe(config: ModelConfig, shape: Shape) -> str:
     """The architecture in one sentence."""
     if isinstance(config, VAEConfig):
-        prior, M = describe_prior(config), str(config.latent_dim)
-        if config.prior.startswith("hierarchical"):
-            M = f"{M} + {M}"
+        prior, M = describe_prior(config), config.latent_dim
         likelihood = {
             "bernoulli": "",
             "continuous-bernoulli": ", continuous Bernoulli likelihood",
@@ -79,8 +77,8 @@ def describe_prior(config: VAEConfig) -> str:
         "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
         "resampled": f"a standard Gaussian prior resampled at most {config.truncation} times by a "
         f"network ({'-'.join(str(h) for h in config.acceptance_hidden)} hidden units)",
-        "hierarchical": "two levels, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
-        "hierarchical-vamp": "two levels, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
+        "hierarchical": "two levels of M, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
+        "hierarchical-vamp": "two levels of M, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
         f"{config.pseudo_inputs} pseudo-inputs",
     }
     return said[config.prior]

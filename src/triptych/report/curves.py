@@ -1,0 +1,121 @@
+"""Bounds and latent dimensions as curves: one line or row for each prior, with its interval."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from triptych.evaluate.stats import summarise
+from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
+from triptych.report.latent_figure import CLASS_COLOURS
+from triptych.report.load import Study, Summary, read_arrays
+from triptych.report.tables import best_iwae
+from triptych.report.wording import label
+
+# Colour alone does not survive grey printing; a marker does.
+MARKERS = "osv^D<>P*X"
+PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # of the axes, and of the figure: the legend is right
+
+
+def likelihood(study: Study) -> Path | None:
+    """Bounds on the test log-likelihood with their 95% intervals over runs, one row per prior."""
+    recipes = study.part("A")
+    iwae = best_iwae(study, recipes)
+    metrics = [m for m in ("elbo", iwae) if m and any(study.score(r.name, m) for r in recipes)]
+    if not metrics:
+        return None
+    with rc_context(STYLE):
+        height = 0.3 + 0.8 * len(recipes)
+        figure = blank(height + 2.1)
+        ax = axes_at(figure, (5.5, 1.3, 10.8, height))
+        for k, metric in enumerate(metrics):
+            found = [study.score(r.name, metric) for r in recipes]
+            _draw_intervals(ax, found, metric.upper(), "os"[k], 0.12 * (1 - 2 * k))
+        ax.set_yticks(range(len(recipes)), [wrapped(label(study, r), 5.0) for r in recipes])
+        ax.set_ylim(len(recipes) - 0.5, -0.5)
+        ax.set_xlabel("nats (mean and 95% interval over runs)")
+        ax.locator_params(axis="x", nbins=6)
+        place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(metrics)}
+        ax.legend(frameon=False, fontsize=FONT_SIZE, borderaxespad=0.2, **place)
+        return write(figure, study.folder / "figures", "likelihood")
+
+
+def _draw_intervals(
+    ax: Axes, scores: Sequence[Summary | None], name: str, marker: str, shift: float
+) -> None:
+    for row, score in enumerate(scores):
+        if score is None:
+            continue
+        label = name if score is next(s for s in scores if s is not None) else None
+        colour = "black" if marker == "o" else "#888888"
+        ax.plot([score.mean], [row - shift], marker, color=colour, ms=4, label=label)
+        if score.interval95 is not None:
+            ax.plot(score.interval95, [row - shift] * 2, "-", color=colour, lw=1)
+
+
+def growth(study: Study) -> Path | None:
+    """IWAE-k against k, the mean over runs with its 95% interval: what more samples would bring."""
+    lines = {}
+    for recipe in study.part("A"):
+        runs = read_arrays(study, recipe, "growth.npz", "k", "iwae")
+        same = [run["iwae"] for run in runs if np.array_equal(run["k"], runs[0]["k"])]
+        if same and len(runs[0]["k"]) > 1:
+            lines[label(study, recipe)] = (runs[0]["k"], np.stack(same))
+    if not lines:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        _draw_lines(ax, lines)
+        ax.set_xlabel("k")
+        ax.set_ylabel("IWAE-k in nats")
+        return write(figure, study.folder / "figures", "iwae-growth")
+
+
+def dimensions(study: Study) -> Path | None:
+    """The divergence of each latent dimension from the prior's marginal, largest first."""
+    lines = {}
+    for recipe in study.part("A"):
+        runs = read_arrays(study, recipe, "divergence.npz", "nats")
+        if runs:
+            falling = np.stack([np.sort(run["nats"])[::-1] for run in runs])
+            lines[label(study, recipe)] = (np.arange(1, falling.shape[1] + 1), falling)
+    if not lines:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        _draw_lines(ax, lines)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("latent dimension, largest first")
+        ax.set_ylabel("divergence in nats")
+        return write(figure, study.folder / "figures", "dimensions")
+
+
+def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Each of the [runs, points] as its mean and band; the legend in the order of their ends."""
+    means = np.concatenate([rows.mean(0) for _, rows in lines.values()])
+    margin = 0.15 * max(np.ptp(means), 1e-9)
+    ends = means.min() - margin, means.max() + margin
+    ax.set_ylim(*ends)
+    for i, (name, (x, rows)) in enumerate(lines.items()):
+        colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
+        style = {"marker": MARKERS[i % len(MARKERS)], "ms": 3.5, "lw": 1.0, "color": colour}
+        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style)
+        intervals = [summarise(column.tolist()).interval95 for column in rows.T]
+        if len(rows) > 2:
+            # Of few runs it may be far wider than all that the means have to tell.
+            low, high = np.clip(np.array(intervals).T, *ends)
+            ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    last = [rows.mean(0)[-1] for _, rows in lines.values()]
+    handles, names = ax.get_legend_handles_labels()
+    order = np.argsort(last)[::-1]
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
+    ordered = [handles[i] for i in order], [names[i] for i in order]
+    title = "mean, 95% interval over runs"
+    ax.legend(*ordered, frameon=False, fontsize=FONT_SIZE, title=title, **place)
