@@ -73,3 +73,10 @@ def test_a_classifier_finds_what_can_be_found_and_no_more():
 
 def test_a_classifier_that_has_nothing_to_find_guesses():
     assert classifier_accuracy(torch.randn(2000, 3), torch.randn(2000, 3)).value < 0.54
+
+
+def test_a_classifier_is_not_asked_about_what_it_was_trained_on():
+    """Halves that can be told apart and are trained on, halves that cannot and are asked about."""
+    a, b = torch.randn(2000, 3), torch.randn(2000, 3)
+    b[:1000] += 3
+    assert classifier_accuracy(a, b).value < 0.54

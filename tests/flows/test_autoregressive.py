@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.distributions import AffineTransform
 from torch.func import jacrev, vmap
+from torch.nn.functional import silu
 from toys import randomised
 
-from triptych.flows.autoregressive import MADE, Autoregressive
+from triptych.flows.autoregressive import MADE, Autoregressive, MaskedLinear
 from triptych.flows.coupling import Affine
 from triptych.flows.flow import autoregressive_flow
 from triptych.flows.spline import RationalQuadratic
@@ -49,6 +50,25 @@ def test_a_layer_is_zukos():
     torch.testing.assert_close(z, expected)
     torch.testing.assert_close(log_det, ladj)
     torch.testing.assert_close(ours.forward(z)[0], theirs.inv(z))
+
+
+@torch.no_grad()
+def test_the_masked_network_is_nflows_with_the_same_weights():
+    """Theirs has the degrees of hidden units in another order, and a coordinate's outputs side by
+    side."""
+    made = pytest.importorskip("nflows.transforms.made")
+    ours, x = randomised(MADE(4, [9, 9], 2), 0.5), torch.randn(6, 4)
+    theirs = made.MADE(4, 9, None, 1, 2, use_residual_blocks=False, activation=silu)
+    first, second, last = (layer for layer in ours if isinstance(layer, MaskedLinear))
+    place = theirs.initial_layer.degrees.argsort(stable=True)
+    output = torch.arange(8).view(4, 2).T.flatten()
+    theirs.initial_layer.weight[place] = first.weight
+    theirs.initial_layer.bias[place] = first.bias
+    theirs.blocks[0].linear.weight[place[:, None], place] = second.weight
+    theirs.blocks[0].linear.bias[place] = second.bias
+    theirs.final_layer.weight[output[:, None], place] = last.weight
+    theirs.final_layer.bias[output] = last.bias
+    torch.testing.assert_close(ours(x), theirs(x)[:, output])
 
 
 def test_every_coordinate_of_a_flow_depends_on_every_other():

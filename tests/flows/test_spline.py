@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -34,6 +36,22 @@ def test_a_spline_is_zukos():
     torch.testing.assert_close(x, expected)
     torch.testing.assert_close(log_slope, ladj)
     torch.testing.assert_close(SPLINE.inverse(z, free)[0], theirs.inv(z))
+
+
+def test_a_spline_is_nflows_of_the_same_parameters():
+    splines = pytest.importorskip("nflows.transforms.splines.rational_quadratic")
+    free, z = theta(200), 2 * torch.randn(200)
+    widths, heights, slopes = free.split([6, 6, 5])
+    # Theirs has slope softplus(0) where the parameter is zero, ours one.
+    start = math.log(math.expm1(1 - SPLINE.smallest))
+    parameters = (widths.T, heights.T, slopes.T + start)
+    for move, inverse in ((SPLINE.forward, False), (SPLINE.inverse, True)):
+        expected, ladj = splines.unconstrained_rational_quadratic_spline(
+            z, *parameters, inverse=inverse, tail_bound=2.0
+        )
+        x, log_slope = move(z, free)
+        torch.testing.assert_close(x, expected)
+        torch.testing.assert_close(log_slope, ladj)
 
 
 def test_it_rises_and_is_smooth_at_its_knots_and_ends():

@@ -203,7 +203,8 @@ def test_many_models_are_compared_with_the_best_alone(tmp_path):
     assert re.search(
         r"The ELBO is best for the spline flow prior: \N{MINUS SIGN}72\.\d+; worst for the "
         r"Gaussian prior: \N{MINUS SIGN}80\.\d+\. The runs do not tell the best from the flow "
-        r"prior; ELBO is higher for the spline flow prior than for the autoregressive flow prior by 0\.60 nats "
+        r"prior; ELBO is higher for the spline flow prior than for the autoregressive flow prior "
+        r"by 0\.60 nats "
         r"\(95% interval 0\.50 to 0\.70, 3 paired runs\)\.",
         text,
     )

@@ -12,6 +12,7 @@ from triptych.report.wording import NO_BREAK_SPACE as SPACE
 from triptych.report.wording import Span, bare, count, dataset_name, label, listed
 
 CITATIONS = (
+    "bauer2019",
     "burda2016",
     "dinh2017",
     "durkan2019",
@@ -21,6 +22,7 @@ CITATIONS = (
     "papamakarios2017",
     "tomczak2018",
     "vehtari2024",
+    "wu2017",
 )
 MOST_NAMED = 4
 PAPERS = {
@@ -29,6 +31,7 @@ PAPERS = {
     "spline": ("the spline flows", "durkan2019"),
     "maf": ("the autoregressive flows", "papamakarios2017"),
     "vamp": ("the VampPrior", "tomczak2018"),
+    "resampled": ("the resampled prior", "bauer2019"),
     "hierarchical": ("the two levels", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
 }

@@ -33,6 +33,7 @@ FREE_KEYS = {
     "mutual-information": {"draws"},
     "bpd": {"bound", "samples", "steps", "sampler"},
 }
+SOURCES = {"ais": "wu2017"}
 DASH = "\N{EN DASH}"
 
 
@@ -105,12 +106,13 @@ def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
 def _likelihood_metrics(study: Study, recipes: list[Recipe]) -> list[str]:
     iwae = best_iwae(study, recipes)
     bounds = ["elbo", iwae] if iwae else ["elbo"]
-    return [*bounds, "kl-aggregate", "mutual-information", "energy-distance"]
+    return [*bounds, "ais", "kl-aggregate", "mutual-information", "energy-distance"]
 
 
 def _likelihood_heading(metric: str) -> str:
     fixed = {
         "elbo": "ELBO",
+        "ais": "AIS",
         "kl-aggregate": KL,
         "mutual-information": "Mutual inf.",
         "energy-distance": "Energy dist. (null)",
@@ -172,10 +174,10 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
         text += "; null: the energy distance's 95% level when q(z) = p(z)"
     spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
     for metric, column in columns.items():
-        if metric.startswith("iwae-"):
+        if metric in SOURCES or metric.startswith("iwae-"):
             own = next(iter(column.values())).protocol
             where = "" if own.get("n") == protocol.get("n") else f" on the first {count(own['n'])}"
-            spans += [f"; {metric.upper()}{where}: ", {"cite": "burda2016"}]
+            spans += [f"; {metric.upper()}{where}: ", {"cite": SOURCES.get(metric, "burda2016")}]
     return [*spans, "."]
 
 
