@@ -1,9 +1,10 @@
-"""Training throughput beside peers, in one run on one core: `make bench`.
+"""Training and evaluation throughput beside peers, in one run on one core: `make bench`.
 
 Every contender sees the same images, batch size and network sizes. Rounds alternate between the
 contenders, after a warm-up, and the median of the rounds counts.
 """
 
+import io
 import json
 import logging
 import platform
@@ -12,18 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from triptych.data import load, view
+from triptych.evaluate.likelihood import importance_bounds
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
 from triptych.posteriors import DiagonalGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
+from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
@@ -31,6 +36,7 @@ from triptych.train.trainer import Run, Trainer, TrainingData
 from triptych.vae import VAE
 
 BATCH, STEPS, ROUNDS = 128, 60, 7
+IMAGES, K = 4, 5000  # of which IWAE-K is taken in a round
 CPU = torch.device("cpu")
 
 
@@ -38,10 +44,14 @@ def main() -> None:
     """Measure, print the table, write bench/results.json."""
     torch.set_num_threads(1)
     images = load("mnist").train_images
-    rows = against_pythae(images) | against_broadcast(images)
+    races = (against_pythae, against_plain_loop, against_pythae_vamp, against_broadcast)
+    evaluations = (against_get_nll, against_broadcast_iwae)
+    rows = {
+        name: rate for race_of in (*races, *evaluations) for name, rate in race_of(images).items()
+    }
     rows["matrix product ceiling, GFLOP/s"] = ceiling()
     Path(__file__).with_name("results.json").write_text(
-        json.dumps({"machine": machine(), "images_per_second": rows}, indent=1) + "\n"
+        json.dumps({"machine": machine(), "per_second": rows}, indent=1) + "\n"
     )
     for name, value in rows.items():
         print(f"{name:62s} {value}")
@@ -52,13 +62,72 @@ def against_pythae(images: Tensor) -> dict[str, float]:
     ours = vae(StandardGaussian(16), 16, (512,))
     rates = race(
         {
-            "pythae VAE, its BaseTrainer": pythae_rounds(images),
+            "pythae VAE, its BaseTrainer": pythae_rounds(pythae_vae(), images),
             "triptych VAE, fp32": our_rounds(ours, images, bf16=False),
             "triptych VAE, as it trains": our_rounds(vae(StandardGaussian(16), 16, (512,)), images),
         }
     )
     peer, _, mine = rates.values()
     return rates | {"ratio to pythae (target 1.5)": round(mine / peer, 2)}
+
+
+def against_plain_loop(images: Tensor) -> dict[str, float]:
+    """The course's network and prior in the loop of public answers, and in this one."""
+    peer, ours = (vae(StandardGaussian(32), 32, (512, 512)) for _ in "ab")
+    rates = race(
+        {
+            "course VAE, plain Adam loop": plain_rounds(peer, images),
+            "course VAE as triptych trains it": our_rounds(ours, images),
+        }
+    )
+    peer_rate, mine = rates.values()
+    return rates | {"ratio to the plain loop (target 2.2)": round(mine / peer_rate, 2)}
+
+
+def against_pythae_vamp(images: Tensor) -> dict[str, float]:
+    """pythae's VAMP with 500 pseudo-inputs, and the same here."""
+    ours = vae(StandardGaussian(16), 16, (512,))
+    ours.prior = VampPrior(ours.posterior, (1, 28, 28), 500)  # pyright: ignore[reportArgumentType]
+    rates = race(
+        {
+            "pythae VAMP K = 500, its BaseTrainer": pythae_rounds(pythae_vae(500), images),
+            "VampPrior K = 500 as triptych trains it": our_rounds(ours, images),
+        }
+    )
+    peer, mine = rates.values()
+    return rates | {"ratio to pythae VAMP (target 4)": round(mine / peer, 2)}
+
+
+def against_get_nll(images: Tensor) -> dict[str, float]:
+    """Importance weights/s of IWAE-5000: pythae's get_nll, without gradients and at the best of
+    four batch sizes, and the same sizes here."""
+    x = (images[:IMAGES] > 127).float()
+    peer, ours = pythae_vae(), vae(StandardGaussian(16), 16, (512,))
+    g = torch.Generator().manual_seed(0)
+    nll = {
+        f"pythae get_nll, batches of {b}": nll_rounds(peer, x, b) for b in (100, 500, 1000, 5000)
+    }
+    rates = race(
+        nll | {"triptych IWAE-5000": lambda: importance_bounds(ours, x, K, g, bf16_helps(CPU))},
+        IMAGES * K,
+    )
+    *peers, mine = rates.values()
+    return rates | {"ratio to get_nll (target 2.5)": round(mine / max(peers), 2)}
+
+
+def against_broadcast_iwae(images: Tensor) -> dict[str, float]:
+    """The same with a mixture prior of 500 components, in pythae's way and in two products."""
+    x = (images[:IMAGES] > 127).float()
+    peer = pythae_vae(500)
+    ours = vae(MixtureOfGaussians(16, 500), 16, (512,))
+    g = torch.Generator().manual_seed(0)
+    nll = {f"pythae VAMP get_nll, batches of {b}": nll_rounds(peer, x, b) for b in (100, 500)}
+    ours_only = {
+        "triptych IWAE-5000, mixture": lambda: importance_bounds(ours, x, K, g, bf16_helps(CPU))
+    }
+    rates = race(nll | ours_only, IMAGES * K)
+    *peers, mine = rates.values()
+    return rates | {"ratio to VAMP get_nll (target 15)": round(mine / max(peers), 2)}
 
 
 def against_broadcast(images: Tensor) -> dict[str, float]:
@@ -114,7 +183,7 @@ def plain_rounds(model: VAE, images: Tensor) -> Callable[[], None]:
     def round_() -> None:
         for _ in range(STEPS):
             batch = x[torch.randint(len(x), (BATCH,))]
-            loss = model.loss(batch, torch.randn(BATCH, 32)).mean()
+            loss = model.loss(batch, {"eps": torch.randn(BATCH, 32)}).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -122,26 +191,45 @@ def plain_rounds(model: VAE, images: Tensor) -> Callable[[], None]:
     return round_
 
 
-def pythae_rounds(images: Tensor) -> Callable[[], None]:
-    """STEPS steps of pythae's trainer: one of its epochs over as many images as that takes."""
+def pythae_vae(pseudo_inputs: int = 0) -> Any:
+    """pythae's default MLP VAE, or its VAMP."""
     logging.disable(logging.INFO)
     from pythae import models
+
+    sizes: dict[str, Any] = {"input_dim": (1, 28, 28), "latent_dim": 16}
+    sizes["reconstruction_loss"] = "bce"
+    if pseudo_inputs:
+        return models.VAMP(models.VAMPConfig(number_components=pseudo_inputs, **sizes))
+    return models.VAE(models.VAEConfig(**sizes))
+
+
+def nll_rounds(model: Any, x: Tensor, batch: int) -> Callable[[], None]:
+    """pythae's estimate of log p(x) of each image."""
+
+    def round_() -> None:
+        with torch.no_grad(), redirect_stdout(io.StringIO()):
+            model.get_nll(x, K, batch)
+
+    return round_
+
+
+def pythae_rounds(model: Any, images: Tensor) -> Callable[[], None]:
+    """STEPS steps of pythae's trainer: one of its epochs over as many images as that takes."""
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=16, reconstruction_loss="bce")
     x = (images[: STEPS * BATCH] > 127).float()
     training = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, no_cuda=True
     )
     data = BaseDataset(x, torch.zeros(len(x)))
-    trainer = BaseTrainer(models.VAE(config), data, training_config=training)
+    trainer = BaseTrainer(model, data, training_config=training)
     trainer.prepare_training()
     return lambda: trainer.train_step(1)
 
 
-def race(contenders: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Images/s of each: alternate rounds, first one not counted, median of the others."""
+def race(contenders: dict[str, Callable[[], Any]], work: int = STEPS * BATCH) -> dict[str, float]:
+    """`work` a second of each: alternate rounds, first one not counted, median of the others."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS + 1):
         for name, run in contenders.items():
@@ -149,7 +237,7 @@ def race(contenders: dict[str, Callable[[], None]]) -> dict[str, float]:
             run()
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(s[1:]) for name, s in seconds.items()}
-    return {name: round(STEPS * BATCH / s) for name, s in medians.items()}
+    return {name: round(work / s) for name, s in medians.items()}
 
 
 def ceiling() -> dict[str, float]:

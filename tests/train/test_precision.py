@@ -2,6 +2,7 @@ import pytest
 import torch
 from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 
+from triptych.evaluate.likelihood import importance_bounds
 from triptych.flows.multiscale import Invertible1x1
 from triptych.train.precision import networks_in_bf16
 
@@ -81,3 +82,18 @@ def test_bfloat16_moves_the_bounds_only_a_little(g):
         with networks_in_bf16(model, True):
             rounded = model.loss(x, noise)
         torch.testing.assert_close(rounded, full, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_importance_samples_are_decoded_in_bfloat16_and_the_rest_is_not(bf16):
+    """Weights of a VAE of which decoder, encoder and prior are networks."""
+    model, x = randomised(tiny_vae("flow")), images(10).float() / 16
+    parts = (model.likelihood, model.posterior, model.prior)
+    decoder, *rest = (outputs_of(part, torch.nn.Linear) for part in parts)
+    g = torch.Generator().manual_seed(0)
+    bounds = importance_bounds(model, x, 5, g, bf16)
+    assert set(decoder) == {torch.bfloat16 if bf16 else torch.float32}
+    assert {dtype for seen in rest for dtype in seen} == {torch.float32}
+    assert bounds.elbo.values.dtype == torch.float64
+    exact = importance_bounds(model, x, 5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bounds.elbo.values, exact.elbo.values, rtol=0.01, atol=0)

@@ -25,6 +25,7 @@ from triptych.likelihoods import DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
 from triptych.posteriors import GaussianParameters
 from triptych.protocols import Score
+from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
 COMPARED = 1_000  # draws of prior and aggregate posterior that kernels compare
@@ -49,8 +50,9 @@ def judge_vae(
     if protocol["view"] == "raw":
         discrete = isinstance(model.likelihood, DiscretizedLogisticMixture)
         protocol = protocol | {"p": "of integers" if discrete else "density of grey values"}
-    elbo = importance_bounds(model, x, how.elbo_samples, g).elbo
-    bounds = importance_bounds(model, x[: how.importance_images], how.importance_samples, g)
+    bf16, first = how.bf16 and bf16_helps(g.device), x[: how.importance_images]
+    elbo = importance_bounds(model, x, how.elbo_samples, g, bf16).elbo
+    bounds = importance_bounds(model, first, how.importance_samples, g, bf16)
     scores = bound_scores(elbo, bounds, how, protocol)
     h = encode_all(model, x)
     active = activity(model.posterior, h, len(x), g)

@@ -16,6 +16,7 @@ from triptych.ddpm import DDPM
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp
 from triptych.pixelflow import PixelFlow
+from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 
 ROWS = 4_000  # latent samples decoded at a time: 12 MB of 28x28 logits, which caches like
@@ -53,17 +54,19 @@ def marks(K: int) -> list[int]:
 
 @torch.no_grad()
 def importance_bounds(
-    model: VAE, x: Float[Tensor, "N C H W"], K: int, generator: Generator
+    model: VAE, x: Float[Tensor, "N C H W"], K: int, generator: Generator, bf16: bool = False
 ) -> Bounds:
     """The bounds of each image from the same K samples (Burda et al. 2016, eq. 8).
 
     The Monte Carlo variance of an image's ELBO is var(log w) / K, that of its IWAE-K, to first
-    order, 1 / ESS - 1 / K with ESS = (sum w)^2 / sum w^2.
+    order, 1 / ESS - 1 / K with ESS = (sum w)^2 / sum w^2. With `bf16` the decoder, whose matrix
+    products are nearly all of the cost, runs in bfloat16; everything else never does.
     """
     if K < 1:
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
     per = min(len(x), 100)
-    parts = [_bounds(model, chunk, K, generator) for chunk in x.split(per)]
+    with networks_in_bf16(model.likelihood, bf16):  # pyright: ignore[reportArgumentType]
+        parts = [_bounds(model, chunk, K, generator) for chunk in x.split(per)]
     columns = zip(*parts, strict=True)
     elbo, elbo_var, iwae, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
     iwae_var, n = (1 / ess - 1 / K).clamp(min=0), len(x)
