@@ -94,9 +94,22 @@ def stopping_at(model, seed, fit):
 def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     go(study(), tmp_path)
     fits.clear()
-    for other in (study(lr=0.02), study(seeds=(0, 1, 2)), study(names=("a",))):
+    for other in (study(lr=0.02), study(names=("a",))):
         with pytest.raises(UserError, match="holds a study that was asked for differently"):
             go(other, tmp_path)
+    assert fits == []
+
+
+def test_a_study_may_grow_by_seeds_and_shrink_again(tmp_path, fits):
+    """What is trained stays as it is; results.json covers the seeds that were asked for last."""
+    two = go(study(), tmp_path)
+    fits.clear()
+    three = go(study(seeds=(0, 1, 2)), tmp_path)
+    assert sorted(f[:2] for f in fits) == [("a", 2), ("b", 2)]
+    assert {row["n_seeds"] for row in three["scores"]} == {3}
+    assert three["scores"][0]["values"][:2] == two["scores"][0]["values"]
+    fits.clear()
+    assert go(study(), tmp_path) == two
     assert fits == []
 
 

@@ -9,7 +9,7 @@ from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.configs import Prior
 from triptych.study.describe import describe
-from triptych.study.grid import from_toml, named_study, study_json
+from triptych.study.grid import from_toml, named_study, study_json, with_seeds
 from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
 
 GOOD = """
@@ -109,6 +109,15 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 def test_studies_that_do_not_exist_are_refused(name):
     with pytest.raises(UserError, match=r"demo, brief-2024, priors, or a \.toml file"):
         named_study(name, "cpu", None)
+
+
+def test_a_number_of_seeds_may_be_asked_for():
+    asked = named_study("brief-2024", "cpu", None)
+    assert with_seeds(asked, None) == asked
+    assert {plan.seeds for plan in with_seeds(asked, 2).plans} == {(0, 1)}
+    for n in (0, -1, 1001):
+        with pytest.raises(UserError, match=f"--seeds {n} cannot be run; choose one of 1 to 1000"):
+            with_seeds(asked, n)
 
 
 def test_the_brief_has_three_priors_with_three_seeds_and_all_three_models():

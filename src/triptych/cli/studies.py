@@ -35,6 +35,8 @@ class Study:
     """data set, if not the study's own"""
     preset: Preset = "cpu"
     """size of a built-in study"""
+    seeds: int | None = None
+    """runs of every model, if not the study's own number"""
     workers: int = 0
     """processes on a CPU; 0: one for each core"""
 
@@ -42,10 +44,10 @@ class Study:
         from triptych.report import write_report
         from triptych.study.display import Bars
         from triptych.study.execute import device_named, execute
-        from triptych.study.grid import named_study
+        from triptych.study.grid import named_study, with_seeds
         from triptych.study.local import Place
 
-        study = named_study(self.name, self.preset, self.dataset)
+        study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
         folder = self.out or Path("runs") / study.name
         where = self.where
         place = Place(study.dataset, where.data, where.features, device_named(where.device))

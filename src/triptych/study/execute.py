@@ -49,14 +49,20 @@ def _settled(folder: RunFolder) -> bool:
 
 
 def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
-    """Write study.json, or refuse if the folder holds another study."""
+    """Write study.json, or refuse if the folder holds another study: one that differs in more than
+    its seeds, of which there may be more or fewer than before."""
     path = folder / "study.json"
-    if path.exists() and read_json(path) != plain:
+    if path.exists() and _without_seeds(read_json(path)) != _without_seeds(plain):
         raise UserError(
             f"{folder} holds a study that was asked for differently (see its study.json); delete "
             f"the folder, or choose another with --out"
         )
     write_text(path, pretty(plain))
+
+
+def _without_seeds(plain: dict[str, Any]) -> dict[str, Any]:
+    recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
+    return {**plain, "seeds": None, "recipes": recipes}
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:

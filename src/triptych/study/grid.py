@@ -22,6 +22,7 @@ from triptych.study.recipes import (
 )
 
 Preset = Literal["cpu", "gpu"]
+MOST_SEEDS = 1000
 STUDIES = ("demo", "brief-2024", "priors")
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 
@@ -115,6 +116,15 @@ def named_study(name: str, preset: Preset, dataset: str | None) -> Study:
     )
 
 
+def with_seeds(study: Study, n: int | None) -> Study:
+    """The study with the seeds 0 .. n-1 of every model, if a number is asked for."""
+    if n is None:
+        return study
+    if not 1 <= n <= MOST_SEEDS:
+        raise UserError(f"--seeds {n} cannot be run; choose one of 1 to {MOST_SEEDS}")
+    return replace(study, plans=tuple(Plan(p.recipe, tuple(range(n))) for p in study.plans))
+
+
 def checked_dataset(name: str) -> str:
     """The name, if a data set has it."""
     if name not in SOURCES:
@@ -129,7 +139,7 @@ class _File:
     recipe: Annotated[list[dict[str, Any]], Field(min_length=1)]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] | None = None
     dataset: str = "digits"
-    seeds: Seeds | Annotated[int, Field(ge=1, le=1000)] = 3
+    seeds: Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
