@@ -7,7 +7,7 @@ from torch import nn
 from toys import SHAPE, images, randomised, tiny_ddpm
 
 from triptych.ddpm import DDPM, log_normal_mass
-from triptych.samplers import ddim, spaced_times
+from triptych.samplers import ddim, dpm_solver, evenly_less_noisy_times, spaced_times
 from triptych.schedules import cosine_beta, linear_beta
 
 SMALL = (1, 2, 2)
@@ -162,6 +162,38 @@ def test_ddim_is_diffusers_step_by_step(prediction, eta, monkeypatch):
     torch.testing.assert_close(ddim(model, 3, 5, g.manual_seed(3), eta), x)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize(("eta", "kind"), [(0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")])
+def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch):
+    diffusers = pytest.importorskip("diffusers")
+    T = 40
+    model = chain(T, prediction, clip=False)
+    times = evenly_less_noisy_times(model, 6)[::-1]
+    names = {"eps": "epsilon", "v": "v_prediction"}
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=T,
+        trained_betas=linear_beta(T).tolist(),
+        prediction_type=names[prediction],
+        algorithm_type=kind,
+        final_sigmas_type="zero",
+        lower_order_final=False,
+    )
+    alpha_bar = (1 - linear_beta(T)).cumprod(0)
+    scheduler.set_timesteps(len(times))
+    scheduler.timesteps = torch.tensor(times)
+    scheduler.sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt()[times], torch.zeros(1)])
+    g = torch.Generator()
+    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    for t in times:
+        out = model.net(x, torch.full((3,), t))
+        noise = torch.randn(x.shape, generator=g) if eta > 0 and t > 0 else torch.zeros_like(x)
+        x = scheduler.step(out, t, x, variance_noise=noise).prev_sample
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    ours = dpm_solver(model, 3, 6, g.manual_seed(3), eta)
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
+
+
 # --- the network's times, and the ends of the chain ---
 
 
@@ -236,10 +268,26 @@ def test_spaced_times_hold_both_ends_and_no_time_twice(T, steps):
     assert all(a < b for a, b in itertools.pairwise(times))
 
 
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+@pytest.mark.parametrize(("T", "steps"), [(10, 2), (1000, 20), (1000, 400), (1000, 1000), (64, 63)])
+def test_times_even_in_log_snr_are_different_and_begin_at_zero(T, steps, schedule):
+    model = chain(T, schedule=schedule)
+    times = evenly_less_noisy_times(model, steps)
+    assert (times[0], len(times)) == (0, steps)
+    assert all(a < b for a, b in itertools.pairwise(times))
+    assert times[-1] < T
+    if steps == 20:
+        ratio = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log()[times]
+        assert ratio.diff().std() < 0.2 * ratio.diff().abs().mean()
+        assert ratio[-1] == pytest.approx(max(-5.1, ratio[-1].item()), abs=0.2)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 11])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(ValueError, match=r"2\.\.10"):
         spaced_times(10, steps)
+    with pytest.raises(ValueError, match=r"2\.\.10"):
+        evenly_less_noisy_times(chain(10), steps)
 
 
 # --- the loss and the terms of the bound ---

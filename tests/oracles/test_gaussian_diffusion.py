@@ -8,6 +8,7 @@ from torch import nn
 
 from triptych.ddpm import DDPM
 from triptych.evaluate.likelihood import ddpm_bound
+from triptych.samplers import ddim, dpm_solver
 from triptych.schedules import cosine_beta, linear_beta
 
 SHAPE, D = (1, 2, 2), 4
@@ -123,3 +124,37 @@ def test_every_time_after_the_first_is_drawn_equally_often(g, monkeypatch):
     assert counts[0] == 0
     assert counts[1:].tolist() == [100] * 10
     assert not torch.equal(seen[0], seen[0].sort().values)
+
+
+# --- samplers ---
+
+
+def errors_of(sampler, steps, g):
+    """Root mean square distance from the exact solution of the probability-flow ODE, which is
+    linear: (x_0 - m) / sqrt(v) = (x_T - a m) / sqrt(a^2 v + s^2)."""
+    model, beta = optimal(1000)
+    model.grey = lambda x: x
+    start = model.start(500, g)
+    model.start = lambda n, generator: start
+    ab = (1 - beta).cumprod(0)[-1]
+    exact = M + math.sqrt(V) * (start - ab.sqrt() * M) / (ab * V + 1 - ab).sqrt()
+    return (sampler(model, 500, steps, g) - exact).square().mean().sqrt().item()
+
+
+def test_dpm_solver_is_of_second_order_and_ddim_of_first(g):
+    """Halving the steps' length divides the error by about four, and by about two."""
+    first = [errors_of(ddim, steps, g) for steps in (20, 40)]
+    second = [errors_of(dpm_solver, steps, g) for steps in (20, 40)]
+    assert 1.6 < first[0] / first[1] < 2.5
+    assert second[0] / second[1] > 3
+    assert second[0] < first[0] / 8
+
+
+@pytest.mark.parametrize("sampler", [ddim, dpm_solver])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_samples_have_the_datas_mean_and_variance_whatever_the_noise(sampler, eta, g):
+    model, _ = optimal(1000)
+    model.grey = lambda x: x
+    x = sampler(model, 5000, 200, g, eta)
+    assert x.mean().item() == pytest.approx(M, abs=4 * math.sqrt(V / 20_000))
+    assert x.std().item() == pytest.approx(math.sqrt(V), rel=0.05)

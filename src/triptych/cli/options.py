@@ -36,9 +36,9 @@ class Where:
 class Sampling:
     """How a DDPM samples, where a command draws from it."""
 
-    sampler: Literal["ancestral", "ddim"] = "ddim"
+    sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
     """how a DDPM samples"""
     steps: int = 50
-    """network evaluations of DDIM"""
+    """network evaluations, unless ancestral"""
     eta: float = 0.0
-    """noise of DDIM's steps: 0 none, 1 as much as the ancestral chain's"""
+    """noise of the steps, unless ancestral: 0 none, 1 as much as the chain's"""

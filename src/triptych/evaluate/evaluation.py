@@ -31,11 +31,11 @@ class Evaluation:
     """Its temperatures."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image."""
-    sampler: Literal["ancestral", "ddim"] = "ddim"
+    sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
     steps: Annotated[int, Ge(2)] = 50
     """Network evaluations of a DDPM's sample; ancestral sampling takes all that the chain has."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Noise of a DDIM step: 0 none, 1 as much as the ancestral chain's."""
+    """Noise of a step, unless ancestral: 0 none, 1 as much as the chain's (DDIM) or the SDE's."""
 
 
 @dataclass

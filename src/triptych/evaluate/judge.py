@@ -22,7 +22,7 @@ from triptych.evaluate.nearest import nearest
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
-from triptych.samplers import ddim
+from triptych.samplers import SAMPLERS
 from triptych.train.order import generator_for
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vae import VAE
@@ -95,7 +95,7 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
         return {}
     if how.sampler == "ancestral":
         return {"sampler": "ancestral", "steps": model.T}
-    return {"sampler": "ddim", "steps": min(how.steps, model.T), "eta": how.eta}
+    return {"sampler": how.sampler, "steps": min(how.steps, model.T), "eta": how.eta}
 
 
 def bpd_score(
@@ -124,8 +124,8 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     @torch.no_grad()
     def draw(n: int) -> Tensor:
         with networks_in_bf16(model, bf16):
-            if isinstance(model, DDPM) and how.sampler == "ddim":
-                return ddim(model, n, min(how.steps, model.T), g, how.eta)
+            if isinstance(model, DDPM) and how.sampler != "ancestral":
+                return SAMPLERS[how.sampler](model, n, min(how.steps, model.T), g, how.eta)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
     return draw
