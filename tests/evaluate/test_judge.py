@@ -23,6 +23,10 @@ from triptych.train.order import generator_for
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
 
 
+OF_SAMPLES = {"fid", "fid-infinity", "kid", "precision", "recall", "density", "coverage"}
+OF_SAMPLES |= {"class-distance", "confidence"}
+
+
 class Recording(nn.Module):
     """A feature network that keeps the images it is shown."""
 
@@ -33,6 +37,9 @@ class Recording(nn.Module):
     def features(self, x):
         self.seen.append((x + 1) / 2)
         return described(x)
+
+    def head(self, features):
+        return features[:, :10]
 
 
 def described(x):
@@ -57,10 +64,10 @@ def by_metric(result):
 def test_every_score_says_under_which_protocol_it_holds(judged):
     kind, _, _, result = judged
     scores = by_metric(result)
-    expected = {"fid", "bpd", "nearest-ratio"}
+    expected = {"bpd", "nearest-ratio"}
     if kind == "vae-flow":
         expected = {"elbo", "iwae-3", "kl-aggregate", "mutual-information", "energy-distance"}
-        expected |= {"fid", "effective-samples", "nearest-ratio", "mmd2", "classifier-accuracy"}
+        expected |= {"effective-samples", "nearest-ratio", "mmd2", "classifier-accuracy"}
         expected |= {"active-units"}
         assert 1 <= scores["effective-samples"].value <= 3
         assert scores["iwae-3"].protocol["samples"] == 3
@@ -68,7 +75,7 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
         assert "null95" in scores["energy-distance"].protocol
     if kind == "pixelflow":
         expected |= {"share-outside"}
-    assert set(scores) == expected
+    assert set(scores) == expected | OF_SAMPLES
     for score in result.scores:
         assert score.protocol["dataset"] == "digits"
         shown = score.metric in ("share-outside", "nearest-ratio")
@@ -113,6 +120,27 @@ def test_the_distance_is_that_of_all_the_samples(judged):
     reference, _, samples = (moments(described(2 * x - 1)) for x in seen.net.seen)
     fid = by_metric(result)["fid"].value
     assert fid == pytest.approx(frechet_distance(samples, reference), rel=1e-5)
+
+
+def test_what_real_images_score_stands_beside_what_samples_do(judged, digits):
+    _, _, _, result = judged
+    scores = by_metric(result)
+    for name in ("precision", "recall", "density", "coverage", "confidence"):
+        assert scores[name].protocol["real"] > 0.2
+    for name in ("fid-infinity", "kid", "class-distance"):
+        assert np.isfinite(scores[name].protocol["floor"])
+    growth = result.arrays["fid-growth"]
+    assert growth["n"][-1] == 70
+    assert growth["fid"][-1] == pytest.approx(scores["fid"].value)
+    assert growth["floor"][-1] == pytest.approx(scores["fid"].protocol["floor"])
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_few_images_are_judged_by_what_few_can_tell(n, digits):
+    how = dataclasses.replace(QUICK, images=n)
+    scores = by_metric(judge(built("pixelflow"), digits, "raw", how, 0, features()))
+    assert {"fid", "confidence"} <= set(scores)
+    assert not {"kid", "coverage", "fid-infinity"} & set(scores)
 
 
 def test_bounds_are_of_the_test_set_and_of_nothing_else(digits):

@@ -72,6 +72,10 @@ class CourseNet(nn.Module):
     def features(self) -> nn.Module:
         return self.layers
 
+    @property
+    def head(self) -> nn.Module:
+        return self.classification_layer
+
 
 @dataclass(frozen=True)
 class Features:
@@ -87,6 +91,11 @@ class Features:
         """Features in float64 of grey images in [0, 1]; never rescaled, whatever their range."""
         parts = [self.net.features(2 * c - 1).double() for c in x.split(500)]  # pyright: ignore
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def logits(self, features: Float[Tensor, "N 128"]) -> Float[Tensor, "N classes"]:
+        """What the classifier makes of features."""
+        return self.net.head(features.float())  # pyright: ignore[reportCallIssue]
 
     def to(self, device: torch.device) -> "Features":
         """The same features on another device."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
@@ -15,7 +16,7 @@ from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation, Judgement
-from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import ddpm_bound, flow_bound
 from triptych.evaluate.nearest import nearest
@@ -60,8 +61,11 @@ def judge(
     score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
     result.scores.append(score)
     if features is not None:
-        sampling = sampling_protocol(model, how)
-        result.scores.append(frechet_score(shown, draw, data, features, len(images), sampling))
+        samples = enough(shown, draw, len(images))
+        scores, growth = sample_scores(samples, data, features, sampling_protocol(model, how))
+        result.scores += scores
+        if growth:
+            result.arrays["fid-growth"] = growth
     return result
 
 
@@ -131,36 +135,9 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     return draw
 
 
-def frechet_score(
-    shown: Tensor,
-    draw: Callable[[int], Tensor],
-    data: Dataset,
-    features: Features,
-    n: int,
-    sampling: dict[str, Any],
-) -> Score:
-    """FID of n samples (those shown, then more) against n test images, beside its floor.
-
-    References and samples are grey values in [0, 1], whatever view the model was trained on.
-    The floor is the same distance with n training images in the samples' place.
-    """
+def enough(shown: Tensor, draw: Callable[[int], Tensor], n: int) -> Float[Tensor, "n C H W"]:
+    """n samples: those shown, then more."""
     samples = [shown[:n]]
     while (missing := n - sum(map(len, samples))) > 0:
         samples.append(draw(min(500, missing)))
-    device = data.test_images.device
-    reference = moments(features(grey(data.test_images[:n], data.levels)))
-    order = torch.randperm(
-        len(data.train_images), generator=generator_for(0, 0, torch.device("cpu"), stream=6)
-    )[:n]
-    real = moments(features(grey(data.train_images[order.to(device)], data.levels)))
-    protocol = {
-        "dataset": data.name,
-        "split": "test",
-        "n": n,
-        "view": "raw",
-        "features": features.name,
-        "feature_hash": features.hash,
-        "floor": frechet_distance(real, reference),
-    }
-    value = frechet_distance(moments(features(torch.cat(samples))), reference)
-    return Score("fid", value, "", None, protocol | sampling)
+    return torch.cat(samples)

@@ -1,0 +1,136 @@
+"""Samples against real images in feature space, beyond the Frechet distance: do they look real, are
+all kinds of images among them, and what would more of them say?
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from triptych.evaluate.frechet import frechet_distance, moments
+
+BLOCKS = 10
+CHUNK = 1_000  # rows of distances at a time
+
+
+class KID(NamedTuple):
+    """Kernel distance and its standard error."""
+
+    value: float
+    mc_std: float
+
+
+def kernel_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> KID:
+    """KID (Binkowski, Sutherland, Arbel & Gretton 2018, arXiv:1801.01401): the unbiased squared MMD
+    with k(x, y) = (x.y / D + 1)^3, zero in the mean for samples of one distribution at any N.
+
+    The mean over ten disjoint blocks, whose spread gives the error.
+    """
+    if len(a) != len(b) or len(a) < 2 * BLOCKS:
+        raise ValueError(
+            f"both samples must have the same size, {2 * BLOCKS} or more, not {len(a)} and {len(b)}"
+        )
+    size = len(a) // BLOCKS
+    pairs = zip(a.split(size)[:BLOCKS], b.split(size)[:BLOCKS], strict=True)
+    values = torch.stack([_unbiased_mmd2(x.double(), y.double()) for x, y in pairs])
+    return KID(values.mean().item(), (values.std() / BLOCKS**0.5).item())
+
+
+def _unbiased_mmd2(a: Tensor, b: Tensor) -> Tensor:
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def off_diagonal(k: Tensor) -> Tensor:
+        return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+
+    return off_diagonal(kernel(a, a)) + off_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
+
+
+class Neighbourhoods(NamedTuple):
+    """Shares of samples or of real images; `density` may exceed 1."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbourhoods(
+    real: Float[Tensor, "N D"], fake: Float[Tensor, "M D"], k: int
+) -> Neighbourhoods:
+    """With balls around each image that reach to its k-th neighbour of its own kind:
+
+    precision, the share of samples in a ball of a real image, and recall, the reverse (Kynkaanniemi
+    et al. 2019, arXiv:1904.06991); density, in how many balls of real images a sample lies, over k,
+    and coverage, the share of real images whose ball holds a sample (Naeem et al. 2020,
+    arXiv:2002.09797), which one outlier among the images cannot raise.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"neighbourhoods of {k} need more images than that of either kind")
+    r_real, r_fake = _reach(real, k), _reach(fake, k)
+    held, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), []
+    covered = covered.to(real.device)
+    for chunk in fake.split(CHUNK):
+        inside = torch.cdist(chunk, real) <= r_real
+        held.append(inside.sum(1))
+        covered |= inside.any(0)
+    for chunk in real.split(CHUNK):
+        recalled.append((torch.cdist(chunk, fake) <= r_fake).any(1))
+    balls = torch.cat(held).double()
+    return Neighbourhoods(
+        (balls > 0).double().mean().item(),
+        torch.cat(recalled).double().mean().item(),
+        balls.mean().item() / k,
+        covered.double().mean().item(),
+    )
+
+
+def _reach(x: Tensor, k: int) -> Tensor:
+    """Distance to the k-th nearest other one."""
+    parts = [torch.cdist(c, x).kthvalue(k + 1, dim=1).values for c in x.split(CHUNK)]
+    return torch.cat(parts)
+
+
+class FrechetGrowth(NamedTuple):
+    """The Frechet distance of n samples, and the straight line in 1/n at 1/n = 0."""
+
+    n: list[int]
+    fid: list[float]
+    at_infinity: float
+
+
+def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"]) -> FrechetGrowth:
+    """FID against the number of samples, the reference held fixed, and its limit (Chong & Forsyth
+    2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it.
+
+    At each n = N / b the mean over b disjoint blocks, so that all samples count at every n.
+    """
+    N, whole = len(samples), moments(reference)
+    if N < 2 * BLOCKS:
+        raise ValueError(f"growth needs {2 * BLOCKS} samples or more, not {N}")
+    sizes = [N // b for b in (BLOCKS, 5, 3, 2, 1)]
+    values = []
+    for n in sizes:
+        blocks = samples.split(n)[: N // n]
+        found = [frechet_distance(moments(block), whole) for block in blocks]
+        values.append(sum(found) / len(found))
+    _, limit = np.polyfit([1 / n for n in sizes], values, 1)
+    return FrechetGrowth(sizes, values, float(limit))
+
+
+class Classes(NamedTuple):
+    """Half the sum of the differences between two class histograms, and the mean of the largest
+    class probability."""
+
+    distance: float
+    confidence: float
+
+
+def classes(logits: Float[Tensor, "N C"], real: Float[Tensor, "R C"]) -> Classes:
+    """What a classifier takes samples for: all classes as often as real images, and surely?"""
+    C = logits.shape[1]
+    counts = [torch.bincount(x.argmax(1), minlength=C) / len(x) for x in (logits, real)]
+    distance = 0.5 * (counts[0] - counts[1]).abs().sum().item()
+    return Classes(distance, logits.softmax(1).amax(1).mean().item())

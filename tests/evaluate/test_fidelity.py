@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+
+from triptych.evaluate.fidelity import classes, frechet_growth, kernel_distance, neighbourhoods
+
+
+def test_kernel_distance_of_one_block_is_its_formula():
+    a, b = torch.randn(40, 3).double(), 1 + torch.randn(40, 3).double()
+
+    def k(x, y):
+        return (x @ y / 3 + 1).item() ** 3
+
+    def block(i):
+        x, y = a[4 * i : 4 * i + 4], b[4 * i : 4 * i + 4]
+        within = [
+            sum(k(u[i], u[j]) for i in range(4) for j in range(4) if i != j) / 12 for u in (x, y)
+        ]
+        return sum(within) - 2 * sum(k(u, v) for u in x for v in y) / 16
+
+    blocks = torch.tensor([block(i) for i in range(10)])
+    found = kernel_distance(a, b)
+    assert found.value == pytest.approx(blocks.mean().item(), rel=1e-5)
+    assert found.mc_std == pytest.approx((blocks.std() / math.sqrt(10)).item(), rel=1e-5)
+
+
+def test_kernel_distance_is_unbiased_and_its_error_honest():
+    draws = torch.randn(150, 2, 60, 4)
+    found = [kernel_distance(a, b) for a, b in draws]
+    z_scores = torch.tensor([f.value / f.mc_std for f in found])
+    assert abs(torch.tensor([f.value for f in found]).mean()) < 4 * found[0].mc_std / 150**0.5 * 2
+    assert 0.8 < z_scores.std() < 1.6  # Student's t of nine degrees of freedom: 1.13
+
+
+def test_kernel_distance_refuses_what_has_no_blocks():
+    with pytest.raises(ValueError, match="20 or more, not 19 and 19"):
+        kernel_distance(torch.randn(19, 2), torch.randn(19, 2))
+
+
+def naive(real, fake, k):
+    def reach(x):
+        return [sorted((x - u).norm(dim=1).tolist())[k] for u in x]
+
+    r, f = reach(real), reach(fake)
+    inside = [[(u - v).norm().item() <= r[j] for j, v in enumerate(real)] for u in fake]
+    recall = [any((v - u).norm().item() <= f[i] for i, u in enumerate(fake)) for v in real]
+    return (
+        sum(map(any, inside)) / len(fake),
+        sum(recall) / len(real),
+        sum(map(sum, inside)) / (k * len(fake)),
+        sum(any(row[j] for row in inside) for j in range(len(real))) / len(real),
+    )
+
+
+def test_neighbourhoods_are_their_definitions():
+    real, fake = torch.randn(40, 3).double(), 0.7 + 1.3 * torch.randn(30, 3).double()
+    for k in (1, 3):
+        assert neighbourhoods(real, fake, k) == pytest.approx(naive(real, fake, k))
+
+
+def test_neighbourhoods_tell_what_is_wrong():
+    """Real: two far clusters. Samples of one cluster are precise and recall half; samples spread
+    wide are imprecise."""
+    real = torch.cat([torch.randn(300, 2), 50 + torch.randn(300, 2)])
+    half = neighbourhoods(real, torch.randn(600, 2), 5)
+    assert half.precision > 0.9
+    assert half.recall == pytest.approx(0.5, abs=0.05)
+    assert half.coverage == pytest.approx(0.5, abs=0.05)
+    wide = neighbourhoods(real, 25 + 30 * torch.randn(600, 2), 5)
+    assert wide.precision < 0.2
+    same = neighbourhoods(real, torch.cat([torch.randn(300, 2), 50 + torch.randn(300, 2)]), 5)
+    assert same.density == pytest.approx(1, abs=0.15)
+    assert same.coverage > 0.9
+
+
+def test_frechet_growth_finds_the_distance_without_bias():
+    """N(0, I) against N(0.5, I): 0.25 D exactly, while n samples of it lie above."""
+    D = 24
+    reference, samples = torch.randn(100_000, D), 0.5 + torch.randn(20_000, D)
+    growth = frechet_growth(samples, reference)
+    assert growth.n == [2000, 4000, 6666, 10_000, 20_000]
+    assert growth.fid[0] - 0.25 * D > 0.08
+    assert growth.fid == sorted(growth.fid, reverse=True)
+    assert growth.at_infinity == pytest.approx(0.25 * D, abs=0.1)
+
+
+def test_frechet_growth_needs_samples():
+    with pytest.raises(ValueError, match="20 samples or more, not 19"):
+        frechet_growth(torch.randn(19, 2), torch.randn(50, 2))
+
+
+def test_classes():
+    real = torch.eye(4)[torch.arange(400) % 4] * 9
+    same = classes(real, real)
+    assert same.distance == 0
+    assert same.confidence == pytest.approx(math.exp(9) / (math.exp(9) + 3))
+    one = classes(real[:1].expand(10, -1), real)
+    assert one.distance == pytest.approx(0.75)
+    assert classes(torch.zeros(5, 4), real).confidence == pytest.approx(0.25)
