@@ -76,13 +76,13 @@ def test_neighbourhoods_tell_what_is_wrong():
 
 def test_frechet_growth_finds_the_distance_without_bias():
     """N(0, I) against N(0.5, I): 0.25 D exactly, while n samples of it lie above."""
-    D = 24
-    reference, samples = torch.randn(100_000, D), 0.5 + torch.randn(20_000, D)
+    D = 64
+    reference, samples = torch.randn(100_000, D), 0.5 + torch.randn(5_000, D)
     growth = frechet_growth(samples, reference)
-    assert growth.n == [2000, 4000, 6666, 10_000, 20_000]
-    assert growth.fid[0] - 0.25 * D > 0.08
+    assert growth.n == [500, 1000, 1666, 2500, 5000]
+    assert growth.fid[0] - 0.25 * D > 1
     assert growth.fid == sorted(growth.fid, reverse=True)
-    assert growth.at_infinity == pytest.approx(0.25 * D, abs=0.1)
+    assert growth.at_infinity == pytest.approx(0.25 * D, abs=0.3)
 
 
 def test_frechet_growth_needs_samples():

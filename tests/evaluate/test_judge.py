@@ -11,6 +11,7 @@ from toys import LEVELS, SHAPE, built, randomised
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import judge, sampler, sampling_protocol
 from triptych.flows.flow import Flow
@@ -123,8 +124,11 @@ def test_the_distance_is_that_of_all_the_samples(judged):
 
 
 def test_what_real_images_score_stands_beside_what_samples_do(judged, digits):
-    _, _, _, result = judged
+    _, _, seen, result = judged
     scores = by_metric(result)
+    test, _, fake = (described(2 * x - 1) for x in seen.net.seen)
+    found = neighbourhoods(test.double(), fake.double(), 5)
+    assert [scores[name].value for name in found._fields] == pytest.approx(list(found))
     for name in ("precision", "recall", "density", "coverage", "confidence"):
         assert scores[name].protocol["real"] > 0.2
     for name in ("fid-infinity", "kid", "class-distance"):
