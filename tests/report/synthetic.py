@@ -186,6 +186,8 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
     images = np.broadcast_to(grey, (8, 1, ask.side, ask.side)).copy()
     images[:, :, ::3] = rng.integers(0, 256, images[:, :, ::3].shape)
     np.savez(folder / "samples.npz", images=images)
+    n, fid = np.array([1000, 2000, 5000, 10_000]), 3 + 2000 / np.array([1000, 2000, 5000, 10_000])
+    np.savez(folder / "fid-growth.npz", n=n, fid=fid * rng.uniform(1, 9), floor=fid - 2.9)
     np.savez(folder / "nearest.npz", images=images[::-1], distance=np.arange(8.0))
     if recipe["family"] == "vae":
         k = np.array([1, 2, 5, 10, 20, 50, 100])

@@ -9,7 +9,7 @@ from synthetic import SEVEN, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
-from triptych.report.curves import dimensions, growth, likelihood
+from triptych.report.curves import dimensions, frechet, growth, likelihood
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import (
     MASSES,
@@ -20,7 +20,7 @@ from triptych.report.latent_figure import (
 )
 from triptych.report.load import read_latent, read_study
 
-DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, manifold, nearest]
+DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
 
 
 @pytest.mark.parametrize("draw", DRAWN)

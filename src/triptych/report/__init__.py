@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from triptych.report.curves import dimensions, growth, likelihood
+from triptych.report.curves import dimensions, frechet, growth, likelihood
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.load import read_study
@@ -20,6 +20,6 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] = SNIPPETS) -> Path
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
-    for draw in (likelihood, growth, dimensions, manifold, nearest):
+    for draw in (likelihood, growth, dimensions, frechet, manifold, nearest):
         draw(study)
     return write_page(study, snippets)

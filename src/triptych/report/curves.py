@@ -1,4 +1,4 @@
-"""Bounds and latent dimensions as curves: one line or row for each prior, with its interval."""
+"""Scores as curves: bounds and latent dimensions of each prior, FID of each model against N."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
 from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
@@ -95,6 +95,31 @@ def dimensions(study: Study) -> Path | None:
         ax.set_xlabel("latent dimension, largest first")
         ax.set_ylabel("divergence in nats")
         return write(figure, study.folder / "figures", "dimensions")
+
+
+def frechet(study: Study) -> Path | None:
+    """FID against the number of samples, beside that of real images: none compares across N."""
+    found = [
+        (label(study, r), read_arrays(study, r, "fid-growth.npz", "n", "fid", "floor"))
+        for r in study.part("B")
+    ]
+    lines = {name: runs for name, runs in found if runs}
+    if not lines:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        ax.set(xscale="log", yscale="log", xlabel="N", ylabel="FID of N samples")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:,g}")
+            axis.set_minor_formatter(NullFormatter())
+        for i, (name, runs) in enumerate(lines.items()):
+            style = {"marker": MARKERS[i], "ms": 3.5, "lw": 1.0, "color": CLASS_COLOURS[i]}
+            ax.plot(runs[0]["n"], np.mean([run["fid"] for run in runs], 0), label=name, **style)
+        real = next(iter(lines.values()))[0]
+        ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        return write(figure, study.folder / "figures", "fid-growth")
 
 
 def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
