@@ -67,10 +67,10 @@ def judge_vae(
             *scores,
             *bits(model, scores[0]),
             *ais_scores(model, x, how, protocol, g),
-            *match_scores(model, x, h, protocol, g),
+            *match_scores(model, h, len(x), protocol, g),
             count,
         ],
-        arrays | {"latent": latent_arrays(model, x, labels, g)} | manifold(model, x, g),
+        arrays | {"latent": latent_arrays(model, h, labels, g)} | manifold(model, h, len(x), g),
     )
 
 
@@ -123,11 +123,11 @@ def ais_scores(
 
 
 def match_scores(
-    model: VAE, x: Float[Tensor, "N C H W"], h: Any, protocol: dict[str, Any], g: Generator
+    model: VAE, h: Any, n_images: int, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
     """KL(q(z)||p(z)) and mutual information; and three tests of whether draws of q(z) and of p(z)
     can be told apart, each with its null level."""
-    z, log_qz = sample_aggregate(model, x, g)
+    z, log_qz = sample_aggregate(model, h, n_images, g)
     match = aggregate_match(model, h, z, log_qz)
     kl, kl_std, information, information_std, draws = astuple(match)
     drawn = protocol | {"draws": draws}
@@ -159,15 +159,16 @@ def _score(metric: str, estimate: Estimate, protocol: dict[str, Any]) -> Score:
 
 
 @torch.no_grad()
-def sample_aggregate(model: VAE, x: Tensor, g: Generator) -> tuple[Tensor, Tensor]:
-    """One z ~ q(z|x_n) for each image and its log q(z|x_n): N draws of the aggregate posterior."""
-    eps = torch.randn(len(x), model.posterior.latent_dim, generator=g, device=g.device)
-    return model.posterior.rsample(encode_all(model, x), eps)
+def sample_aggregate(model: VAE, h: Any, n: int, g: Generator) -> tuple[Tensor, Tensor]:
+    """One z ~ q(z|x_n) for each of the n images and its log q(z|x_n): n draws of the aggregate
+    posterior."""
+    eps = torch.randn(n, model.posterior.latent_dim, generator=g, device=g.device)
+    return model.posterior.rsample(h, eps)
 
 
-def latent_arrays(model: VAE, x: Tensor, labels: Tensor, g: Generator) -> dict[str, NDArray[Any]]:
+def latent_arrays(model: VAE, h: Any, labels: Tensor, g: Generator) -> dict[str, NDArray[Any]]:
     """What the prior-against-posterior panel draws."""
-    z, _ = sample_aggregate(model, x, g)
+    z, _ = sample_aggregate(model, h, len(labels), g)
     plane = latent_plane(model.prior, z, g)
     return asdict(plane) | {
         "components": np.array(plane.components),
@@ -176,15 +177,17 @@ def latent_arrays(model: VAE, x: Tensor, labels: Tensor, g: Generator) -> dict[s
 
 
 @torch.no_grad()
-def manifold(model: VAE, x: Tensor, g: Generator) -> dict[str, dict[str, NDArray[Any]]]:
+def manifold(model: VAE, h: Any, n: int, g: Generator) -> dict[str, dict[str, NDArray[Any]]]:
     """E[x|z] on a square grid over the latent plane, rows from the top; for M = 2 alone."""
     if model.posterior.latent_dim != 2:
         return {}
-    z, _ = sample_aggregate(model, x, g)
+    z, _ = sample_aggregate(model, h, n, g)
     ends = z.quantile(torch.tensor([0.005, 0.995], device=z.device, dtype=z.dtype), dim=0)
     (left, low), (right, high) = ends.tolist()
     across, up = torch.linspace(left, right, MANIFOLD), torch.linspace(low, high, MANIFOLD)
     grid = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1).to(z)
     means = model.likelihood.mean(grid.flatten(0, 1))
-    images = (255 * means).round().byte().cpu().numpy().reshape(MANIFOLD, MANIFOLD, *x.shape[1:])
+    images = (
+        (255 * means).round().byte().cpu().numpy().reshape(MANIFOLD, MANIFOLD, *means.shape[1:])
+    )
     return {"manifold": {"images": images, "x": across.numpy(), "y": up.numpy()}}

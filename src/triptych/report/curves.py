@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -114,12 +115,17 @@ def frechet(study: Study) -> Path | None:
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_formatter(NullFormatter())
         for i, (name, runs) in enumerate(lines.items()):
-            style = {"marker": MARKERS[i], "ms": 3.5, "lw": 1.0, "color": CLASS_COLOURS[i]}
-            ax.plot(runs[0]["n"], np.mean([run["fid"] for run in runs], 0), label=name, **style)
+            mean = np.mean([run["fid"] for run in runs], 0)
+            ax.plot(runs[0]["n"], mean, label=wrapped(name, 4.8), **_style(i))
         real = next(iter(lines.values()))[0]
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
         return write(figure, study.folder / "figures", "fid-growth")
+
+
+def _style(i: int) -> dict[str, Any]:
+    marker, colour = MARKERS[i % len(MARKERS)], CLASS_COLOURS[i % len(CLASS_COLOURS)]
+    return {"marker": marker, "ms": 3.5, "lw": 1.0, "color": colour}
 
 
 def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -129,14 +135,12 @@ def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> No
     ends = means.min() - margin, means.max() + margin
     ax.set_ylim(*ends)
     for i, (name, (x, rows)) in enumerate(lines.items()):
-        colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
-        style = {"marker": MARKERS[i % len(MARKERS)], "ms": 3.5, "lw": 1.0, "color": colour}
-        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style)
+        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **_style(i))
         intervals = [summarise(column.tolist()).interval95 for column in rows.T]
         if len(rows) > 2:
             # Of few runs it may be far wider than all that the means have to tell.
             low, high = np.clip(np.array(intervals).T, *ends)
-            ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+            ax.fill_between(x, low, high, color=_style(i)["color"], alpha=0.2, lw=0)
     last = [rows.mean(0)[-1] for _, rows in lines.values()]
     handles, names = ax.get_legend_handles_labels()
     order = np.argsort(last)[::-1]
