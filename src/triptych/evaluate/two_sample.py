@@ -67,6 +67,6 @@ def classifier_accuracy(
     x, y = (both - mean) / std, np.repeat([0, 1], len(a))
     train = np.concatenate([np.arange(half), len(a) + np.arange(half)])
     test = np.setdiff1d(np.arange(2 * len(a)), train)
-    net = MLPClassifier((20,), max_iter=50, early_stopping=True, random_state=seed)
+    net = MLPClassifier((20,), max_iter=300, early_stopping=True, random_state=seed)
     accuracy = float(net.fit(x[train], y[train]).score(x[test], y[test]))
     return TwoSample(accuracy, 0.5 + 1.645 * float(np.sqrt(0.25 / len(test))))

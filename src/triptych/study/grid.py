@@ -77,7 +77,7 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
             "brief-2024",
             dataset,
             tuple(Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes),
-            Evaluation(importance_images=1000, elbo_samples=20, bound_draws=2, steps=250, eta=1.0),
+            Evaluation(importance_images=1000, elbo_samples=20, bound_draws=2, steps=100, eta=1.0),
         )
     longer = [override(r, epochs=5 * r.train.epochs) for r in recipes]
     few, many = (0, 1), (0, 1, 2, 3, 4)
