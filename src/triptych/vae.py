@@ -50,8 +50,8 @@ class VAE(nn.Module):
         """
         h = self.posterior.encode(x) if h is None else h
         z, log_qz = self.posterior.rsample(h, eps)
-        log_px = self.likelihood.log_prob(x, z)
-        return log_px + self.log_pz(z, draws) - log_qz
+        log_px, log_pz = self.likelihood.log_prob(x, z), self.log_pz(z, draws)
+        return log_px + log_pz - log_qz
 
     def log_pz(self, z: Float[Tensor, "*K B M"], draws: Tensor | None) -> Float[Tensor, "*K B"]:
         """log p(z), normalised by `draws` if the prior's normaliser is estimated from some."""
