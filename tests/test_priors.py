@@ -221,6 +221,18 @@ def test_a_resampled_priors_normaliser_comes_from_the_draws_it_is_given(g):
     assert (fixed - expected).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_a_resampled_prior_settles_its_normaliser_for_evaluation(monkeypatch):
+    prior, z = randomised(prior_named("resampled", 3), 0.5), torch.randn(6, 3)
+    before, other = prior.log_prob(z), randomised(prior_named("resampled", 3), 0.5, seed=1)
+    prior.eval()
+    torch.testing.assert_close(prior.log_prob(z), before)
+    prior.load_state_dict(other.state_dict())
+    torch.testing.assert_close(prior.log_prob(z), other.log_prob(z))
+    monkeypatch.setattr(prior, "fixed", None)  # not looked at again
+    prior.log_prob(z)
+
+
 def test_a_resampled_prior_bears_acceptances_that_round_to_one_and_to_zero():
     prior, z = prior_named("resampled", 3).float(), torch.randn(6, 3).float()
     for logit in (200.0, -200.0):

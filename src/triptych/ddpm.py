@@ -32,6 +32,7 @@ class DDPM(nn.Module):
     mu_x_0: Tensor
     mu_x_t: Tensor
     sigma: Tensor
+    loss_weight: Tensor
 
     def __init__(
         self,
@@ -41,13 +42,16 @@ class DDPM(nn.Module):
         levels: int,
         prediction: Prediction = "eps",
         clip: bool = True,
+        min_snr: float | None = None,
     ) -> None:
         super().__init__()
         self.net, self.shape, self.levels = net, shape, levels
         self.prediction, self.clip = prediction, clip
         self.T, self.dims = len(beta), math.prod(shape)
         self.last_alpha_bar = float((1 - beta.double()).prod())
-        for name, value in chain_coefficients(beta.double()).items():
+        coefficients = chain_coefficients(beta.double())
+        coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
+        for name, value in coefficients.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
     # --- training ---
@@ -60,12 +64,13 @@ class DDPM(nn.Module):
         return {"t": t, "eps": torch.randn(n, *self.shape, generator=generator, device=device)}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """L_simple (eq. 14): squared error of the prediction, mean over pixels."""
+        """L_simple (eq. 14), squared error of the prediction, mean over pixels; with `min_snr`,
+        times its weight at t."""
         t, eps = noise["t"], noise["eps"]
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
         target = eps if self.prediction == "eps" else self.v(x_0, eps, t)
-        return (self.predict(x_t, t) - target).square().flatten(1).mean(1)
+        return self.loss_weight[t] * (self.predict(x_t, t) - target).square().flatten(1).mean(1)
 
     def terms(self, x: Tensor, noise: dict[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
         """The loss itself; it has one term."""
@@ -177,6 +182,23 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
         "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
         "sigma": torch.cat([beta[:1], variance[1:]]).sqrt(),
     }
+
+
+def min_snr_weight(
+    coefficients: dict[str, Tensor], prediction: Prediction, gamma: float | None
+) -> Float[Tensor, "T"]:
+    """What makes the squared error of eps or v that of x_0, times min(SNR_t, gamma).
+
+    Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
+    arXiv:2303.09556, section 3.4.
+    With SNR = alpha_bar / (1 - alpha_bar), the error of x_0 is that of eps over SNR, and that of v
+    over SNR + 1. Ones without gamma.
+    """
+    a, s = coefficients["sqrt_alpha_bar"], coefficients["sqrt_one_minus_alpha_bar"]
+    if gamma is None:
+        return torch.ones_like(a)
+    snr = (a / s).square()
+    return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
 
 
 def at(coefficient: Tensor, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from triptych.maths import log_mean_exp
+from triptych.protocols import Posterior
 from triptych.vae import VAE
 
 
@@ -73,10 +75,29 @@ class ImportanceWeighted:
             v = model.log_weight(x, eps, h, draws).softmax(0)
         z, _ = model.posterior.rsample(h, eps)
         z = with_gradient_times(z, v[..., None])
-        log_qz = model.posterior.log_prob(z, tree_map(Tensor.detach, h))
+        log_qz = frozen_log_prob(model.posterior, z, h)
         log_w = model.likelihood.log_prob(x, z) + model.log_pz(z, draws) - log_qz
         surrogate = (v * log_w).sum(0)
         return surrogate.detach() - log_mean_exp(log_w.detach()) - surrogate
+
+
+class _LogProb(nn.Module):
+    """`functional_call` calls `forward`; the density of a posterior is `log_prob`."""
+
+    def __init__(self, posterior: Posterior) -> None:
+        super().__init__()
+        self.posterior = posterior
+
+    def forward(self, z: Tensor, h: Any) -> Tensor:
+        return self.posterior.log_prob(z, h)
+
+
+def frozen_log_prob(posterior: Posterior, z: Float[Tensor, "*K B M"], h: Any) -> Tensor:
+    """log q(z|x) as a function of z alone: neither what the encoder said of the image nor the
+    weights that a flow or a second level reads again have a gradient."""
+    module = _LogProb(posterior)
+    still = {name: p.detach() for name, p in module.named_parameters()}
+    return functional_call(module, still, (z, tree_map(Tensor.detach, h)))
 
 
 def with_gradient_times(z: Tensor, factor: Tensor) -> Tensor:

@@ -82,7 +82,9 @@ class FullGaussian(nn.Module):
         self, h: FullGaussianParameters, eps: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
         """z = mu + L eps, and log q(z|x) = log N(eps; 0, I) - log det L."""
-        z = h.mu + h.log_sigma.exp() * eps + (h.below @ eps[..., None]).squeeze(-1)
+        columns = eps.reshape(-1, *h.mu.shape).movedim(0, -1)
+        below = (h.below @ columns).movedim(-1, 0).reshape(eps.shape)
+        z = h.mu + h.log_sigma.exp() * eps + below
         return z, normal_log_prob(eps) - h.log_sigma.sum(-1)
 
     def log_prob(self, z: Tensor, h: FullGaussianParameters) -> Float[Tensor, "*batch"]:
@@ -116,6 +118,8 @@ class FlowPosterior(nn.Module):
         super().__init__()
         self.net, self.latent_dim = net, latent_dim
         self.bijectors = nn.ModuleList(bijectors)
+        self.passes = max(getattr(f, "passes", 1) for f in bijectors)
+        """Of each layer's network, that `log_prob` takes."""
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> FlowParameters:
         """Run the encoder, once however many samples follow."""

@@ -1,14 +1,34 @@
-"""Samplers for a trained DDPM that take fewer steps than its chain has."""
+"""Samplers for a trained DDPM that take fewer steps than its chain has, and its guidance."""
 
 import math
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM, at
 
 NOISIEST = -5.1
+
+
+class Autoguidance(nn.Module):
+    """A network led away from the faults of a worse version of itself (Karras et al. 2024,
+    *Guiding a Diffusion Model with a Bad Version of Itself*, arXiv:2406.02507).
+
+        out(x_t, t) = guide(x_t, t) + w (net(x_t, t) - guide(x_t, t))
+
+    w = 1 is the network itself. eps, v and x_0 are affine in one another, so that it does not
+    matter which is predicted; x_0 is clipped afterwards. Each step evaluates both networks.
+    """
+
+    def __init__(self, net: nn.Module, guide: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.net, self.guide, self.weight = net, guide, weight
+
+    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B C H W"]:
+        """Both in the precision of x: their difference is small."""
+        good, bad = self.net(x, t).to(x.dtype), self.guide(x, t).to(x.dtype)
+        return bad + self.weight * (good - bad)
 
 
 def spaced_times(T: int, steps: int) -> list[int]:
@@ -89,14 +109,14 @@ def dpm_solver(
 def evenly_less_noisy_times(model: DDPM, steps: int) -> list[int]:
     """`steps` different times from 0 up, as even in log(alpha / sigma) as integers can be.
 
-    The last is where that reaches -5.1: noisier times, at which nothing is left of the image and
-    the ratio runs away, are left out unless so many steps need them (as in diffusers,
+    The last is the first that has -5.1 or less: noisier times, at which nothing is left of the
+    image and the ratio runs away, are left out unless so many steps need them (as in diffusers,
     `lambda_min_clipped`).
     """
     if not 2 <= steps <= model.T:
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
     half_log_snr = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log().cpu().double()
-    top = max(int((half_log_snr >= NOISIEST).sum()) - 1, steps - 1)
+    top = max(min(int((half_log_snr >= NOISIEST).sum()), model.T - 1), steps - 1)
     even = torch.linspace(0, 1, steps).double() * (half_log_snr[top] - half_log_snr[0])
     nearest = (half_log_snr[: top + 1, None] - half_log_snr[0] - even).abs().argmin(0)
     i = torch.arange(steps)

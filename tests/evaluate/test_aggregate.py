@@ -74,6 +74,17 @@ def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch,
     )
 
 
+@torch.no_grad()
+def test_of_posteriors_dear_by_their_passes_fewer_draws_must_do(monkeypatch, g):
+    """Each log density of an inverse autoregressive posterior of D coordinates takes D passes."""
+    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 12)
+    for name, draws in (("coupling", 12), ("iaf", 3)):
+        model, x = tiny_vae(dim=4, posterior=name), torch.rand(20, *SHAPE)
+        h = encode_all(model, x)
+        z, log_qz = model.posterior.rsample(h, model.noise(20, g)["eps"])
+        assert aggregate_match(model, h, z, log_qz).draws == draws
+
+
 def test_information_and_aggregate_kl_make_up_the_elbos_kl():
     """ELBO surgery: E KL(q(z|x)||p) = MI + KL(q||p)."""
     h = posteriors(4000)

@@ -147,6 +147,26 @@ def test_few_images_are_judged_by_what_few_can_tell(n, digits):
     assert not {"kid", "coverage", "fid-infinity"} & set(scores)
 
 
+@pytest.mark.parametrize("n", [2, 19, 20])
+def test_a_classifier_is_asked_only_where_it_can_tell(n, digits):
+    how = dataclasses.replace(QUICK, images=n)
+    scores = by_metric(judge(built("vae-gaussian"), digits, "threshold", how, 0))
+    assert ("classifier-accuracy" in scores) == (n >= 20)
+    assert {"elbo", "kl-aggregate", "mmd2"} <= set(scores)
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("vae-gaussian", True), ("vae-logistic", False)])
+def test_only_binary_pixels_are_decoded_in_bfloat16(name, rounds, digits, monkeypatch):
+    monkeypatch.setattr("triptych.evaluate.judge_vae.bf16_helps", lambda device: True)
+    view = "threshold" if rounds else "raw"
+
+    def elbo(bf16):
+        how = dataclasses.replace(QUICK, bf16=bf16)
+        return by_metric(judge(randomised(built(name), 0.02), digits, view, how, 0))["elbo"].value
+
+    assert (elbo(True) != elbo(False)) == rounds
+
+
 def test_bounds_are_of_the_test_set_and_of_nothing_else(digits):
     """Spoiling the other parts changes no bound; spoiling the test part does."""
     model = built("vae-gaussian")
@@ -210,10 +230,29 @@ def test_eta_reaches_the_sampler():
         (Evaluation(steps=3, eta=0.5), {"sampler": "ddim", "steps": 3, "eta": 0.5}),
         (Evaluation(steps=50), {"sampler": "ddim", "steps": 6, "eta": 0.0}),
         (Evaluation(sampler="ancestral", steps=3), {"sampler": "ancestral", "steps": 6}),
+        (
+            Evaluation(steps=3, guidance=2.5),
+            {"sampler": "ddim", "steps": 3, "eta": 0.0, "guidance": 2.5},
+        ),
+        (
+            Evaluation(sampler="ancestral", guidance=2.0),
+            {"sampler": "ancestral", "steps": 6, "guidance": 2.0},
+        ),
     ],
 )
 def test_the_protocol_says_how_samples_were_really_drawn(how, expected):
     assert sampling_protocol(built("ddpm"), how) == expected
+
+
+def test_samples_and_nothing_else_are_drawn_by_the_model_that_is_given(digits):
+    def judged(drawn_by):
+        how = dataclasses.replace(QUICK, steps=6)
+        return judge(built("ddpm"), digits, "raw", how, 0, None, drawn_by)
+
+    alone, guided = judged(None), judged(randomised(built("ddpm"), 0.1))
+    assert by_metric(alone)["bpd"].value == by_metric(guided)["bpd"].value
+    assert (alone.arrays["samples"]["images"] != guided.arrays["samples"]["images"]).any()
+    assert by_metric(alone)["nearest-ratio"].value != by_metric(guided)["nearest-ratio"].value
 
 
 def test_pixels_sampled_outside_the_range_are_counted(digits):

@@ -28,6 +28,16 @@ def test_outputs_of_made_see_what_comes_before_and_nothing_else(dim, hidden):
     assert (jacobian[:, -1, :-1] != 0).all()
 
 
+@pytest.mark.parametrize(("dim", "hidden"), [(1, [3]), (2, [3]), (5, [8, 7]), (9, [3, 4])])
+def test_outputs_of_made_all_see_the_context(dim, hidden):
+    net = randomised(MADE(dim, hidden, 2, context=3))
+    jacobian = jacrev(net)(torch.randn(dim + 3)).view(2, dim, dim + 3)
+    assert (jacobian[:, :, dim:] != 0).all()
+    assert (jacobian[:, :, :dim].triu() == 0).all()
+    if min(hidden) >= dim:
+        assert (jacobian[:, torch.ones(dim, dim + 3).tril(-1).bool()] != 0).all()
+
+
 @pytest.mark.parametrize("f", [Affine(), RationalQuadratic(4)], ids=["affine", "spline"])
 def test_an_autoregressive_layer_starts_as_the_identity(f):
     z = torch.randn(3, 4)

@@ -13,8 +13,11 @@ from triptych.study.execute import device_named, execute
 from triptych.study.grid import Plan, Study
 from triptych.study.local import Place
 from triptych.study.recipes import override, recipes_for
+from triptych.study.run import Job, evaluate, new_model, sampling_model, train, trained_model
 from triptych.study.store import RunFolder
+from triptych.train import checkpoint
 from triptych.train.signals import StopRequested
+from triptych.vae import VAE
 
 PLACE = Place("digits", None, None, torch.device("cpu"))
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=30)
@@ -149,12 +152,47 @@ def test_processes_do_the_same_and_a_job_that_breaks_stops_no_other(tmp_path):
 
 def test_scores_are_those_of_the_averaged_weights_that_were_best_on_validation(tmp_path, digits):
     go(study(seeds=(0,), names=("a",)), tmp_path)
-    from triptych.study.run import trained_model
-    from triptych.train import checkpoint
-
     folder = RunFolder(tmp_path / "a" / "seed-0")
     best = checkpoint.load(folder.path).best
     torch.testing.assert_close(trained_model(folder, digits).state_dict(), best)
+
+
+def test_a_ddpm_is_guided_by_its_own_early_weights(tmp_path, digits):
+    """Net 2 (good - bad) + bad of the two files; VAEs, and weight 1, are not guided."""
+    recipe = override(recipes_for("digits")["ddpm"], widths=[8], timesteps=10, epochs=0.5)
+    job = Job(recipe, (0,), tmp_path)
+    train(job, digits)
+    folder = job.folder(0)
+    saved = checkpoint.load(folder.path)
+    nets = []
+    for weights in (saved.best, saved.early):
+        model = new_model(recipe, 0, digits)
+        model.load_state_dict(weights)
+        nets.append(model.net)
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 4, 9])
+    good, bad = (net(x, t) for net in nets)
+    assert (good - bad).abs().max() > 1e-4
+    guided = sampling_model(folder, digits, 2.0)
+    torch.testing.assert_close(guided.net(x, t), 2 * good - bad)
+    torch.testing.assert_close(sampling_model(folder, digits, 1.0).net(x, t), good)
+    how = Evaluation(images=40, steps=2, bound_draws=1, guidance=3.0)
+    evaluate(folder, digits, how)
+    fid = next(s for s in folder.scores() if s.metric == "fid")
+    assert fid.protocol["guidance"] == 3.0
+
+
+def test_guidance_without_early_weights_is_refused_in_a_sentence(tmp_path, digits):
+    for name, weights in (("ddpm", {"widths": [8]}), ("vae-gaussian", {"hidden": [8]})):
+        recipe = override(recipes_for("digits")[name], epochs=0.1, early=None, **weights)
+        job = Job(recipe, (0,), tmp_path)
+        train(job, digits)
+        if name == "ddpm":
+            with pytest.raises(
+                UserError, match=r"kept no early weights .* guidance = 1\.5; choose 1"
+            ):
+                sampling_model(job.folder(0), digits, 1.5)
+        else:
+            assert isinstance(sampling_model(job.folder(0), digits, 1.5), VAE)
 
 
 def test_devices_that_are_not_here_are_refused():

@@ -105,6 +105,16 @@ def test_each_comparison_is_made_once_and_within_its_own_protocol():
     ]
 
 
+def test_floors_and_the_datas_own_values_may_differ_between_seeds():
+    def fid(value, floor, real):
+        own = {"floor": floor, "real": real}
+        return Score("fid", value, "", None, PROTOCOL | own)
+
+    (row,) = results("x", {"m": {0: [fid(3.0, 1.0, 5.0)], 1: [fid(4.0, 2.0, 7.0)]}}, [])["scores"]
+    assert row["n_seeds"] == 2
+    assert (row["protocol"]["floor"], row["protocol"]["real"]) == (1.5, 6.0)
+
+
 def test_a_null_level_may_differ_between_seeds_and_is_averaged():
     def energy(value, level):
         return Score("energy-distance", value, "", None, PROTOCOL | {"null95": level})

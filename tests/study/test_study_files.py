@@ -234,6 +234,15 @@ def test_grey_likelihoods_carry_a_vamp_prior(likelihood, network):
     assert model.log_weight(x[:2], torch.randn(3, 2, 8)).shape == (3, 2)
 
 
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_a_recipe_says_how_a_ddpms_times_are_weighted(gamma):
+    recipe = override(recipes_for("digits")["ddpm"], min_snr=gamma)
+    weight = build(recipe.model, (1, 8, 8), 17).loss_weight
+    assert (weight == 1).all() == (gamma is None)
+    with pytest.raises(UserError, match="greater than 0"):
+        override(recipes_for("digits")["ddpm"], min_snr=0.0)
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "allowed"),
     [

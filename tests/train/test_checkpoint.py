@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -21,6 +22,14 @@ def test_what_is_saved_is_loaded(tmp_path):
     for name in checkpoint.FILES:
         torch.testing.assert_close(getattr(loaded, name), getattr(example(), name))
     assert loaded.loop == {"step": 7, "best": 1.0}
+
+
+def test_early_weights_are_optional(tmp_path):
+    checkpoint.save(tmp_path, example())
+    assert checkpoint.load(tmp_path).early == {}
+    early = {"a": torch.arange(3.0)}
+    checkpoint.save(tmp_path, dataclasses.replace(example(), early=early))
+    torch.testing.assert_close(checkpoint.load(tmp_path).early, early)
 
 
 def test_there_is_no_pickle(tmp_path):

@@ -1,5 +1,6 @@
 """A training that stopped and went on is the training that never stopped."""
 
+import dataclasses
 import json
 import signal
 
@@ -19,7 +20,7 @@ CONFIG = TrainConfig(epochs=4, batch_size=8, lr=1e-2, clip=1.0, bf16=False)  # 1
 
 def assert_same(a, b):
     """Every tensor and every remembered number of two checkpoints, bit for bit."""
-    for part in checkpoint.FILES:
+    for part in (*checkpoint.FILES, "early"):
         ours, theirs = getattr(a, part), getattr(b, part)
         assert ours.keys() == theirs.keys()
         for name in ours:
@@ -74,6 +75,28 @@ def test_stopping_between_two_lines_of_the_log_adds_one_and_loses_none(tmp_path)
     assert_same(checkpoint.load(whole), checkpoint.load(parts))
     assert lines(whole) == [line for line in lines(parts) if line["step"] != 5]
     assert [line["step"] for line in lines(parts)].count(5) == 1
+
+
+def test_early_weights_are_kept_where_the_plan_says_and_for_good(tmp_path):
+    """After a third of 32 steps, at the next line of the log: step 12; wherever one stops."""
+    config, data = dataclasses.replace(CONFIG, early=1 / 3), training_data(n=64)
+    seeds, models = [0, 1], lambda: [built("vae-gaussian", s) for s in (0, 1)]
+    whole, parts, short = ([tmp_path / f"{n}-{s}" for s in seeds] for n in ("w", "p", "s"))
+    fit(models(), seeds, whole, data, config)
+    for before, stop in ((0, 11), (11, 12), (12, 25)):
+        stopping = interrupting(data, 2 * (stop - before))
+        with pytest.raises(StopRequested) as stopped:
+            fit(models(), seeds, parts, stopping, config, resume=before > 0)
+        assert stopped.value.step == stop
+        assert bool(checkpoint.load(parts[0]).early) == (stop > 11)
+    fit(models(), seeds, parts, data, config, resume=True)
+    with pytest.raises(StopRequested):
+        fit(models(), seeds, short, interrupting(data, 24), config)
+    for s in seeds:
+        assert_same(checkpoint.load(whole[s]), checkpoint.load(parts[s]))
+        early, then = checkpoint.load(whole[s]).early, checkpoint.load(short[s])
+        for name in early:
+            assert torch.equal(early[name], then.ema[name])
 
 
 def test_a_crash_between_checkpoints_is_made_good(tmp_path):

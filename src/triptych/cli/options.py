@@ -39,6 +39,8 @@ class Sampling:
     sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
     """how a DDPM samples"""
     steps: int = 50
-    """network evaluations, unless ancestral"""
+    """steps, unless ancestral"""
     eta: float = 0.0
     """noise of the steps, unless ancestral: 0 none, 1 as much as the chain's"""
+    guidance: float = 1.0
+    """weight of the prediction over that of early weights, if those were kept; 1: none"""

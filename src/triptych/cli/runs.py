@@ -130,7 +130,7 @@ class Sample:
         from triptych.report.grid import write_images
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated
-        from triptych.study.run import trained_model
+        from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
         from triptych.train.order import generator_for
 
@@ -144,7 +144,8 @@ class Sample:
         how = validated(Evaluation, asdict(self.sampling), "sample")
         folder = RunFolder(self.path)
         device = device_named(self.where.device)
-        model = trained_model(folder, load(folder.config()[1], self.where.data).to(device))
+        data = load(folder.config()[1], self.where.data).to(device)
+        model = sampling_model(folder, data, how.guidance)
         images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         print(f"wrote {self.out}")

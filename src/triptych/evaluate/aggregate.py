@@ -55,10 +55,12 @@ def aggregate_match(
 ) -> Match:
     """Both parts of the KL term, from one z ~ q(z|x_n) for each n.
 
-    Where a pair (z, n) costs a network, `DEAR` of the z must do, evenly spaced over the images.
+    Where a pair (z, n) costs a network, `DEAR` of the z must do, evenly spaced over the images,
+    and fewer where it costs many passes of it.
     """
-    if not isinstance(h, GaussianParameters) and len(z) > DEAR:
-        some = torch.linspace(0, len(z) - 1, DEAR, device=z.device).long()
+    dear = max(2, DEAR // getattr(model.posterior, "passes", 1))
+    if not isinstance(h, GaussianParameters) and len(z) > dear:
+        some = torch.linspace(0, len(z) - 1, dear, device=z.device).long()
         z, log_qz_x = z[some], log_qz_x[some]
     log_qz = aggregate_log_prob(model.posterior, z, h)
     gap, information = log_qz - model.prior.log_prob(z).double(), log_qz_x.double() - log_qz

@@ -20,8 +20,8 @@ class Evaluation:
     """IWAE-K uses the first so many of the images."""
     elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     bf16: bool = True
-    """Decode those samples in bfloat16 where the hardware has it: the bounds move by less than
-    their Monte Carlo error (results/README.md)."""
+    """Decode those samples of binary pixels in bfloat16 where the hardware has it: the bounds move
+    by less than their Monte Carlo error (measured in results/README.md)."""
     images: Annotated[int, Ge(2)] = 10_000
     """The first so many test images, or all if there are fewer; also the N of the FID."""
     ais_images: Annotated[int, Ge(0)] = 0
@@ -33,9 +33,11 @@ class Evaluation:
     """Dequantizations, or (t, eps) pairs, an image."""
     sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
     steps: Annotated[int, Ge(2)] = 50
-    """Network evaluations of a DDPM's sample; ancestral sampling takes all that the chain has."""
+    """Of a DDPM's sampler; ancestral sampling takes all that the chain has."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step, unless ancestral: 0 none, 1 as much as the chain's (DDIM) or the SDE's."""
+    guidance: Annotated[float, Ge(1), Le(10)] = 1.0
+    """Weight of a DDPM's own prediction over that of its early self, 1 for its own alone."""
 
 
 @dataclass

@@ -38,8 +38,12 @@ def judge(
     how: Evaluation,
     seed: int,
     features: Features | None = None,
+    drawn_by: nn.Module | None = None,
 ) -> Judgement:
-    """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come."""
+    """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
+
+    Samples are drawn by another model where one is given: by the same, guided.
+    """
     device = data.test_images.device
     result = Judgement()
     images = data.test_images[: how.images]
@@ -55,7 +59,7 @@ def judge(
         result.scores.append(
             Score("share-outside", outside, "", None, protocol | DRAWN | {"n": SAMPLES_SHOWN})
         )
-    draw = sampler(model, how, generator_for(seed, 0, device, stream=5))
+    draw = sampler(drawn_by or model, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
@@ -97,9 +101,10 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     """How the samples were drawn, where there is a choice."""
     if not isinstance(model, DDPM):
         return {}
+    guided = {} if how.guidance == 1 else {"guidance": how.guidance}
     if how.sampler == "ancestral":
-        return {"sampler": "ancestral", "steps": model.T}
-    return {"sampler": how.sampler, "steps": min(how.steps, model.T), "eta": how.eta}
+        return {"sampler": "ancestral", "steps": model.T} | guided
+    return {"sampler": how.sampler, "steps": min(how.steps, model.T), "eta": how.eta} | guided
 
 
 def bpd_score(

@@ -35,13 +35,16 @@ class MADE(nn.Sequential):
 
     Hidden units have degrees that run evenly through 1 .. D-1: one of degree m sees the first m
     coordinates, and is seen by the outputs of those after them (Germain et al., eq. 8 and 9).
-    A context, which follows the coordinates in the input, is seen by all. Starts at zero.
+    A context, which follows the coordinates in the input, is seen by all outputs. Starts at zero.
     """
 
     def __init__(self, dim: int, hidden: Sequence[int], parameters: int, context: int = 0) -> None:
         outputs = torch.arange(dim) + 1
         degrees = [torch.cat([outputs, torch.zeros(context)])]
-        degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
+        if context:  # units of degree 0, which see nothing else, let the first output see it
+            degrees += [torch.linspace(0, dim - 1, h).round() for h in hidden]
+        else:
+            degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
         layers: list[nn.Module] = []
         for seen, by in pairwise(degrees):
             layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]

@@ -52,6 +52,11 @@ class Inverse(nn.Module):
         super().__init__()
         self.of = of
 
+    @property
+    def passes(self) -> int:
+        """Of the network, that `inverse` takes."""
+        return self.of.dim if isinstance(self.of, Autoregressive) else 1
+
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The inverse of what is wrapped, and its log_det."""
         return self.of.inverse(z, context)  # pyright: ignore[reportCallIssue]

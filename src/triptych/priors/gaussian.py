@@ -21,6 +21,11 @@ class StandardGaussian(nn.Module):
         """log N(z; 0, I) in nats."""
         return normal_log_prob(z)
 
+    def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log standard deviations of its one component."""
+        zero = torch.zeros_like(self.origin[None])
+        return zero[:, 0], zero, zero
+
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """n independent draws."""
         like = self.origin

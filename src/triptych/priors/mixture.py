@@ -21,8 +21,11 @@ class MixtureOfGaussians(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, through `mixture_log_prob`."""
-        log_w = self.logits.log_softmax(-1)
-        return mixture_log_prob(z, log_w, self.mu, self.log_sigma)
+        return mixture_log_prob(z, *self.as_mixture())
+
+    def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights [K], means and log standard deviations [K, D]."""
+        return self.logits.log_softmax(-1), self.mu, self.log_sigma
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """Pick a component, then draw from it."""

@@ -23,8 +23,8 @@ class ResampledPrior(nn.Module):
 
     Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
     each step, so that the network cannot learn where they are; everywhere else from one fixed set
-    of `points`, many and drawn apart from training, so that log_prob is a function of z. Its error
-    is about sqrt((1 - Z) / (Z points)) nats, the same for all z.
+    of `points`, many and drawn apart from training, so that log_prob is a function of z; once for
+    all in evaluation mode. Its error is about sqrt((1 - Z) / (Z points)) nats, the same for all z.
     """
 
     fixed: Tensor
@@ -41,6 +41,19 @@ class ResampledPrior(nn.Module):
         self.base, self.net, self.truncation, self.draws = base, net, truncation, draws
         fixed = base.sample(points, torch.Generator().manual_seed(0))
         self.register_buffer("fixed", fixed, persistent=False)
+        self.settled: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda prior, _: prior.settle())
+
+    def train(self, mode: bool = True) -> "ResampledPrior":
+        """As for every module; Z follows."""
+        super().train(mode)
+        self.settle()
+        return self
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """In evaluation mode the weights stay as they are, and so does Z."""
+        self.settled = None if self.training else self.log_normaliser(self.fixed)
 
     def noise(self, generator: Generator) -> Float[Tensor, "S D"]:
         """Draws of the base, to estimate Z from."""
@@ -50,7 +63,8 @@ class ResampledPrior(nn.Module):
         self, z: Float[Tensor, "*batch D"], draws: Float[Tensor, "S D"] | None = None
     ) -> Float[Tensor, "*batch"]:
         """log p(z) in nats."""
-        log_Z = log_mean_exp(self.log_a(self.fixed if draws is None else draws))
+        log_Z = self.settled if draws is None else self.log_normaliser(draws)
+        log_Z = self.log_normaliser(self.fixed) if log_Z is None else log_Z
         log_missed = (self.truncation - 1) * log_of_rest(log_Z)
         log_thinned = self.log_a(z) + log_of_rest(log_missed) - log_Z
         return self.base.log_prob(z) + torch.logaddexp(log_thinned, log_missed)
@@ -65,6 +79,10 @@ class ResampledPrior(nn.Module):
             rejected = rejected & (u.log() >= self.log_a(z))
             z = torch.where(rejected[:, None], self.base.sample(n, generator), z)
         return z
+
+    def log_normaliser(self, draws: Float[Tensor, "S D"]) -> Float[Tensor, ""]:
+        """log of the mean acceptance of draws of the base."""
+        return log_mean_exp(self.log_a(draws))
 
     def log_a(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log a(z) <= 0, in the precision of z."""

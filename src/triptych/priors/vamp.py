@@ -55,9 +55,14 @@ class VampPrior(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, in double precision where there is: posteriors are narrow."""
-        q, dtype = self.components(), wide(z.device)
-        parts = (self.logits.log_softmax(-1), q.mu, q.log_sigma)
-        return mixture_log_prob(z.to(dtype), *(p.to(dtype) for p in parts)).to(z.dtype)
+        dtype = wide(z.device)
+        parts = [part.to(dtype) for part in self.as_mixture()]
+        return mixture_log_prob(z.to(dtype), *parts).to(z.dtype)
+
+    def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights [K], means and log standard deviations [K, D]."""
+        q = self.components()
+        return self.logits.log_softmax(-1), q.mu, q.log_sigma
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """Pick a pseudo-input, then draw from its posterior."""

@@ -76,18 +76,18 @@ def _best_of_many(study: Study, models: Sequence[Summary], metric: str) -> str:
     open_ = [title_of(study, s) for s in others if not separated(apart[s.model])]
     nearest = next((s for s in others if separated(apart[s.model])), None)
     least, last = title_of(study, models[-1]), number(models[-1].mean, decimals)
-    said = f"{metric} is best for {title_of(study, best)}: {number(best.mean, decimals)}; "
-    said += f"worst for {least}: {last}."
+    name = metric.removeprefix("The ").removeprefix("bound in ")
+    said = f"The best mean {name} is {number(best.mean, decimals)}, for {title_of(study, best)}, "
+    said += f"the worst {last}, for {least}."
     if nearest is None:
         return f"{said} The runs do not tell the best from any other."
     difference = apart[nearest.model]
     assert difference is not None
     names = (title_of(study, best), title_of(study, nearest))
     claim = _claim(difference, names, first=True)
-    name = metric.removeprefix("The ").removeprefix("bound in ")
     if open_:
         return f"{said} The runs do not tell the best from {few(open_)}; {name} is {claim}."
-    return f"{said} The runs tell the best from every other; {name} is {claim}, the nearest."
+    return f"{said} The runs tell the best from each other one; {name} is {claim}, the nearest."
 
 
 def _claim(difference: Difference, names: tuple[str, str], first: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
 from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
@@ -112,6 +112,7 @@ def frechet(study: Study) -> Path | None:
         ax = axes_at(figure, PLACE)
         ax.set(xscale="log", yscale="log", xlabel="N", ylabel="FID of N samples")
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_formatter(NullFormatter())
         for i, (name, runs) in enumerate(lines.items()):

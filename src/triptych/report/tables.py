@@ -27,7 +27,7 @@ from triptych.report.wording import (
 # Keys in which scores of one column may differ: they describe the model's side of the
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
-    "fid": {"floor", "null95", "sampler", "steps", "eta"},
+    "fid": {"floor", "null95", "sampler", "steps", "eta", "guidance"},
     "energy-distance": {"null95"},
     "kl-aggregate": {"draws"},
     "mutual-information": {"draws"},
@@ -214,7 +214,8 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> str:
             how = SAMPLERS.get(sampler, sampler) or "sampled"
             steps = count(int(protocol["steps"]))
             noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
-            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps{noise}")
+            guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
+            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps{noise}{guided}")
     return f" {'; '.join(said)}." if said else ""
 
 

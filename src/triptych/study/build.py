@@ -40,4 +40,4 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM:
     net = UNet(shape, config.widths, config.blocks)
     beta = SCHEDULES[config.schedule](config.timesteps)
-    return DDPM(net, beta, shape, levels, config.prediction)
+    return DDPM(net, beta, shape, levels, config.prediction, min_snr=config.min_snr)

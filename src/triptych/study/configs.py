@@ -127,6 +127,8 @@ class DDPMConfig:
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     schedule: Literal["linear", "cosine"] = "cosine"
     prediction: Prediction = "v"
+    min_snr: Annotated[float, Field(gt=0)] | None = None
+    """gamma of the loss weight min(SNR, gamma) of Hang et al. 2023; without it, L_simple."""
 
 
 ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig

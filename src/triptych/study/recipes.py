@@ -78,7 +78,7 @@ def mnist_recipes() -> list[Recipe]:
     vae = VAEConfig(prior="flow", mean_samples=True)
     logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
-    ddpm = TrainConfig(epochs=9, batch_size=32, lr=1.5e-3, clip=1.0)
+    ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
@@ -94,7 +94,7 @@ def digits_recipes() -> list[Recipe]:
     grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
     logistic = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), likelihood="logistic")
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
-    ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995)
+    ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from triptych.data import Dataset, view
+from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.judge import judge
+from triptych.protocols import UserError
+from triptych.samplers import Autoguidance
 from triptych.study.build import build
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
@@ -81,6 +84,23 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
     return model.to(data.test_images.device).eval()
 
 
+def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Module:
+    """The model to draw from: the trained one, and of a DDPM, guided by its early self."""
+    model = trained_model(folder, data)
+    if guidance == 1 or not isinstance(model, DDPM):
+        return model
+    early = checkpoint.load(folder.path).early
+    if not early:
+        raise UserError(
+            f"{folder.path} kept no early weights to guide it with guidance = {guidance:g}; choose "
+            f"1, or train it again with early = 0.25"
+        )
+    guide = trained_model(folder, data)
+    guide.load_state_dict(early)
+    model.net = Autoguidance(model.net, guide.net, guidance)  # pyright: ignore
+    return model
+
+
 def evaluate(
     folder: RunFolder, data: Dataset, how: Evaluation, course_file: Path | None = None
 ) -> None:
@@ -96,7 +116,8 @@ def evaluate(
     recipe, _, seed = folder.config()
     began = time.monotonic()
     features = features_for(data, course_file).to(device) if recipe.part == "B" else None
-    judgement = judge(trained_model(folder, data), data, recipe.view, how, seed, features)
+    model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
+    judgement = judge(model, data, recipe.view, how, seed, features, drawn_by)
     trained = checkpoint.load(folder.path).loop["seconds"]
     cost = {"train": trained, "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)

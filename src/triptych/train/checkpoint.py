@@ -4,6 +4,7 @@
                ema.safetensors        their moving average
                best.safetensors       the average at the best validation loss so far
                optimizer.safetensors  Adam's two moments
+               early.safetensors      the average as it once was, where the recipe asks for it
                loop.json              step, best validation loss, seconds so far
 
 The order of the images and all noise are functions of (seed, step), so no generator is stored.
@@ -34,6 +35,7 @@ class Checkpoint:
     best: Tensors
     optimizer: Tensors
     loop: dict[str, Any] = field(default_factory=dict)
+    early: Tensors = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -41,7 +43,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     target, fresh, old = (folder / f"checkpoint{s}" for s in ("", ".new", ".old"))
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    for name in FILES:
+    early = ["early"] if checkpoint.early else []
+    for name in (*FILES, *early):
         tensors = {k: v.detach().cpu().contiguous() for k, v in getattr(checkpoint, name).items()}
         save_file(tensors, fresh / f"{name}.safetensors")
     (fresh / "loop.json").write_text(json.dumps(checkpoint.loop))
@@ -60,7 +63,8 @@ def load(folder: Path) -> Checkpoint:
     for name in ("checkpoint", "checkpoint.old"):
         place = folder / name
         if (place / "loop.json").is_file():
-            parts = {f: read_tensors(place / f"{f}.safetensors") for f in FILES}
+            early = ["early"] if (place / "early.safetensors").is_file() else []
+            parts = {f: read_tensors(place / f"{f}.safetensors") for f in (*FILES, *early)}
             return Checkpoint(**parts, loop=json.loads((place / "loop.json").read_text()))
     raise UserError(f"{folder} holds no checkpoint; train it first, without --resume")
 

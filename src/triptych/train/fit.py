@@ -72,12 +72,15 @@ def _loop(
         losses = trainer.train_step()
         last = trainer.step == trainer.steps
         new_epoch = int(trainer.step / per_epoch) > int((trainer.step - 1) / per_epoch)
-        if not (last or new_epoch or stop.requested or trainer.step % log_every == 0):
+        planned = last or new_epoch or trainer.step % log_every == 0
+        if not (planned or stop.requested):
             continue
         trainer.seconds = base + time.monotonic() - began
         if trainer.first_bad.item() >= 0:
             failures += drop_failed(trainer)
             continue
+        if planned:
+            trainer.keep_early()
         values = losses.tolist()
         trainer.log(loss=values, seconds=round(trainer.seconds, 3))
         progress(Progress(trainer.step, trainer.steps, float(np.mean(values))))

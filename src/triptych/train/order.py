@@ -32,6 +32,9 @@ class TrainConfig:
     """Largest norm of one seed's gradient."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
     """Decay of the weight average once warm; at step n it is at most (1 + n) / (10 + n)."""
+    early: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Share of all steps after which the weight average is kept as it is then: a worse version of
+    the model, to guide it (`samplers.Autoguidance`)."""
     bf16: bool = True
     """Networks in bfloat16 where the hardware has it."""
 

@@ -46,6 +46,7 @@ class Run:
     folder: Path
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
+    early: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Trainer:
@@ -138,8 +139,18 @@ class Trainer:
         for s, (run, loss) in enumerate(zip(self.runs, losses, strict=True)):
             if loss < run.best_loss:
                 run.best_loss = loss
-                state = self.ensemble.full_state(s, self.ema)
-                run.best = {k: v.detach().clone() for k, v in state.items()}
+                run.best = self.average(s)
+
+    def keep_early(self) -> None:
+        """Remember the averaged weights once, when so much of the training is over."""
+        share = self.config.early
+        if share is not None and self.step >= share * self.steps:
+            for s, run in enumerate(self.runs):
+                run.early = run.early or self.average(s)
+
+    def average(self, s: int) -> dict[str, Tensor]:
+        """A copy of the s-th seed's averaged weights."""
+        return {k: v.detach().clone() for k, v in self.ensemble.full_state(s, self.ema).items()}
 
     # --- what is on disk ---
 
@@ -156,14 +167,15 @@ class Trainer:
             ema = self.ensemble.full_state(s, self.ema)
             loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
             loop |= {"steps": self.steps, "seed": run.seed}
-            checkpoint.save(run.folder, Checkpoint(model, ema, run.best or ema, moments, loop))
+            saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
+            checkpoint.save(run.folder, saved)
 
     def resume(self) -> None:
         """Take every seed up where its checkpoint left it; all must stand at the same step."""
         saved = [checkpoint.load(run.folder) for run in self.runs]
         for model, run, c in zip(self.models, self.runs, saved, strict=True):
             model.load_state_dict(c.model)
-            run.best_loss, run.best = c.loop["best"], c.best
+            run.best_loss, run.best, run.early = c.loop["best"], c.best, c.early
         self.use(self.models)
         self.step, self.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
         names = self.ensemble.names
