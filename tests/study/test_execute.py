@@ -175,10 +175,13 @@ def test_a_ddpm_is_guided_by_its_own_early_weights(tmp_path, digits):
     guided = sampling_model(folder, digits, 2.0)
     torch.testing.assert_close(guided.net(x, t), 2 * good - bad)
     torch.testing.assert_close(sampling_model(folder, digits, 1.0).net(x, t), good)
-    how = Evaluation(images=40, steps=2, bound_draws=1, guidance=3.0)
-    evaluate(folder, digits, how)
-    fid = next(s for s in folder.scores() if s.metric == "fid")
-    assert fid.protocol["guidance"] == 3.0
+    fid = {}
+    for guidance in (1.0, 3.0):
+        how = Evaluation(images=40, steps=2, bound_draws=1, guidance=guidance)
+        evaluate(folder, digits, how)
+        fid[guidance] = next(s for s in folder.scores() if s.metric == "fid")
+    assert fid[1.0].value != fid[3.0].value
+    assert fid[3.0].protocol["guidance"] == 3.0
 
 
 def test_guidance_without_early_weights_is_refused_in_a_sentence(tmp_path, digits):

@@ -88,6 +88,12 @@ def test_different_feature_networks_are_not_compared():
     assert compared("abc", "def") == 0
 
 
+@pytest.mark.parametrize("own", ["sampler", "steps", "eta", "guidance", "bound", "draws"])
+def test_models_that_are_sampled_each_in_its_way_are_compared(own):
+    scores = {"one": {0: [elbo(1.0, **{own: 3})]}, "two": {0: [elbo(2.0)]}}
+    assert len(results("x", scores, [])["differences"]) == 1
+
+
 def test_seeds_under_different_protocols_never_share_a_mean():
     rows = results("x", {"m": {0: [elbo(1.0)], 1: [elbo(5.0, n=99)]}}, [])["scores"]
     assert sorted((r["mean"], r["protocol"]["n"]) for r in rows) == [(1.0, 10), (5.0, 99)]
