@@ -21,7 +21,8 @@ class MixtureOfGaussians(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, through `mixture_log_prob`."""
-        return mixture_log_prob(z, *self.as_mixture())
+        log_w, mu, log_sigma = self.as_mixture()
+        return mixture_log_prob(z, log_w, mu, log_sigma)
 
     def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights [K], means and log standard deviations [K, D]."""
