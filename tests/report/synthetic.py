@@ -16,11 +16,13 @@ PRIORS = {
     "vae-mixture": ("VAE, mixture prior", "mixture", -78.4),
     "vae-flow": ("VAE, flow prior", "flow", -72.9),
 }
-SEVEN = PRIORS | {
+NINE = PRIORS | {
     "vae-spline": ("Neural spline flow", "spline", -72.8),
     "vae-maf": ("Autoregressive flow", "maf", -73.5),
     "vae-vamp": ("VampPrior", "vamp", -75.0),
     "vae-resampled": ("Resampled", "resampled", -78.0),
+    "vae-hierarchical": ("Hierarchical", "hierarchical", -78.5),
+    "vae-hierarchical-vamp": ("Hierarchical VampPrior", "hierarchical-vamp", -74.0),
 }
 PIXEL = {
     "vae-b": ("VAE, dynamic", "vae", None, 61.0),

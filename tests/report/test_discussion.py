@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from synthetic import SEVEN, Synthetic, edit, write_study
+from synthetic import NINE, Synthetic, edit, write_study
 
 from triptych.protocols import UserError
 from triptych.report.discussion import discuss
@@ -193,9 +193,9 @@ FLOW_IWAE = ("vae-flow", "iwae-1000")
 
 def test_many_models_are_compared_with_the_best_alone(tmp_path):
     """Spline -72.8, flow -72.9, MAF -73.5, ... : the paired intervals decide what is said."""
-    folder = write_study(tmp_path / "seven", Synthetic(priors=SEVEN, jitter=0.02))
+    folder = write_study(tmp_path / "nine", Synthetic(priors=NINE, jitter=0.02))
     best = "vae-spline"
-    others = [name for name in SEVEN if name != best]
+    others = [name for name in NINE if name != best]
     for other in others:
         set_interval(folder, "elbo", best, other, (0.5, 0.7))
     set_interval(folder, "elbo", best, "vae-flow", (-0.1, 0.3))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pdfplumber
 import pytest
-from synthetic import SEVEN, Synthetic, write_study
+from synthetic import NINE, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
@@ -106,12 +106,15 @@ def test_the_first_four_samples_are_the_ones_shown(folder):
 
 
 def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
-    study = read_study(write_study(tmp_path / "seven", Synthetic(priors=SEVEN)))
+    study = read_study(write_study(tmp_path / "nine", Synthetic(priors=NINE)))
     panels = place_panels(study, 4.7)
     assert panels is not None
     assert len({bottom for _, bottom in panels.corners}) == 2
-    assert [left for left, _ in panels.corners[:3]] == [left for left, _ in panels.corners[4:]]
-    assert panels.side > 3
+    assert [left for left, _ in panels.corners[:4]] == [left for left, _ in panels.corners[5:]]
+    assert panels.side > 2.8
+    small = place_panels(study, 2.0)
+    assert small is not None
+    assert {" ".join(t.split()) for t in small.titles} == {title for title, _, _ in NINE.values()}
     path = prior_posterior(study)
     assert path is not None
     with pdfplumber.open(path) as pdf:
@@ -119,5 +122,5 @@ def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
 
 
 def test_report_of_many_priors_keeps_to_its_page(tmp_path):
-    folder = write_study(tmp_path / "seven", Synthetic(priors=SEVEN, latent_dim=32, part_b=False))
+    folder = write_study(tmp_path / "nine", Synthetic(priors=NINE, latent_dim=32, part_b=False))
     assert write_report(folder).is_file()

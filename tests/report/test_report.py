@@ -6,12 +6,13 @@ import zipfile
 import numpy as np
 import pdfplumber
 import pytest
-from synthetic import Synthetic, edit, write_study
+from synthetic import NINE, Synthetic, edit, write_study
 
 from triptych.protocols import UserError
 from triptych.report import handin, write_report
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.snippets import Ask
+from triptych.study.grid import priors, study_json
 
 GROUP = r"""
 course = "Course #1 $x$ \\ @burda2016"
@@ -170,6 +171,14 @@ def test_other_studies_fit_too(tmp_path, code, ask):
     assert "PC 1 (21%)" in text
     for failure in ask.failures:
         assert failure["reason"] in text
+
+
+def test_the_study_of_all_priors_fits(tmp_path, code):
+    """Nine models, described as they are on the page of `triptych study priors`."""
+    folder = write_study(tmp_path / "study", Synthetic(priors=NINE, latent_dim=32))
+    recipes = study_json(priors("cpu", "mnist"), (1, 28, 28), 256)["recipes"]
+    edit(folder / "study.json", lambda content: content.update(recipes=recipes))
+    assert "Hierarchical VampPrior" in page_text(write_report(folder, code))
 
 
 @pytest.mark.parametrize("part", ["A", "B"])

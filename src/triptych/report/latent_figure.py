@@ -67,7 +67,9 @@ def place_panels(study: Study, panel: float) -> Panels | None:
     # Panels that do not fill the width stand apart, but not so far that they part company.
     step = min((free - side) / (n - 1), side + 1.2) if n > 1 else 0.0
     start = LEFT + (free - step * (n - 1) - side) / 2
-    titles = [wrapped(label(study, recipe), side) for recipe, _ in pairs]
+    # A title may reach over its panel's sides, as far as its neighbours and the page let it.
+    wide = max(side, min(step - 0.2, side + 2 * (start - LEFT)))
+    titles = [wrapped(label(study, recipe), wide) for recipe, _ in pairs]
     row = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
     corners = [(start + i % n * step, (rows - 1 - i // n) * row + BELOW) for i in range(len(pairs))]
     return Panels(titles, corners, side, rows * row)

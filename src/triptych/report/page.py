@@ -63,6 +63,7 @@ LOOKS = (
     Look(3.2, True, 1.6),
     Look(2.8, True, 1.2, details=False),
     Look(2.3, True, 1.2, details=False),
+    Look(2.0, True, 1.0, details=False),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0, True),

@@ -72,18 +72,16 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     five seeds of the VAEs and two of flow and DDPM.
     """
     recipes = brief_recipes(dataset)
+    how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0)
     if preset == "cpu":
-        return Study(
-            "brief-2024",
-            dataset,
-            tuple(Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes),
-            Evaluation(importance_images=1000, elbo_samples=20, bound_draws=2, steps=100, eta=1.0),
-        )
+        plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
+        how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
+        return Study("brief-2024", dataset, tuple(plans), how)
     longer = [override(r, epochs=5 * r.train.epochs) for r in recipes]
     few, many = (0, 1), (0, 1, 2, 3, 4)
     plans = [Plan(r, many if r.part == "A" else few) for r in longer]
-    evaluation = Evaluation(importance_samples=5000, bound_draws=16, steps=250, eta=1.0)
-    return Study("brief-2024", dataset, tuple(plans), evaluation)
+    how = replace(how, importance_samples=5000, bound_draws=16)
+    return Study("brief-2024", dataset, tuple(plans), how)
 
 
 def priors(preset: Preset, dataset: str) -> Study:
