@@ -188,9 +188,11 @@ def _write_digits(ax: Axes, latent: Latent) -> None:
     origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
     side = ax.get_position().width * TEXT_WIDTH
     places = _spread_apart((centres - origin) / reach * side, 0.42, side) / side * reach + origin
-    for c, (x, y) in zip(classes, places, strict=True):
+    for c, centre, (x, y) in zip(classes, centres, places, strict=True):
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
         box = {"boxstyle": "circle,pad=0.05", "fc": "white", "ec": colour, "lw": 0.9}
+        # A line leads a digit that had to stand aside back to where its class is.
+        ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
         ax.text(x, y, str(c), ha="center", va="center", fontweight="bold", bbox=box)
 
 
