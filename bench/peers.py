@@ -1,0 +1,86 @@
+"""What the product is measured against: pythae, and the way public answers write things."""
+
+import io
+import logging
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli as BernoulliOf
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.utils.data import DataLoader, TensorDataset
+
+from triptych.priors.mixture import MixtureOfGaussians
+
+BATCH, STEPS = 128, 60  # of a round of training
+K = 5000  # importance samples
+
+
+class BroadcastMixture(MixtureOfGaussians):
+    """The density as public answers write it: a [B, K, D] tensor inside torch.distributions."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        parts = Independent(Normal(self.mu, self.log_sigma.exp()), 1)
+        return MixtureSameFamily(Categorical(logits=self.logits), parts).log_prob(z)
+
+
+def plain_rounds(model: Any, images: Tensor) -> Callable[[], None]:
+    """The loop of public answers: fp32, default Adam, a DataLoader (over images thresholded
+    beforehand; public ones do it image by image) and a one-sample ELBO of torch.distributions."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    x = (images[: STEPS * BATCH] > 127).float()
+    loader = DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=True)
+
+    def round_() -> None:
+        for (batch,) in loader:
+            mu, log_sigma = model.posterior.encode(batch)
+            q = Independent(Normal(mu, log_sigma.exp()), 1)
+            z = q.rsample()
+            px = Independent(BernoulliOf(logits=model.likelihood.net(z)), 1)
+            log_w = px.log_prob(batch.flatten(1)) + model.prior.log_prob(z) - q.log_prob(z)
+            loss = -log_w.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return round_
+
+
+def pythae_vae(pseudo_inputs: int = 0) -> Any:
+    """pythae's default MLP VAE, or its VAMP."""
+    logging.disable(logging.INFO)
+    from pythae import models
+
+    sizes: dict[str, Any] = {"input_dim": (1, 28, 28), "latent_dim": 16}
+    sizes["reconstruction_loss"] = "bce"
+    if pseudo_inputs:
+        return models.VAMP(models.VAMPConfig(number_components=pseudo_inputs, **sizes))
+    return models.VAE(models.VAEConfig(**sizes))
+
+
+def nll_rounds(model: Any, x: Tensor, batch: int) -> Callable[[], None]:
+    """pythae's estimate of log p(x) of each image."""
+
+    def round_() -> None:
+        with torch.no_grad(), redirect_stdout(io.StringIO()):
+            model.get_nll(x, K, batch)
+
+    return round_
+
+
+def pythae_rounds(model: Any, images: Tensor) -> Callable[[], None]:
+    """STEPS steps of pythae's trainer: one of its epochs over as many images as that takes."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    x = (images[: STEPS * BATCH] > 127).float()
+    training = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, no_cuda=True
+    )
+    data = BaseDataset(x, torch.zeros(len(x)))
+    trainer = BaseTrainer(model, data, training_config=training)
+    trainer.prepare_training()
+    return lambda: trainer.train_step(1)
