@@ -80,8 +80,10 @@ def slices(noise, i):
     if not isinstance(noise, dict):
         return noise[i : i + 1]
     shared = {k: v for k, v in noise.items() if k == "draws"}
-    rest = {k: v for k, v in noise.items() if k != "draws"}
-    return shared | {k: v[:, i : i + 1] if v.dim() == 3 else v[i : i + 1] for k, v in rest.items()}
+    chain = {k: slices(v, i) for k, v in noise.items() if k == "chain"}
+    rest = {k: v for k, v in noise.items() if k not in ("draws", "chain")}
+    own = {k: v[:, i : i + 1] if v.dim() == 3 else v[i : i + 1] for k, v in rest.items()}
+    return shared | chain | own
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -20,7 +20,9 @@ from triptych.flows.flow import (
 )
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
-from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
+from triptych.latent import LatentDDPM
+from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture, Gaussian
+from triptych.nets.denoiser import Denoiser
 from triptych.nets.mlp import MLP
 from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
@@ -145,6 +147,12 @@ def tiny_ddpm(T: int = 6, clip: bool = True) -> DDPM:
     return DDPM(UNet(SHAPE, (8,), 1), cosine_beta(T), SHAPE, LEVELS, "v", clip)
 
 
+def tiny_latent_ddpm(T: int = 6) -> LatentDDPM:
+    chain = DDPM(Denoiser(2, 8, 1), cosine_beta(T), (2, 1, 1), None, "v", clip=False)
+    likelihood = Gaussian(MLP([2, 8, math.prod(SHAPE)]), SHAPE, LEVELS)
+    return LatentDDPM(VAE(StandardGaussian(2), tiny_posterior(), likelihood), chain)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-gaussian": (lambda: tiny_vae("gaussian"), "threshold"),
     "vae-mixture": (lambda: tiny_vae("mixture"), "dynamic"),
@@ -165,6 +173,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
+    "latent-ddpm": (tiny_latent_ddpm, "raw"),
 }
 
 

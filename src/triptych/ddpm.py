@@ -6,7 +6,8 @@ arXiv:2006.11239), with the true variational bound.
     p(x_{t-1}|x_t)     = N(mu_t(x_0_hat(x_t, t), x_t), sigma_t^2 I)
 
 Times are 0 .. T-1; x_t at t = 0 has had one step of noise. Data are levels k = 0 .. L-1, seen as
-x_0 = 2k / (L-1) - 1.
+x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, of which there is a
+chain but no bound on a probability.
 """
 
 import math
@@ -39,7 +40,7 @@ class DDPM(nn.Module):
         net: nn.Module,
         beta: Float[Tensor, "T"],
         shape: tuple[int, int, int],
-        levels: int,
+        levels: int | None,
         prediction: Prediction = "eps",
         clip: bool = True,
         min_snr: float | None = None,
@@ -78,7 +79,7 @@ class DDPM(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
-        return 2 * x / (self.levels - 1) - 1
+        return x if self.levels is None else 2 * x / (self.levels - 1) - 1
 
     def diffuse(self, x_0: Tensor, t: Int[Tensor, "B"], eps: Tensor) -> Tensor:
         """x_t ~ q(x_t|x_0), eq. 4."""
@@ -138,6 +139,8 @@ class DDPM(nn.Module):
         """
         t = torch.zeros(len(x_0), dtype=torch.long, device=x_0.device)
         mu_hat = self.x_0_hat(self.diffuse(x_0, t, eps), t)
+        if self.levels is None:
+            raise ValueError("a chain on real numbers has no levels to give a probability to")
         half, sigma = 1 / (self.levels - 1), at(self.sigma, t)
         upper = torch.where(x_0 > 1 - half, math.inf, (x_0 - mu_hat + half) / sigma)
         lower = torch.where(x_0 < -1 + half, -math.inf, (x_0 - mu_hat - half) / sigma)
@@ -162,6 +165,8 @@ class DDPM(nn.Module):
 
     def grey(self, x: Tensor) -> Tensor:
         """[-1, 1] to [0, 1], rounded to the nearest level."""
+        if self.levels is None:
+            return x
         top = self.levels - 1
         return ((x + 1) / 2 * top).round().clamp(0, top) / top
 

@@ -1,5 +1,6 @@
 """What the figures draw, measured where a picture would hide a slip."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,8 @@ from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.curves import dimensions, frechet, growth, likelihood
 from triptych.report.figures import manifold, nearest, samples
-from triptych.report.latent_figure import (
-    MASSES,
-    _mass_levels,
-    _spread_apart,
-    place_panels,
-    prior_posterior,
-)
+from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
+from triptych.report.latent_panel import MASSES, mass_levels, spread_apart
 from triptych.report.load import read_latent, read_study
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
@@ -44,7 +40,7 @@ def test_regions_hold_the_mass_that_the_caption_names(folder):
     latent = read_latent(study, study.part("A")[0])
     assert latent is not None
     cell = np.diff(latent.grid_x)[0] * np.diff(latent.grid_y)[0]
-    for level, mass in zip(_mass_levels(latent), MASSES, strict=True):
+    for level, mass in zip(mass_levels(latent, latent.density), MASSES, strict=True):
         held = latent.density[latent.density >= level].sum() * cell
         assert held == pytest.approx(mass, abs=0.02)
 
@@ -54,7 +50,7 @@ def test_regions_that_the_grid_does_not_hold_are_not_drawn(folder):
     latent = read_latent(study, study.part("A")[0])
     assert latent is not None
     cut = replace(latent, density=0.9 * latent.density)
-    assert len(_mass_levels(cut)) == len(MASSES) - 1
+    assert len(mass_levels(cut, cut.density)) == len(MASSES) - 1
 
 
 def test_regions_wider_than_the_panel_stay_inside_it(folder):
@@ -78,7 +74,7 @@ def test_regions_wider_than_the_panel_stay_inside_it(folder):
 
 
 def test_labels_part_even_when_they_coincide():
-    points = _spread_apart(np.zeros((10, 2)) + 2.0, 0.42, 4.7)
+    points = spread_apart(np.zeros((10, 2)) + 2.0, 0.42, 4.7)
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + 9 * np.eye(10)
     assert gaps.min() > 0.3
     assert points.min() >= 0
@@ -124,3 +120,28 @@ def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
 def test_report_of_many_priors_keeps_to_its_page(tmp_path):
     folder = write_study(tmp_path / "nine", Synthetic(priors=NINE, latent_dim=32, part_b=False))
     assert write_report(folder).is_file()
+
+
+def test_a_latent_ddpm_has_a_panel_with_three_distributions(tmp_path):
+    """Shifted by two cells, the chain's lines move with its density and the prior's do not."""
+    folder = write_study(tmp_path, Synthetic(seeds=(0,)))
+    assert latent_ddpm(read_study(folder)) is None
+    asked = json.loads((folder / "study.json").read_text())
+    next(r for r in asked["recipes"] if r["name"] == "ddpm")["family"] = "latent"
+    (folder / "study.json").write_text(json.dumps(asked))
+    arrays = dict(np.load(folder / "vae-flow" / "seed-0" / "latent.npz"))
+
+    def lines(chain):
+        np.savez(folder / "ddpm" / "seed-0" / "latent.npz", **arrays, chain=chain)
+        with pdfplumber.open(latent_ddpm(read_study(folder))) as pdf:
+            page = pdf.pages[0]
+            assert "q(z)" in page.extract_text()
+            thick = [c["pts"] for c in page.curves if c["linewidth"] > 1.05]
+            thin = [c["pts"] for c in page.curves if c["linewidth"] < 0.65]
+        return thick, thin
+
+    there, prior = lines(arrays["density"])
+    moved, same = lines(np.roll(arrays["density"], 2, axis=1))
+    assert len(there) >= len(MASSES)
+    assert there != moved
+    assert prior == same

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -196,6 +197,60 @@ def test_guidance_without_early_weights_is_refused_in_a_sentence(tmp_path, digit
                 sampling_model(job.folder(0), digits, 1.5)
         else:
             assert isinstance(sampling_model(job.folder(0), digits, 1.5), VAE)
+
+
+def latent_recipe(**settings):
+    small = {"hidden": [8], "latent_dim": 2, "likelihood": "gaussian", "beta": 1e-3}
+    base = recipes_for("digits")["latent-ddpm"]
+    asked = {"vae": small, "vae_train": {"epochs": 0.5}, "width": 8, "timesteps": 10, "epochs": 0.5}
+    return override(base, **(asked | settings))
+
+
+def test_a_latent_ddpm_stands_on_a_vae_of_its_own_that_is_trained_once(tmp_path, digits, fits):
+    job = Job(latent_recipe(), (0, 1), tmp_path)
+    train(job, digits)
+    assert [f[0] for f in fits] == ["autoencoder", "latent-ddpm"]
+    for seed in (0, 1):
+        vae = checkpoint.load(tmp_path / "latent-ddpm" / "autoencoder" / f"seed-{seed}").best
+        ours = checkpoint.load(job.folder(seed).path).best
+        for name, value in vae.items():
+            assert torch.equal(ours[f"autoencoder.{name}"], value)
+    fits.clear()
+    train(job, digits)
+    assert [f[0] for f in fits] == ["latent-ddpm"] * 2  # each goes on from its end
+
+
+def test_the_steps_of_both_trainings_are_counted_as_one(tmp_path, digits):
+    told = []
+    train(Job(latent_recipe(), (0,), tmp_path), digits, progress=told.append)
+    assert len({p.steps for p in told}) == 1
+    steps = [p.step for p in told]
+    assert steps == sorted(steps)
+    assert steps[-1] == told[-1].steps
+
+
+def test_a_latent_ddpm_whose_vae_failed_says_so(tmp_path, digits):
+    recipe = latent_recipe(vae_train={"epochs": 0.5, "lr": 10.0, "clip": 1e30, "warmup": 0})
+    job = Job(recipe, (0,), tmp_path)
+    train(job, digits)
+    assert job.folder(0).failure().startswith("its VAE: ")
+    assert not checkpoint.exists(job.folder(0).path)
+
+
+def test_a_latent_ddpm_is_judged_beside_its_vaes_own_prior(tmp_path, digits):
+    job = Job(latent_recipe(), (0,), tmp_path)
+    train(job, digits)
+    evaluate(job.folder(0), digits, Evaluation(images=60, steps=3))
+    found = {s.metric: s for s in job.folder(0).scores()}
+    for metric in ("fid", "fid-prior", "fid-reconstruction"):
+        assert found[metric].protocol["n"] == 60
+    assert found["fid"].protocol["steps"] == 3
+    assert {"energy-distance", "energy-distance-prior"} <= found.keys()
+    assert "bpd" not in found
+    arrays = np.load(job.folder(0).path / "latent.npz")
+    assert arrays["chain"].shape == arrays["density"].shape
+    cell = np.diff(arrays["grid_x"])[0] * np.diff(arrays["grid_y"])[0]
+    assert arrays["chain"].sum() * cell == pytest.approx(1, abs=0.05)
 
 
 def test_devices_that_are_not_here_are_refused():

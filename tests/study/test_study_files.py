@@ -150,6 +150,9 @@ def test_settings_are_found_wherever_they_live():
     )
     assert (recipe.name, recipe.view) == ("x", "dynamic")
     assert (recipe.model.components, recipe.train.lr) == (9, 0.1)
+    latent = override(recipes_for("digits")["latent-ddpm"], beta=0.5, epochs=3, latent_dim=4)
+    assert (latent.model.vae.beta, latent.model.vae.latent_dim, latent.train.epochs) == (0.5, 4, 3)
+    assert latent.model.vae_train == recipes_for("digits")["latent-ddpm"].model.vae_train
 
 
 def test_recipes_are_plain_data_and_back():

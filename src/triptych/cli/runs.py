@@ -13,7 +13,7 @@ from triptych.protocols import RunFailed, UserError
 
 @dataclass(frozen=True)
 class Train:
-    """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm."""
+    """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm, latent-ddpm."""
 
     recipe: Positional[str]
     """name of a recipe"""
@@ -125,8 +125,8 @@ class Sample:
 
     def run(self) -> None:
         from triptych.data import load
+        from triptych.evaluate.drawing import sampler
         from triptych.evaluate.evaluation import Evaluation
-        from triptych.evaluate.judge import sampler
         from triptych.report.grid import write_images
         from triptych.study.execute import device_named
         from triptych.study.recipes import validated

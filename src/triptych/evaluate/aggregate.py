@@ -98,17 +98,29 @@ class LatentPlane:
     density: NDArray[np.float32]
     components: str
     explained: NDArray[np.float32]
+    chain: NDArray[np.float32] | None = None
+    """Density of what a chain in the latent space draws, on the same grid."""
+
+    def arrays(self, labels: Tensor) -> dict[str, NDArray[Any]]:
+        """What latent.npz holds: all that is here, and the class of each point of the cloud."""
+        given = {k: np.asarray(v) for k, v in vars(self).items() if v is not None}
+        return given | {"labels": labels.cpu().numpy()}
 
 
 @torch.no_grad()
 def latent_plane(
-    prior: Density, z: Float[Tensor, "N M"], generator: Generator, points: int = 120
+    prior: Density,
+    z: Float[Tensor, "N M"],
+    generator: Generator,
+    points: int = 120,
+    chain: Float[Tensor, "n M"] | None = None,
 ) -> LatentPlane:
     """The cloud of z ~ q(z) and the prior's density in a plane.
 
     For M = 2 the plane is the latent space and the density is p(z) on a grid. For M > 2 it is
     spanned by the two leading principal components of the cloud, and the density is that of the
     *projected* prior, estimated from its samples: p(z) on the plane itself would be a slice.
+    That of `chain`, draws of a learned distribution, is always estimated so.
     """
     draws = prior.sample(10_000, generator)
     if z.shape[1] == 2:
@@ -119,14 +131,13 @@ def latent_plane(
         _, s, v = torch.linalg.svd(z - center, full_matrices=False)
         basis, explained = v[:2].T, (s.square() / s.square().sum())[:2].float().cpu().numpy()
     cloud, flat = (z - center) @ basis, (draws - center) @ basis
-    x, y = (_axis(cloud[:, i], flat[:, i], points) for i in (0, 1))
+    learned = cloud[:0] if chain is None else (chain - center) @ basis
+    x, y = (_axis(torch.cat([cloud, learned])[:, i], flat[:, i], points) for i in (0, 1))
     if z.shape[1] == 2:
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
         density = prior.log_prob(grid.to(z)).exp().cpu().numpy()
     else:
-        gx, gy = np.meshgrid(x.numpy(), y.numpy())
-        kde = gaussian_kde(flat[:5_000].cpu().numpy().T)
-        density = kde(np.stack([gx.ravel(), gy.ravel()])).reshape(points, points)
+        density = _estimated_density(flat, x, y)
     return LatentPlane(
         cloud.float().cpu().numpy(),
         flat[:1_000].float().cpu().numpy(),
@@ -135,7 +146,16 @@ def latent_plane(
         density.astype(np.float32),
         "latent" if z.shape[1] == 2 else "pca",
         explained,
+        None if chain is None else _estimated_density(learned, x, y),
     )
+
+
+def _estimated_density(draws: Float[Tensor, "n 2"], x: Tensor, y: Tensor) -> NDArray[np.float32]:
+    """Kernel density of the first 5,000 draws on a grid, rows of equal y."""
+    gx, gy = np.meshgrid(x.numpy(), y.numpy())
+    kde = gaussian_kde(draws[:5_000].cpu().numpy().T)
+    found = kde(np.stack([gx.ravel(), gy.ravel()])).reshape(gx.shape)
+    return found.astype(np.float32)
 
 
 def _axis(a: Tensor, b: Tensor, points: int) -> Tensor:

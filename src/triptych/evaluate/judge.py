@@ -3,29 +3,28 @@
 The only place that touches the test set.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.drawing import enough, sampler, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import ddpm_bound, flow_bound
 from triptych.evaluate.nearest import nearest
+from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
-from triptych.samplers import SAMPLERS
 from triptych.train.order import generator_for
-from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vae import VAE
 
 SAMPLES_SHOWN = 64
@@ -52,6 +51,8 @@ def judge(
     g = generator_for(seed, 0, device, stream=4)
     if isinstance(model, VAE):
         result = judge_vae(model, x, data.test_labels[: how.images], how, protocol, g)
+    elif isinstance(model, LatentDDPM):
+        result = judge_latent(model, x, data.test_labels[: how.images], how, protocol, g)
     else:
         result.scores.append(bpd_score(model, x, how, protocol, g))
     if isinstance(model, PixelFlow):
@@ -68,6 +69,10 @@ def judge(
         samples = enough(shown, draw, len(images))
         scores, growth = sample_scores(samples, data, features, sampling_protocol(model, how))
         result.scores += scores
+        if isinstance(model, LatentDDPM):
+            train = data.train_images[: len(images)]
+            seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))
+            result.scores += latent_limits(model, seen, data, features, g)
         if growth:
             result.arrays["fid-growth"] = growth
     return result
@@ -97,16 +102,6 @@ def nearest_score(
     return Score("nearest-ratio", ratio, "", None, protocol), arrays
 
 
-def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
-    """How the samples were drawn, where there is a choice."""
-    if not isinstance(model, DDPM):
-        return {}
-    guided = {} if how.guidance == 1 else {"guidance": how.guidance}
-    if how.sampler == "ancestral":
-        return {"sampler": "ancestral", "steps": model.T} | guided
-    return {"sampler": how.sampler, "steps": min(how.steps, model.T), "eta": how.eta} | guided
-
-
 def bpd_score(
     model: nn.Module, x: Tensor, how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> Score:
@@ -121,28 +116,3 @@ def bpd_score(
     error = -bits_per_dim(torch.tensor(estimate.mc_std), model.dims).item()
     protocol = protocol | {"samples": how.bound_draws, "bound": bound}
     return Score("bpd", value, "bits/dim", error, protocol)
-
-
-def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], Tensor]:
-    """A function that draws the next n samples of a model, its networks in bfloat16 if that helps.
-
-    Only the networks that make samples run so; everything that measures them does not.
-    """
-    bf16 = bf16_helps(g.device)
-
-    @torch.no_grad()
-    def draw(n: int) -> Tensor:
-        with networks_in_bf16(model, bf16):
-            if isinstance(model, DDPM) and how.sampler != "ancestral":
-                return SAMPLERS[how.sampler](model, n, min(how.steps, model.T), g, how.eta)
-            return model.sample(n, g)  # pyright: ignore[reportCallIssue]
-
-    return draw
-
-
-def enough(shown: Tensor, draw: Callable[[int], Tensor], n: int) -> Float[Tensor, "n C H W"]:
-    """n samples: those shown, then more."""
-    samples = [shown[:n]]
-    while (missing := n - sum(map(len, samples))) > 0:
-        samples.append(draw(min(500, missing)))
-    return torch.cat(samples)

@@ -1,7 +1,8 @@
 """The scores of a VAE, each with its protocol, and what its latent figure draws."""
 
 import math
-from dataclasses import asdict, astuple
+from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -128,22 +129,34 @@ def ais_scores(
 def match_scores(
     model: VAE, h: Any, n_images: int, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
-    """KL(q(z)||p(z)) and mutual information; and three tests of whether draws of q(z) and of p(z)
-    can be told apart, each with its null level."""
+    """KL(q(z)||p(z)), mutual information, and whether draws of the two can be told apart."""
     z, log_qz = sample_aggregate(model, h, n_images, g)
     match = aggregate_match(model, h, z, log_qz)
     kl, kl_std, information, information_std, draws = astuple(match)
     drawn = protocol | {"draws": draws}
+    return [
+        Score("kl-aggregate", kl, "nats", kl_std, drawn),
+        Score("mutual-information", information, "nats", information_std, drawn),
+        *told_apart(z, lambda n: model.prior.sample(n, g), protocol, g),
+    ]
+
+
+@torch.no_grad()
+def told_apart(
+    z: Float[Tensor, "N M"],
+    draw: Callable[[int], Tensor],
+    protocol: dict[str, Any],
+    g: Generator,
+) -> list[Score]:
+    """Three tests of whether z ~ q(z) and what `draw` gives can be told apart, each with its null
+    level."""
     few = torch.randperm(len(z), generator=g, device=z.device)
     n, m = min(COMPARED, len(z)), min(CLASSIFIED, len(z))
-    with torch.no_grad():
-        prior = model.prior.sample(m, g)
+    prior = draw(m)
     energy = energy_distance(z[few[:n]], prior[:n], g)
     mmd = squared_mmd(z[few[:n]], prior[:n], g)
     compared = protocol | {"samples": n}
     scores = [
-        Score("kl-aggregate", kl, "nats", kl_std, drawn),
-        Score("mutual-information", information, "nats", information_std, drawn),
         Score("energy-distance", energy.value, "", None, compared | {"null95": energy.null95}),
         Score("mmd2", mmd.value, "", None, compared | {"null95": mmd.null95}),
     ]
@@ -169,11 +182,7 @@ def sample_aggregate(model: VAE, h: Any, n: int, g: Generator) -> tuple[Tensor, 
 def latent_arrays(model: VAE, h: Any, labels: Tensor, g: Generator) -> dict[str, NDArray[Any]]:
     """What the prior-against-posterior panel draws."""
     z, _ = sample_aggregate(model, h, len(labels), g)
-    plane = latent_plane(model.prior, z, g)
-    return asdict(plane) | {
-        "components": np.array(plane.components),
-        "labels": labels.cpu().numpy(),
-    }
+    return latent_plane(model.prior, z, g).arrays(labels)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from pathlib import Path
 from triptych.report.curves import dimensions, frechet, growth, likelihood
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
+from triptych.report.latent_figure import latent_ddpm
 from triptych.report.load import read_study
 from triptych.report.page import write_page
 from triptych.report.snippets import SNIPPETS, Ask
@@ -20,6 +21,6 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] = SNIPPETS) -> Path
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
-    for draw in (likelihood, growth, dimensions, frechet, manifold, nearest):
+    for draw in (likelihood, growth, dimensions, frechet, manifold, nearest, latent_ddpm):
         draw(study)
     return write_page(study, snippets)

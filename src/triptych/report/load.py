@@ -133,6 +133,8 @@ class Latent:
     density: np.ndarray
     projected: bool
     explained: tuple[float, float]
+    chain: np.ndarray | None = None
+    """Density of a latent DDPM on the same grid."""
 
 
 def read_study(folder: Path) -> Study:
@@ -164,13 +166,14 @@ def read_latent(study: Study, recipe: Recipe) -> Latent | None:
         return None
     seed, path = found
     names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density", "explained")
-    arrays = _npz(path, (*names, "components"))
+    chain = ("chain",) if recipe.family == "latent" else ()
+    arrays = _npz(path, (*names, *chain, "components"))
     first, second = (float(v) for v in arrays["explained"])
     return Latent(
         seed=seed,
         projected=str(arrays["components"]) == "pca",
         explained=(first, second),
-        **{name: arrays[name] for name in names[:-1]},
+        **{name: arrays[name] for name in (*names[:-1], *chain)},
     )
 
 

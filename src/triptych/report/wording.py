@@ -26,7 +26,7 @@ PRIORS = {
     "vamp": "VampPrior",
     "hierarchical-vamp": "hierarchical VampPrior",
 }
-FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM"}
+FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 DATASETS = {
     "mnist": "MNIST",
     "digits": "digits (8x8)",

@@ -5,25 +5,35 @@ import math
 from triptych.ddpm import DDPM
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import Logit, MultiScale
+from triptych.latent import LatentDDPM
+from triptych.nets.denoiser import Denoiser
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
 from triptych.protocols import UserError
 from triptych.schedules import SCHEDULES
 from triptych.study.build_vae import build_vae
-from triptych.study.configs import DDPMConfig, ModelConfig, PixelFlowConfig, VAEConfig
+from triptych.study.configs import (
+    DDPMConfig,
+    LatentDDPMConfig,
+    ModelConfig,
+    PixelFlowConfig,
+    VAEConfig,
+)
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
 
 
-def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | DDPM:
+def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | DDPM | LatentDDPM:
     """The model of a config, for images of this shape and number of grey levels."""
     try:
         if isinstance(config, VAEConfig):
             return build_vae(config, shape, levels)
         if isinstance(config, PixelFlowConfig):
             return _pixelflow(config, shape, levels)
+        if isinstance(config, LatentDDPMConfig):
+            return _latent(config, shape, levels)
         return _ddpm(config, shape, levels)
     except ValueError as error:
         raise UserError(
@@ -41,3 +51,11 @@ def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM:
     net = UNet(shape, config.widths, config.blocks)
     beta = SCHEDULES[config.schedule](config.timesteps)
     return DDPM(net, beta, shape, levels, config.prediction, min_snr=config.min_snr)
+
+
+def _latent(config: LatentDDPMConfig, shape: Shape, levels: int) -> LatentDDPM:
+    M = config.vae.latent_dim
+    net = Denoiser(M, config.width, config.blocks)
+    beta = SCHEDULES[config.schedule](config.timesteps)
+    chain = DDPM(net, beta, (M, 1, 1), None, config.prediction, clip=False)
+    return LatentDDPM(build_vae(config.vae, shape, levels), chain)

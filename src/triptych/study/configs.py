@@ -1,12 +1,13 @@
 """What a model is made of, as plain data with names: the settings that a user may choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from triptych.ddpm import Prediction
 from triptych.protocols import UserError
+from triptych.train.order import TrainConfig
 
 Prior = Literal[
     "gaussian",
@@ -131,4 +132,29 @@ class DDPMConfig:
     """gamma of the loss weight min(SNR, gamma) of Hang et al. 2023; without it, L_simple."""
 
 
-ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig
+@dataclass(frozen=True)
+class LatentDDPMConfig:
+    """A beta-VAE of grey values, trained first, and a chain in its latent space."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["latent"] = "latent"
+    vae: VAEConfig = field(default_factory=lambda: VAEConfig(likelihood="gaussian"))
+    vae_train: TrainConfig = field(default_factory=lambda: TrainConfig(clip=1000.0))
+    """How it is trained."""
+    width: Count = 512
+    blocks: Count = 3
+    """Residual blocks of the network that denoises, of `width` units each."""
+    timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    schedule: Literal["linear", "cosine"] = "cosine"
+    prediction: Prediction = "v"
+
+    def __post_init__(self) -> None:
+        """Diffusion is on one level of latents."""
+        if self.vae.prior in ("hierarchical", "hierarchical-vamp"):
+            raise UserError(
+                f"a latent DDPM needs a VAE of one level, not prior = {self.vae.prior!r}; choose "
+                f"another"
+            )
+
+
+ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig | LatentDDPMConfig

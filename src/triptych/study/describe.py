@@ -2,7 +2,15 @@
 
 import math
 
-from triptych.study.configs import ModelConfig, PixelFlowConfig, Prior, VAEConfig, encoder_outputs
+from triptych.study.configs import (
+    DDPMConfig,
+    LatentDDPMConfig,
+    ModelConfig,
+    PixelFlowConfig,
+    Prior,
+    VAEConfig,
+    encoder_outputs,
+)
 
 Shape = tuple[int, int, int]
 
@@ -31,12 +39,23 @@ def describe(config: ModelConfig, shape: Shape) -> str:
             f"convolutional net of {config.width} channels, 1x1 convolution, activation "
             f"normalisation) on uniformly dequantized pixels in logit space."
         )
+    if isinstance(config, LatentDDPMConfig):
+        return (
+            f"{describe(config.vae, shape)[:-1]}; then a residual MLP of {config.blocks} blocks of "
+            f"{config.width} units on standardised latents, sinusoidal time embedding; "
+            f"{describe_chain(config)}."
+        )
     widths = "-".join(str(w) for w in config.widths)
     return (
         f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
         f"level with GroupNorm, attention at the lowest, sinusoidal time embedding; "
-        f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction."
+        f"{describe_chain(config)}."
     )
+
+
+def describe_chain(config: DDPMConfig | LatentDDPMConfig) -> str:
+    """Its length, its noise and what its network predicts."""
+    return f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction"
 
 
 def describe_training(config: VAEConfig) -> str:

@@ -72,7 +72,7 @@ def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
         for plan in study.plans
         for seeds in ([plan.seeds] if side_by_side else [(s,) for s in plan.seeds])
     ]
-    order = {"ddpm": 0, "pixelflow": 1, "vae": 2}
+    order = {"ddpm": 0, "pixelflow": 1, "latent": 2, "vae": 3}
     groups.sort(key=lambda g: (order[g[0].model.kind], -g[0].train.epochs))
     return [Job(recipe, seeds, folder) for recipe, seeds in groups]
 

@@ -11,6 +11,7 @@ from triptych.data import SOURCES
 from triptych.evaluate.evaluation import Evaluation
 from triptych.protocols import UserError
 from triptych.study.build import build
+from triptych.study.configs import LatentDDPMConfig
 from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
@@ -184,16 +185,18 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
     recipes = []
     for plan in study.plans:
         recipe, config = plan.recipe, plan.recipe.model
-        net = build(config, shape, levels)
+        parts = [build(config, shape, levels)]
+        if isinstance(config, LatentDDPMConfig):
+            parts.append(build(config.vae, shape, levels))  # in the model itself it is still
         recipes.append(
             {
                 **to_dict(recipe),
                 "family": config.kind,
                 "prior": getattr(config, "prior", None),
-                "latent_dim": getattr(config, "latent_dim", None),
+                "latent_dim": getattr(getattr(config, "vae", config), "latent_dim", None),
                 "epochs": recipe.train.epochs,
                 "seeds": list(plan.seeds),
-                "parameters": sum(p.numel() for p in net.parameters()),
+                "parameters": sum(p.numel() for part in parts for p in part.parameters()),
                 "architecture": describe(config, shape),
             }
         )

@@ -3,7 +3,7 @@
 Strings live here and in the command line; everywhere else parts are passed as objects.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -12,6 +12,7 @@ from triptych.protocols import UserError
 from triptych.study.configs import (
     STRICT,
     DDPMConfig,
+    LatentDDPMConfig,
     ModelConfig,
     PixelFlowConfig,
     Prior,
@@ -36,7 +37,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """A likelihood must be of what the view shows."""
-        binary = getattr(self.model, "likelihood", None) == "bernoulli"
+        seen_by = getattr(self.model, "vae", self.model)
+        binary = getattr(seen_by, "likelihood", None) == "bernoulli"
         if binary == (self.view == "raw"):
             allowed = "threshold or dynamic" if binary else "raw"
             raise UserError(
@@ -79,12 +81,15 @@ def mnist_recipes() -> list[Recipe]:
     logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
+    grey = VAEConfig(likelihood="gaussian", beta=1e-6)
+    latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, TrainConfig(clip=1000.0)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
+        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", LatentDDPMConfig(vae=grey), latent),
     ]
 
 
@@ -95,12 +100,16 @@ def digits_recipes() -> list[Recipe]:
     logistic = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), likelihood="logistic")
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
+    tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
+    small = LatentDDPMConfig(vae=tiny, vae_train=replace(vae, clip=1000.0), width=256)
+    latent = TrainConfig(epochs=300, lr=2e-3, clip=1.0, ema=0.995)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, vae),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),
+        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", small, latent),
     ]
 
 
@@ -111,14 +120,14 @@ def recipes_for(dataset: str) -> dict[str, Recipe]:
 
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """A recipe with settings replaced where they live: in it, in the model, in the training."""
+    """A recipe with settings replaced where they live: in it, in the model, in the training, in
+    the VAE of a latent DDPM."""
     plain = to_dict(recipe)
+    rooms = (plain, plain["model"], plain["train"], plain["model"].get("vae", {}))
     for key, value in values.items():
-        homes = [d for d in (plain, plain["model"], plain["train"]) if key in d and key != "kind"]
+        homes = [room for room in rooms if key in room and key != "kind"]
         if not homes:
-            allowed = sorted(
-                {*plain, *plain["model"], *plain["train"]} - {"model", "train", "kind"}
-            )
+            allowed = sorted({key for room in rooms for key in room} - {"model", "train", "kind"})
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
         homes[0][key] = value
     return from_dict(plain)

@@ -2,25 +2,30 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from triptych.data import Dataset, view
-from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import features_for
+from triptych.evaluate.drawing import chain_of
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.judge import judge
+from triptych.latent import LatentDDPM
 from triptych.protocols import UserError
 from triptych.samplers import Autoguidance
 from triptych.study.build import build
+from triptych.study.configs import LatentDDPMConfig
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
 from triptych.train import checkpoint
 from triptych.train.fit import Progress, fit
+from triptych.train.order import total_steps
 from triptych.train.trainer import TrainingData
+
+Tell = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,47 @@ def train(
     job: Job,
     data: Dataset,
     resume: bool = True,
-    progress: Callable[[Progress], None] = lambda p: None,
+    progress: Tell = lambda p: None,
 ) -> None:
-    """Train the job's seeds on the device that holds the data. Finished training is left alone."""
+    """Train the job's seeds on the device that holds the data. Finished training is left alone.
+
+    Of a latent DDPM, the VAE first.
+    """
     for seed in job.seeds:
         job.folder(seed).claim(job.recipe, data.name, seed)
     started = [s for s in job.seeds if resume and checkpoint.exists(job.folder(s).path)]
     fresh = [s for s in job.seeds if s not in started]
+    if isinstance(job.recipe.model, LatentDDPMConfig):
+        fresh, progress = _with_autoencoders(job, fresh, data, progress)
     for seeds, going_on in (*(((s,), True) for s in started), (tuple(fresh), False)):
         if seeds:
             _fit(job, seeds, data, going_on, progress)
+
+
+def autoencoder_job(job: Job) -> Job:
+    """The VAE of a latent DDPM is a run of its own, LATENT/autoencoder/seed-S."""
+    config = job.recipe.model
+    assert isinstance(config, LatentDDPMConfig)
+    title = f"VAE of {job.recipe.title}"[:60]
+    recipe = Recipe("autoencoder", title, "B", job.recipe.view, config.vae, config.vae_train)
+    return Job(recipe, job.seeds, job.study / job.recipe.name)
+
+
+def _with_autoencoders(
+    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell
+) -> tuple[list[int], Tell]:
+    """Train the VAEs of these seeds. Returns the seeds whose VAE did not fail, and a progress that
+    counts the steps of both trainings."""
+    first = replace(autoencoder_job(job), seeds=tuple(seeds))
+    n, config = len(data.train_images), first.recipe.train
+    before, after = total_steps(config, n), total_steps(job.recipe.train, n)
+    if seeds:
+        train(first, data, True, lambda p: progress(Progress(p.step, before + after, p.loss)))
+    for seed in seeds:
+        if reason := first.folder(seed).failure():
+            job.folder(seed).write_failure(f"its VAE: {reason}")
+    whole = [s for s in seeds if first.folder(s).failure() is None]
+    return whole, lambda p: progress(Progress(before + p.step, before + after, p.loss))
 
 
 def _fit(
@@ -56,10 +92,14 @@ def _fit(
     seeds: Sequence[int],
     data: Dataset,
     resume: bool,
-    progress: Callable[[Progress], None],
+    progress: Tell,
 ) -> None:
     device = data.train_images.device
     models = [new_model(job.recipe, s, data).to(device) for s in seeds]
+    for model, seed in zip(models, seeds, strict=True):
+        if isinstance(model, LatentDDPM) and not resume:
+            trained = checkpoint.load(autoencoder_job(job).folder(seed).path)
+            model.autoencoder.load_state_dict(trained.best)
     sight = TrainingData(
         data.train_images, data.validation_images, view(job.recipe.view), data.levels
     )
@@ -85,9 +125,10 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
 
 
 def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Module:
-    """The model to draw from: the trained one, and of a DDPM, guided by its early self."""
+    """The model to draw from: the trained one, its chain if it has one guided by its early self."""
     model = trained_model(folder, data)
-    if guidance == 1 or not isinstance(model, DDPM):
+    chain = chain_of(model)
+    if guidance == 1 or chain is None:
         return model
     early = checkpoint.load(folder.path).early
     if not early:
@@ -97,7 +138,7 @@ def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Modu
         )
     guide = trained_model(folder, data)
     guide.load_state_dict(early)
-    model.net = Autoguidance(model.net, guide.net, guidance)  # pyright: ignore
+    chain.net = Autoguidance(chain.net, chain_of(guide).net, guidance)  # pyright: ignore
     return model
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from triptych.priors.vamp import VampPrior
 from triptych.protocols import UserError
 from triptych.train import checkpoint
 from triptych.train.failure import Failure, drop_failed
@@ -103,7 +104,7 @@ def prepare(trainer: Trainer) -> None:
         for module in model.modules():
             if hasattr(module, "prepare"):
                 n = getattr(module, "images_to_prepare", None)
-                if n and n > len(trainer.data.images):
+                if isinstance(module, VampPrior) and (n or 0) > len(trainer.data.images):
                     raise UserError(
                         f"{n} pseudo-inputs cannot start from {len(trainer.data.images)} training "
                         f"images; give pseudo_inputs no more than that"

@@ -61,6 +61,11 @@ def _shuffle(seed: int, epoch: int, n: int) -> Int[Tensor, "n"]:
     return torch.randperm(n, generator=generator_for(seed, epoch, torch.device("cpu"), stream=1))
 
 
+def total_steps(config: TrainConfig, n: int) -> int:
+    """How many steps see n images `epochs` times."""
+    return math.ceil(config.epochs * n / config.batch_size)
+
+
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine to zero (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     warm = max(1, round(config.warmup * steps))

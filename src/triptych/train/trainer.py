@@ -23,6 +23,7 @@ from triptych.train.order import (
     ema_decay,
     generator_for,
     learning_rate,
+    total_steps,
 )
 
 View = Callable[[Tensor, int, Generator | None], Tensor]
@@ -61,7 +62,7 @@ class Trainer:
     ) -> None:
         self.runs, self.data, self.config = list(runs), data, config
         self.device = data.images.device
-        self.steps = math.ceil(config.epochs * len(data.images) / config.batch_size)
+        self.steps = total_steps(config, len(data.images))
         self.step, self.seconds = 0, 0.0
         self.use(models)
 

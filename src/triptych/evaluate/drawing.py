@@ -1,0 +1,72 @@
+"""Samples of a trained model, and the words for how they were drawn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from triptych.ddpm import DDPM
+from triptych.evaluate.evaluation import Evaluation
+from triptych.latent import LatentDDPM
+from triptych.samplers import SAMPLERS
+from triptych.train.precision import bf16_helps, networks_in_bf16
+
+
+def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], Tensor]:
+    """A function that draws the next n samples of a model, its networks in bfloat16 if that helps.
+
+    Only the networks that make samples run so; everything that measures them does not.
+    """
+    bf16 = bf16_helps(g.device)
+
+    @torch.no_grad()
+    def draw(n: int) -> Tensor:
+        with networks_in_bf16(model, bf16):
+            if isinstance(model, LatentDDPM):
+                return model.decode(latents(model, how, n, g))
+            if isinstance(model, DDPM):
+                return run_chain(model, how, n, g)
+            return model.sample(n, g)  # pyright: ignore[reportCallIssue]
+
+    return draw
+
+
+def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n C H W"]:
+    """n draws of a chain by the sampler that is asked for."""
+    if how.sampler == "ancestral":
+        return chain.sample(n, g)
+    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, how.eta)
+
+
+@torch.no_grad()
+def latents(model: LatentDDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n M"]:
+    """n draws of a latent DDPM before they are decoded."""
+    return model.latents(run_chain(model.ddpm, how, n, g))
+
+
+def enough(shown: Tensor, draw: Callable[[int], Tensor], n: int) -> Float[Tensor, "n C H W"]:
+    """n samples: those shown, then more."""
+    samples = [shown[:n]]
+    while (missing := n - sum(map(len, samples))) > 0:
+        samples.append(draw(min(500, missing)))
+    return torch.cat(samples)
+
+
+def chain_of(model: nn.Module) -> DDPM | None:
+    """The chain that a model samples by, if it has one."""
+    if isinstance(model, LatentDDPM):
+        return model.ddpm
+    return model if isinstance(model, DDPM) else None
+
+
+def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
+    """How the samples were drawn, where there is a choice."""
+    chain = chain_of(model)
+    if chain is None:
+        return {}
+    guided = {} if how.guidance == 1 else {"guidance": how.guidance}
+    if how.sampler == "ancestral":
+        return {"sampler": "ancestral", "steps": chain.T} | guided
+    return {"sampler": how.sampler, "steps": min(how.steps, chain.T), "eta": how.eta} | guided

@@ -1,0 +1,81 @@
+"""What is judged of a latent DDPM alone: how well its chain, and the VAE's own prior, match the
+aggregate posterior, and what the decoder makes of each of the three."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from triptych.data import Dataset
+from triptych.evaluate.aggregate import latent_plane
+from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.drawing import latents
+from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_vae import CLASSIFIED, told_apart
+from triptych.latent import LatentDDPM
+from triptych.protocols import Score
+
+CHUNK = 500
+
+
+def judge_latent(
+    model: LatentDDPM,
+    x: Float[Tensor, "N C H W"],
+    labels: Tensor,
+    how: Evaluation,
+    protocol: dict[str, Any],
+    g: Generator,
+) -> Judgement:
+    """Tests of the chain's latents, and of the VAE's prior (`...-prior`), against z ~ q(z); and the
+    plane in which all three are drawn."""
+    z = aggregate(model, x, g)
+    drawn = latents(model, how, min(CLASSIFIED, len(x)), g)
+    prior = model.autoencoder.prior
+    scores = told_apart(z, lambda n: drawn[:n], protocol, g)
+    beside = told_apart(z, lambda n: prior.sample(n, g), protocol, g)
+    scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]
+    plane = latent_plane(prior, z, g, chain=drawn)
+    return Judgement(scores, {"latent": plane.arrays(labels)})
+
+
+@torch.no_grad()
+def aggregate(model: LatentDDPM, x: Float[Tensor, "N C H W"], g: Generator) -> Tensor:
+    """z ~ q(z|x) for each of the images."""
+    M = model.autoencoder.posterior.latent_dim
+    rows = []
+    for part in x.split(CHUNK):
+        eps = torch.randn(len(part), M, generator=g, device=g.device)
+        rows.append(model.encode(part, eps))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def latent_limits(
+    model: LatentDDPM,
+    train: Float[Tensor, "N C H W"],
+    data: Dataset,
+    features: Features,
+    g: Generator,
+) -> list[Score]:
+    """FID of what the decoder makes of N draws of the VAE's own prior, and of z ~ q(z|x) of N
+    training images: what there is without a chain, and what a perfect one would have."""
+    n = len(train)
+    protocol = {
+        "dataset": data.name,
+        "split": "test",
+        "n": n,
+        "view": "raw",
+        "features": features.name,
+        "feature_hash": features.hash,
+    }
+    real = moments(features(grey(data.test_images[:n], data.levels)))
+    prior, seen = model.autoencoder.prior.sample(n, g), aggregate(model, train, g)
+    scores = []
+    for name, z in (("fid-prior", prior), ("fid-reconstruction", seen)):
+        images = torch.cat([model.decode(part) for part in z.split(CHUNK)])
+        value = frechet_distance(moments(features(images)), real)
+        scores.append(Score(name, value, "", None, protocol))
+    return scores

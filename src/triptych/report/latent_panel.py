@@ -1,0 +1,116 @@
+"""What a panel of a latent space is made of: densities, clouds, and the digits written on them."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from triptych.report.canvas import TEXT_WIDTH
+from triptych.report.load import Latent
+
+# Ten hues that stay apart under the common colour deficiencies and differ in lightness; the
+# digits written on the clouds carry the meaning where hue cannot.
+CLASS_COLOURS = (
+    "#332288",
+    "#DDCC77",
+    "#117733",
+    "#CC6677",
+    "#88CCEE",
+    "#882255",
+    "#44AA99",
+    "#999933",
+    "#AA4499",
+    "#555555",
+)
+MASSES = (0.95, 0.8, 0.5)
+MOST_POINTS = 3000
+MOST_PRIOR_SAMPLES = 150
+
+
+def draw_prior(ax: Axes, latent: Latent) -> None:
+    """Shaded regions that hold 50, 80 and 95% of the prior's mass in the plane."""
+    x, y, density = _seen(ax, latent, latent.density)
+    levels = mass_levels(latent, latent.density)
+    if min(density.shape) > 1 and len(levels):
+        ax.contourf(x, y, density, [*levels, np.inf], colors=["#EFEFEF", "#DEDEDE", "#CCCCCC"])
+        ax.contour(x, y, density, levels, colors="#606060", linewidths=0.6)
+
+
+def draw_chain(ax: Axes, latent: Latent) -> None:
+    """Lines around 50, 80 and 95% of what a latent DDPM draws, if there is one."""
+    if latent.chain is not None:
+        x, y, density = _seen(ax, latent, latent.chain)
+        ax.contour(x, y, density, mass_levels(latent, latent.chain), colors="k", linewidths=1.1)
+
+
+def _seen(ax: Axes, latent: Latent, density: np.ndarray) -> tuple[np.ndarray, ...]:
+    # Only the part inside the frame: a vector line keeps its whole length in the file, clipped
+    # or not, and the page's margins are measured on it.
+    inside_x = _inside(latent.grid_x, *ax.get_xlim())
+    inside_y = _inside(latent.grid_y, *ax.get_ylim())
+    return latent.grid_x[inside_x], latent.grid_y[inside_y], density[np.ix_(inside_y, inside_x)]
+
+
+def _inside(grid: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.flatnonzero((grid >= low) & (grid <= high))
+
+
+def mass_levels(latent: Latent, density: np.ndarray) -> list[float]:
+    """Densities whose upper sets hold the masses of MASSES, strictly increasing."""
+    flat = np.sort(density.ravel())[::-1].astype(np.float64)
+    cell = np.ptp(latent.grid_x) * np.ptp(latent.grid_y) / max(flat.size, 1)
+    held = np.cumsum(flat) * cell
+    held /= max(held[-1], 1.0)
+    levels = [float(flat[np.searchsorted(held, mass)]) for mass in MASSES if mass <= held[-1]]
+    return sorted({level for level in levels if level > 0})
+
+
+def draw_posterior(ax: Axes, latent: Latent) -> None:
+    """Points of the aggregate posterior in the colours of their classes."""
+    shown = np.linspace(0, len(latent.posterior) - 1, min(len(latent.posterior), MOST_POINTS))
+    index = shown.astype(int)
+    points, labels = latent.posterior[index], latent.labels[index]
+    colours = [CLASS_COLOURS[int(c) % len(CLASS_COLOURS)] for c in labels]
+    size = 2.0 if len(index) > 1000 else 5.0
+    ax.scatter(*points.T, s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
+
+
+def draw_prior_samples(ax: Axes, latent: Latent) -> None:
+    """Some draws of a prior that is projected on the plane."""
+    if latent.projected:
+        few = latent.prior[:MOST_PRIOR_SAMPLES]
+        ax.scatter(
+            *few.T, s=7, facecolors="none", edgecolors="#404040", linewidths=0.4, rasterized=True
+        )
+
+
+def write_digits(ax: Axes, latent: Latent) -> None:
+    """The name of each class at its median."""
+    classes = np.unique(latent.labels)
+    centres = np.array([np.median(latent.posterior[latent.labels == c], axis=0) for c in classes])
+    low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
+    origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
+    side = ax.get_position().width * TEXT_WIDTH
+    places = spread_apart((centres - origin) / reach * side, 0.42, side) / side * reach + origin
+    for c, centre, (x, y) in zip(classes, centres, places, strict=True):
+        colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
+        box = {"boxstyle": "circle,pad=0.05", "fc": "white", "ec": colour, "lw": 0.9}
+        # A line leads a digit that had to stand aside back to where its class is.
+        ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
+        ax.text(x, y, str(c), ha="center", va="center", fontweight="bold", bbox=box)
+
+
+def spread_apart(points: np.ndarray, least: float, side: float) -> np.ndarray:
+    """Points moved as little as needed to stand `least` cm apart, inside a square of `side` cm."""
+    moved = points.astype(np.float64)
+    margin = least / 2 + 0.03
+    for _ in range(200):
+        delta = moved[:, None] - moved[None]
+        # Coincident points have no direction to part in; their order gives them one.
+        turn = np.arange(len(moved))[:, None] - np.arange(len(moved))[None]
+        delta = delta + 1e-6 * turn[..., None]
+        distance = np.linalg.norm(delta, axis=-1) + np.eye(len(moved))
+        push = np.clip(least - distance, 0, None) * (1 - np.eye(len(moved)))
+        step = (delta / distance[..., None] * push[..., None]).sum(axis=1) / 2
+        moved = np.clip(moved + step, margin, side - margin)
+        if not push.any():
+            break
+    return moved
