@@ -29,6 +29,13 @@ PIXEL = {
     "pixelflow": ("Pixel flow", "pixelflow", 1.284, 22.4),
     "ddpm": ("DDPM", "ddpm", 1.012, 4.31),
 }
+OF_2026 = {
+    "ddpm": PIXEL["ddpm"],
+    "latent-small": ("Latent, beta = 1e-6", "latent", None, 6.2),
+    "latent-one": ("Latent, beta = 1", "latent", None, 9.4),
+    "vae-b": PIXEL["vae-b"],
+}
+SPEEDS = {"ddpm": 12.0, "latent": 900.0, "vae": 24_000.0}
 
 
 @dataclass
@@ -43,6 +50,10 @@ class Synthetic:
     side: int = 28
     priors: dict[str, tuple[str, str, float]] = field(default_factory=lambda: dict(PRIORS))
     part_b: bool = True
+    pixel: dict[str, tuple[str, str, float | None, float]] = field(
+        default_factory=lambda: dict(PIXEL)
+    )
+    edition: str = "2024"
 
 
 def write_study(folder: Path, ask: Synthetic | None = None) -> Path:
@@ -125,8 +136,9 @@ def _recipes(ask: Synthetic) -> list[dict]:
         "convolutions of 64 channels, on logits of uniformly dequantized pixels",
         "ddpm": "a U-Net behind a pixel-unshuffle door with GroupNorm residual blocks of 64, 128 "
         "and 128 channels and sinusoidal time embedding, cosine schedule of 1000 steps",
+        "latent": ARCHITECTURE + "; then a residual MLP of 3 blocks on standardised latents",
     }
-    for n, (t, f, _, _) in PIXEL.items() if ask.part_b else ():
+    for n, (t, f, _, _) in ask.pixel.items() if ask.part_b else ():
         entry = {"name": n, "title": t, "part": "B", "family": f, "prior": None, "view": "raw"}
         entry |= common | {"latent_dim": 32 if f == "vae" else None}
         found.append(entry | {"architecture": sentences[f], "parameters": 3_141_592})
@@ -141,7 +153,7 @@ def _study(ask: Synthetic, recipes: list[dict]) -> dict:
         "levels": 256,
         "shape": [1, ask.side, ask.side],
         "seeds": list(ask.seeds),
-        "edition": "2024",
+        "edition": ask.edition,
         "recipes": recipes,
     }
 
@@ -164,7 +176,7 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
             summary(name, "mutual-information", runs(8.9, 0.02), seen),
             summary(name, "energy-distance", runs(0.02, 0.002), seen | {"null95": 0.0061}),
         ]
-    _, family, bpd, fid = PIXEL[name]
+    _, family, bpd, fid = ask.pixel[name]
     features = {"features": "classifier", "feature_hash": "ab12cd34ef", "floor": 1.08}
     how = {"sampler": "ddim", "steps": 50, "eta": 1.0} if family == "ddpm" else {}
     seen = base | {"view": "raw"}
@@ -172,6 +184,12 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
     if bpd is not None:
         bound = "variational" if family == "ddpm" else "uniform dequantization"
         found.append(summary(name, "bpd", runs(bpd, 0.003), seen | {"bound": bound}))
+    if ask.edition == "2026":
+        clock = {"dataset": "mnist", "device": "cpu", "threads": 1, "batch": 64} | how
+        found.append(summary(name, "samples-per-second", runs(SPEEDS[family], 0.1), clock))
+    if family == "latent":
+        found.append(summary(name, "fid-prior", runs(10 * fid, 0.2), seen | features))
+        found.append(summary(name, "fid-reconstruction", runs(fid / 2, 0.1), seen | features))
     return found
 
 
@@ -199,8 +217,10 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
             axis = np.linspace(-2, 2, 5)
             mosaic = rng.integers(0, 256, (5, 5, 1, ask.side, ask.side)).astype(np.uint8)
             np.savez(folder / "manifold.npz", images=mosaic, x=axis, y=axis)
+    if recipe["family"] in ("vae", "latent"):
         arrays: dict[str, Any] = _latent(ask, rng)
-        np.savez(folder / "latent.npz", **arrays)
+        chain = {"chain": arrays["density"]} if recipe["family"] == "latent" else {}
+        np.savez(folder / "latent.npz", **arrays, **chain)
 
 
 def _latent(ask: Synthetic, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -1,12 +1,11 @@
 """What the figures draw, measured where a picture would hide a slip."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pdfplumber
 import pytest
-from synthetic import NINE, Synthetic, write_study
+from synthetic import NINE, OF_2026, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
@@ -122,17 +121,12 @@ def test_report_of_many_priors_keeps_to_its_page(tmp_path):
     assert write_report(folder).is_file()
 
 
-def test_a_latent_ddpm_has_a_panel_with_three_distributions(tmp_path):
-    """Shifted by two cells, the chain's lines move with its density and the prior's do not."""
-    folder = write_study(tmp_path, Synthetic(seeds=(0,)))
-    assert latent_ddpm(read_study(folder)) is None
-    asked = json.loads((folder / "study.json").read_text())
-    next(r for r in asked["recipes"] if r["name"] == "ddpm")["family"] = "latent"
-    (folder / "study.json").write_text(json.dumps(asked))
-    arrays = dict(np.load(folder / "vae-flow" / "seed-0" / "latent.npz"))
+def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
+    """Shifted by two cells, a chain's lines move with its density and the prior's do not."""
+    assert latent_ddpm(read_study(write_study(tmp_path / "2024"))) is None
+    folder = write_study(tmp_path / "2026", Synthetic(seeds=(0,), pixel=OF_2026))
 
-    def lines(chain):
-        np.savez(folder / "ddpm" / "seed-0" / "latent.npz", **arrays, chain=chain)
+    def lines():
         with pdfplumber.open(latent_ddpm(read_study(folder))) as pdf:
             page = pdf.pages[0]
             assert "q(z)" in page.extract_text()
@@ -140,8 +134,35 @@ def test_a_latent_ddpm_has_a_panel_with_three_distributions(tmp_path):
             thin = [c["pts"] for c in page.curves if c["linewidth"] < 0.65]
         return thick, thin
 
-    there, prior = lines(arrays["density"])
-    moved, same = lines(np.roll(arrays["density"], 2, axis=1))
-    assert len(there) >= len(MASSES)
-    assert there != moved
+    there, prior = lines()
+    path = folder / "latent-one" / "seed-0" / "latent.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"chain": np.roll(arrays["chain"], 2, axis=1)}))
+    moved, same = lines()
+    assert len(there) == 2 * len(MASSES)
+    assert there[: len(MASSES)] == moved[: len(MASSES)]
+    assert there[len(MASSES) :] != moved[len(MASSES) :]
     assert prior == same
+
+
+def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_path):
+    with_it = read_study(write_study(tmp_path / "a", Synthetic(seeds=(0,), pixel=OF_2026)))
+    without = read_study(write_study(tmp_path / "b", Synthetic(seeds=(0,))))
+    assert len(place_panels(without, 3.0).titles) == 3
+    assert place_panels(with_it, 3.0).titles[3:] == ["Latent, beta = 1e-6"]
+    ticks = []
+    for study, scale in ((with_it, 1), (with_it, 50)):
+        path = study.folder / "latent-small" / "seed-0" / "latent.npz"
+        arrays = dict(np.load(path))
+        wider = {k: arrays[k] * scale for k in ("posterior", "prior", "grid_x", "grid_y")}
+        np.savez(path, **(arrays | wider))
+        with pdfplumber.open(prior_posterior(study)) as pdf:
+            words = pdf.pages[0].extract_words()
+        middle = max(w["x1"] for w in words if w["text"] == "prior")
+        numbers = [w for w in words if w["text"][0] in "-0123456789"]
+        ticks.append(
+            [{w["text"] for w in numbers if (w["x0"] > middle) == last} for last in (0, 1)]
+        )
+    (others, own), (same, wide) = ticks
+    assert others == same
+    assert "100" in wide - own

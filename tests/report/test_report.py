@@ -1,16 +1,19 @@
 """The whole way from a study's folder to a report that keeps the limits."""
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pdfplumber
 import pytest
-from synthetic import NINE, Synthetic, edit, write_study
+from synthetic import NINE, OF_2026, Synthetic, edit, write_study
 
 from triptych.protocols import UserError
 from triptych.report import handin, write_report
 from triptych.report.check import LimitError, check_pdf
+from triptych.report.edition import EDITIONS
 from triptych.report.snippets import Ask
 from triptych.study.grid import priors, study_json
 
@@ -179,6 +182,70 @@ def test_the_study_of_all_priors_fits(tmp_path, code):
     recipes = study_json(priors("cpu", "mnist"), (1, 28, 28), 256)["recipes"]
     edit(folder / "study.json", lambda content: content.update(recipes=recipes))
     assert "Hierarchical VampPrior" in page_text(write_report(folder, code))
+
+
+@pytest.fixture(scope="module")
+def of_2026(tmp_path_factory):
+    """A finished report in the 2026 edition."""
+    ask = Synthetic(latent_dim=32, pixel=OF_2026, edition="2026")
+    folder = write_study(tmp_path_factory.mktemp("of-2026") / "study", ask)
+    (folder / "group.toml").write_text(GROUP)
+    return write_report(folder)
+
+
+def test_the_2026_edition_has_its_parts_and_its_look(of_2026):
+    measured = check_pdf(of_2026, EDITIONS["2026"])
+    assert list(measured.parts) == [
+        "Mini-project 1 in Advanced Machine Learning (02460)",
+        "Code snippets",
+        "Use of generative AI",
+        "References",
+    ]
+    for page in range(4):
+        text = page_text(of_2026, page)
+        assert text.startswith("02460-2026 Mini-project 1 s000001, s000002")
+    assert "on 1 March 2024" in page_text(of_2026)
+    assert "by Ada" in page_text(of_2026)
+    code = page_text(of_2026, 1)
+    assert "5. Training and sampling of the latent DDPM" in code
+    with pytest.raises(LimitError, match="Mini-project 1"):
+        check_pdf(of_2026, EDITIONS["2024"])
+
+
+def test_the_2026_page_sets_quality_beside_time(of_2026):
+    text = page_text(of_2026)
+    assert "own prior" in text
+    assert "With the VAE's own prior for the chain it is 62" in text
+    assert "with the aggregate posterior, 3.1" in text
+    assert "times as many samples a second as the DDPM (4.3" in text
+    assert "1.01, variational" in text
+
+
+def test_the_declaration_is_the_groups_own_or_a_mark(of_2026, tmp_path):
+    assert "To be written by the group, in ai.md" in page_text(of_2026, 2)
+    folder = Path(shutil.copytree(of_2026.parent, tmp_path / "study"))
+    (folder / "ai.md").write_text("# Tools\n\nWe used *none* of #them.\n")
+    text = page_text(write_report(folder), 2)
+    assert "We used none of #them." in text
+    assert "To be written" not in text
+
+
+def test_a_declaration_that_is_too_long(of_2026, tmp_path):
+    folder = Path(shutil.copytree(of_2026.parent, tmp_path / "study"))
+    (folder / "ai.md").write_text("word " * 2500)
+    with pytest.raises(LimitError, match="use of generative ai: one page"):
+        write_report(folder)
+
+
+def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026):
+    with zipfile.ZipFile(handin(of_2026.parent)) as archive:
+        assert "report.pdf" in archive.namelist()
+
+
+def test_an_edition_that_there_is_not(folder, code):
+    edit(folder / "study.json", lambda content: content.update(edition="1999"))
+    with pytest.raises(UserError, match=r"no edition '1999'.* 2024, 2026"):
+        write_report(folder, code)
 
 
 @pytest.mark.parametrize("part", ["A", "B"])

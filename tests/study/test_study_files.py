@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["demmo", "brief-2023", "", "study.yaml"])
 def test_studies_that_do_not_exist_are_refused(name):
-    with pytest.raises(UserError, match=r"demo, brief-2024, priors, or a \.toml file"):
+    with pytest.raises(UserError, match=r"demo, brief-2024, brief-2026, priors, or a \.toml"):
         named_study(name, "cpu", None)
 
 
@@ -133,6 +133,23 @@ def test_the_brief_has_three_priors_with_three_seeds_and_all_three_models():
     }
     views = {p.recipe.view for p in priors}
     assert len(views) == 1
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_the_2026_brief_shares_its_priors_and_has_latent_ddpms_of_several_beta(preset):
+    study, before = (named_study(n, preset, "digits") for n in ("brief-2026", "brief-2024"))
+    part_a = [p for p in study.plans if p.recipe.part == "A"]
+    assert part_a == [p for p in before.plans if p.recipe.part == "A"]
+    latents = [p.recipe for p in study.plans if p.recipe.model.kind == "latent"]
+    assert [r.model.vae.beta for r in latents] == [1e-6, 1e-3, 1.0]
+    assert all(r.model.vae.likelihood == "gaussian" for r in latents)
+    assert {p.recipe.model.kind for p in study.plans} == {"vae", "ddpm", "latent"}
+    assert all(r.train.early for r in latents), "the study guides every chain"
+    plain = study_json(study, (1, 8, 8), 17)
+    assert plain["edition"] == "2026"
+    first, second = plain["recipes"][4:6]
+    assert first["parameters"] == second["parameters"]
+    assert first["latent_dim"] == 8
 
 
 @pytest.mark.parametrize(

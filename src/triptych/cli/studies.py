@@ -27,7 +27,7 @@ class Study:
     """Run a study, built-in or from a .toml file: train, judge, report. Resumes by itself."""
 
     name: Positional[str]
-    """demo, brief-2024, priors, or the path of a .toml file"""
+    """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
     where: OmitArgPrefixes[Where] = field(default_factory=Where)
     out: Path | None = None
     """folder to write; runs/NAME if not given"""

@@ -20,6 +20,7 @@ from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import ddpm_bound, flow_bound
 from triptych.evaluate.nearest import nearest
+from triptych.evaluate.speed import sampling_speed
 from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
@@ -44,37 +45,36 @@ def judge(
     Samples are drawn by another model where one is given: by the same, guided.
     """
     device = data.test_images.device
-    result = Judgement()
-    images = data.test_images[: how.images]
+    images, labels = data.test_images[: how.images], data.test_labels[: how.images]
     x = view(view_name)(images, data.levels, generator_for(0, 0, device, stream=3))
     protocol = {"dataset": data.name, "split": "test", "n": len(images), "view": view_name}
-    g = generator_for(seed, 0, device, stream=4)
+    g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
     if isinstance(model, VAE):
-        result = judge_vae(model, x, data.test_labels[: how.images], how, protocol, g)
-    elif isinstance(model, LatentDDPM):
-        result = judge_latent(model, x, data.test_labels[: how.images], how, protocol, g)
+        result = judge_vae(model, x, labels, how, protocol, g)
+    elif isinstance(drawing, LatentDDPM):
+        result = judge_latent(drawing, x, labels, how, protocol, g)
     else:
-        result.scores.append(bpd_score(model, x, how, protocol, g))
+        result = Judgement([bpd_score(model, x, how, protocol, g)])
     if isinstance(model, PixelFlow):
         outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
-        result.scores.append(
-            Score("share-outside", outside, "", None, protocol | DRAWN | {"n": SAMPLES_SHOWN})
-        )
-    draw = sampler(drawn_by or model, how, generator_for(seed, 0, device, stream=5))
+        of_samples = protocol | DRAWN | {"n": SAMPLES_SHOWN}
+        result.scores.append(Score("share-outside", outside, "", None, of_samples))
+    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
     result.scores.append(score)
-    if features is not None:
-        samples = enough(shown, draw, len(images))
-        scores, growth = sample_scores(samples, data, features, sampling_protocol(model, how))
-        result.scores += scores
-        if isinstance(model, LatentDDPM):
-            train = data.train_images[: len(images)]
-            seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))
-            result.scores += latent_limits(model, seen, data, features, g)
-        if growth:
-            result.arrays["fid-growth"] = growth
+    if features is None:
+        return result
+    samples, drawn = enough(shown, draw, len(images)), sampling_protocol(model, how)
+    scores, growth = sample_scores(samples, data, features, drawn)
+    result.scores += [*scores, sampling_speed(draw, device, {"dataset": data.name} | drawn)]
+    if growth:
+        result.arrays["fid-growth"] = growth
+    if isinstance(model, LatentDDPM):
+        train = data.train_images[: len(images)]
+        seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))
+        result.scores += latent_limits(model, seen, data, features, g)
     return result
 
 

@@ -9,12 +9,12 @@ from triptych.report.handin import handin
 from triptych.report.latent_figure import latent_ddpm
 from triptych.report.load import read_study
 from triptych.report.page import write_page
-from triptych.report.snippets import SNIPPETS, Ask
+from triptych.report.snippets import Ask
 
 __all__ = ["handin", "write_report"]
 
 
-def write_report(study_folder: Path, snippets: Sequence[Ask] = SNIPPETS) -> Path:
+def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
     """Draws the figures, sets the page, measures it, and returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's

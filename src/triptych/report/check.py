@@ -12,12 +12,7 @@ from pdfplumber.page import Page
 from pdfplumber.pdf import PDF
 
 from triptych.protocols import UserError
-
-TITLE = "Mini-project 1"
-SNIPPETS_HEADING = "Code snippets"
-REFERENCES_HEADING = "References"
-# Parts in their order, with the pages that each may take (None: as many as needed).
-PARTS = ((TITLE, 1), (SNIPPETS_HEADING, 1), (REFERENCES_HEADING, None))
+from triptych.report.edition import EDITIONS, Edition
 
 POINTS_PER_CM = 72 / 2.54
 A4 = (21.0 * POINTS_PER_CM, 29.7 * POINTS_PER_CM)
@@ -49,7 +44,7 @@ class Measured:
     smallest_margin: float
 
 
-def check_pdf(path: Path) -> Measured:
+def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
     """Raises LimitError at the first limit that is broken: page size, parts, font size, margins.
 
     Every visible character counts for the font size, those of figures included: the report sets
@@ -63,7 +58,7 @@ def check_pdf(path: Path) -> Measured:
     with document as pdf:
         for page in pdf.pages:
             _check_size(page)
-        parts = _check_parts(_heading_pages(pdf), len(pdf.pages))
+        parts = _check_parts(edition, _heading_pages(pdf), len(pdf.pages))
         fonts = [_check_fonts(page) for page in pdf.pages]
         margins = [_check_margins(page) for page in pdf.pages]
     return Measured(len(fonts), parts, min(fonts), min(margins))
@@ -76,20 +71,20 @@ def _check_size(page: Page) -> None:
         raise LimitError("A4 paper", page.page_number, f"{width:.1f} cm x {height:.1f} cm")
 
 
-def _check_parts(starts: dict[str, int], pages: int) -> dict[str, int]:
+def _check_parts(edition: Edition, starts: dict[str, int], pages: int) -> dict[str, int]:
     """Pages per part. `starts`: the page on which each part's heading stands."""
-    for title, _ in PARTS:
+    for title, _ in edition.parts:
         if title not in starts:
             raise LimitError(f"the part '{title}'", pages, "no such heading in the outline")
-    firsts = [starts[title] for title, _ in PARTS]
+    firsts = [starts[title] for title, _ in edition.parts]
     if firsts[0] != 1:
-        raise LimitError("no front page", 1, f"'{TITLE}' starts on page {firsts[0]}, not")
+        raise LimitError("no front page", 1, f"'{edition.title}' starts on page {firsts[0]}, not")
     counts = {}
     ends = [*firsts[1:], pages + 1]
-    for (title, most), first, end in zip(PARTS, firsts, ends, strict=True):
+    for (title, most), first, end in zip(edition.parts, firsts, ends, strict=True):
         counts[title] = end - first
         if end <= first or (most is not None and end - first > most):
-            name = "main text" if title == TITLE else title.lower()
+            name = "main text" if title == edition.title else title.lower()
             allowed = "one page" if most else "a page of its own"
             raise LimitError(f"{name}: {allowed}", first, f"{end - first} pages, starting")
     return counts

@@ -26,6 +26,10 @@ def separated(difference: Difference | None) -> bool:
     return low > 0 or high < 0
 
 
+def _holds_zero(difference: Difference) -> bool:
+    return difference.interval95 is not None and not separated(difference)
+
+
 def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary]:
     """The models that have the metric, best mean first; UserError where protocols differ."""
     found = [study.score(recipe.name, metric) for recipe in recipes]
@@ -54,9 +58,12 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     if len(models) > 2 and not any(map(separated, differences)):
         pairs.append((models[0], models[-1]))
+    differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
+    name = metric.removeprefix("The ").removeprefix("bound in ")
+    if len(models) == len(pairs) == 3 and all(d and _holds_zero(d) for d in differences):
+        return [f"In {name} the runs separate none: each paired 95% interval holds 0."]
     claims, open_ = [], []
-    for a, b in pairs:
-        difference = study.difference(a.metric, a.model, b.model)
+    for (a, b), difference in zip(pairs, differences, strict=True):
         names = (title_of(study, a), title_of(study, b))
         if difference is not None and separated(difference):
             claims.append(_claim(difference, names, first=not claims))
@@ -64,7 +71,6 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
             open_.append(_no_claim(difference, names))
     said = [f"{metric} is {listed(claims)}."] if claims else []
     if open_:
-        name = metric.removeprefix("The ").removeprefix("bound in ")
         said.append(f"In {name} the runs do not separate {listed(open_, 'nor')}.")
     return [" ".join(said)]
 
@@ -121,3 +127,10 @@ def title_of(study: Study, score: Summary) -> str:
     """How a sentence calls the model of a score."""
     recipe = next((r for r in study.recipes if r.name == score.model), None)
     return score.model if recipe is None else called(study, recipe)
+
+
+def one_run(models: Sequence[Summary]) -> str:
+    """A warning where no model has more than one run."""
+    if any(score.n_seeds > 1 for score in models):
+        return ""
+    return "One run each: no spread can be given, so the numbers stand for these runs alone. "

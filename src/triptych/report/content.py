@@ -1,15 +1,22 @@
 """All that the report says, as data for the template. Strings stay strings: none is markup."""
 
+from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
-from triptych.report.check import REFERENCES_HEADING, SNIPPETS_HEADING, TITLE
-from triptych.report.discussion import Paragraph
+from triptych.report.discussion import Paragraph, read_own
+from triptych.report.edition import (
+    DECLARATION_HEADING,
+    REFERENCES_HEADING,
+    SNIPPETS_HEADING,
+    Edition,
+)
 from triptych.report.group import Group
 from triptych.report.load import Latent, Recipe, Study, read_latent, read_samples
 from triptych.report.tables import Table, likelihood_table, sampling_table
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
-from triptych.report.wording import Span, bare, count, dataset_name, label, listed
+from triptych.report.wording import Span, bare, called, count, dataset_name, label, listed
 
 CITATIONS = (
     "bauer2019",
@@ -20,6 +27,7 @@ CITATIONS = (
     "ho2020",
     "kingma2014",
     "papamakarios2017",
+    "rombach2022",
     "tomczak2018",
     "vehtari2024",
     "wu2017",
@@ -34,11 +42,13 @@ PAPERS = {
     "resampled": ("the resampled prior", "bauer2019"),
     "hierarchical": ("the two levels", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
+    "latent": ("the latent DDPM", "rombach2022"),
 }
 
 
 def build(
     study: Study,
+    edition: Edition,
     group: Group,
     heights: dict[str, float | None],
     discussion: list[Paragraph],
@@ -60,7 +70,8 @@ def build(
     if likelihood is not None:
         wide.append(_table(1, likelihood, 12.0))
     return {
-        "title": TITLE,
+        "title": edition.title,
+        "head": edition.head,
         "snippets-heading": SNIPPETS_HEADING,
         "references-heading": REFERENCES_HEADING,
         "course": group.course,
@@ -74,6 +85,19 @@ def build(
         "models-intro": _intro(study),
         "discussion": [{"head": p.head, "spans": p.spans} for p in discussion],
         "before": _before_table(discussion),
+    }
+
+
+def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | None:
+    """The page on generative AI, where the edition has one: the words of the first ai.md in these
+    folders, or none."""
+    if not edition.declaration:
+        return None
+    found = [path for folder in folders if (path := folder / "ai.md").is_file()]
+    paragraphs = read_own(found[0], CITATIONS) if found else []
+    return {
+        "heading": DECLARATION_HEADING,
+        "paragraphs": [{"head": p.head, "spans": p.spans} for p in paragraphs],
     }
 
 
@@ -112,9 +136,11 @@ def _posterior_caption(study: Study) -> list[Span]:
     plane = ", in the posterior's two leading principal components" if projected else ""
     rings = "; rings: draws from it" if projected else ""
     text = "Dots: q(z), numbered by class; grey: regions with 50, 80 and 95% of the prior"
+    chains = [r for r in study.part("B") if r.family == "latent" and read_latent(study, r)]
+    lines = f". Last, on its own scale: lines, {called(study, chains[0])}" if chains else ""
     return [
         {"strong": "Prior and aggregate posterior"},
-        f" on one scale ({_seeds(found)}){plane}. {text}{rings}.",
+        f" on one scale ({_seeds(found)}){plane}. {text}{rings}{lines}.",
     ]
 
 
@@ -147,8 +173,11 @@ def _intro(study: Study) -> list[Span]:
 
 
 def _models(study: Study, details: bool) -> list[dict[str, str]]:
-    """A sentence per architecture; the models of part A say once what they have in common."""
-    groups = [[recipe] for recipe in study.part("B")]
+    """A sentence per architecture; the models of part A, and latent DDPMs, say once what they have
+    in common."""
+    chains = [recipe for recipe in study.part("B") if recipe.family == "latent"]
+    others = [[recipe] for recipe in study.part("B") if recipe.family != "latent"]
+    groups = [*others, chains] if chains else others
     if study.part("A"):
         groups.insert(0, study.part("A"))
     return [
@@ -164,6 +193,8 @@ def _models(study: Study, details: bool) -> list[dict[str, str]]:
 def _group_title(study: Study, recipes: list[Recipe]) -> str:
     if len(recipes) == 1:
         return label(study, recipes[0])
+    if recipes[0].family == "latent":
+        return f"Latent DDPMs ({len(recipes)})"
     if len(recipes) > MOST_NAMED:
         return f"VAEs ({len(recipes)} priors)"
     return f"VAEs ({listed([bare(study, r) for r in recipes])})"

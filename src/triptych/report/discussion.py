@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.protocols import UserError
-from triptych.report.claims import all_separated, compare, ranked, title_of
+from triptych.report.claims import all_separated, compare, one_run, ranked
 from triptych.report.load import Recipe, Study, Summary
+from triptych.report.sampling import sampling
 from triptych.report.tables import best_iwae
-from triptych.report.wording import KL, Span, called, count, few, listed, number, runs
+from triptych.report.wording import KL, Span, called, few, listed, number, runs
 
 LONGEST_REASON = 70
 MOST_FAILURES = 3
@@ -39,7 +40,7 @@ def discuss(study: Study, citations: Sequence[str], brief: bool = False) -> list
     made = [
         Paragraph("Log-likelihood.", _likelihood(study, brief)),
         Paragraph("Prior and aggregate posterior.", _match(study, brief)),
-        Paragraph("Sampling quality.", _sampling(study, brief)),
+        Paragraph("Sampling quality.", sampling(study, brief)),
         Paragraph("Failures.", _failures(study)),
     ]
     return [paragraph for paragraph in made if paragraph.spans]
@@ -77,7 +78,7 @@ def _likelihood(study: Study, brief: bool) -> list[Span]:
     models = ranked(study, recipes, "elbo")
     spans: list[Span] = []
     if models:
-        spans += [_one_run(models), *compare(study, models, "The ELBO")]
+        spans += [one_run(models), *compare(study, models, "The ELBO")]
     iwae = best_iwae(study, recipes)
     if iwae:
         spans += _importance(study, models, ranked(study, recipes, iwae))
@@ -179,37 +180,6 @@ def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
     if not (all_separated(study, elbo) and all_separated(study, kl)):
         return ""
     return f" The order by {KL} is the order by ELBO."
-
-
-def _sampling(study: Study, brief: bool) -> list[Span]:
-    recipes = study.part("B")
-    fid, bpd = ranked(study, recipes, "fid"), ranked(study, recipes, "bpd")
-    spans: list[Span] = []
-    if fid:
-        spans += [_one_run(fid), _floor(study, fid)]
-        spans += [f" {text}" for text in compare(study, fid, "FID", values=False)]
-    if len(bpd) > 1 and not brief:
-        spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
-    return [span for span in spans if span]
-
-
-def _floor(study: Study, models: Sequence[Summary]) -> str:
-    said = []
-    for score in models:
-        text = f"{number(score.mean, 2)} for {title_of(study, score)}"
-        floor = score.protocol.get("floor")
-        if floor is not None and float(floor) > 0:
-            text += f" ({number(score.mean / float(floor), 1)} times its floor)"
-        said.append(text)
-    n = models[0].protocol.get("n")
-    at = f"At N = {count(int(n))} images the" if n is not None else "The"
-    return f"{at} FID is {listed(said)}."
-
-
-def _one_run(models: Sequence[Summary]) -> str:
-    if any(score.n_seeds > 1 for score in models):
-        return ""
-    return "One run each: no spread can be given, so the numbers stand for these runs alone. "
 
 
 def _failures(study: Study) -> list[Span]:

@@ -21,7 +21,7 @@ from triptych.report.canvas import (
 from triptych.report.load import Study, read_arrays, read_samples
 from triptych.report.wording import label
 
-MOST_GROUPS_IN_ROW = 3
+MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
 GAP = 0.07
 NEAREST = "nearest.npz"
 
@@ -32,7 +32,8 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
     groups = [(label(study, recipe), got[1]) for recipe, got in found if got is not None]
     if not groups:
         return None
-    columns = min(len(groups), MOST_GROUPS_IN_ROW)
+    # Many groups stand in one row of small images rather than take a second from the page.
+    columns = len(groups) if len(groups) <= MOST_IN_ONE_ROW else MOST_GROUPS_IN_ROW
     widest = (TEXT_WIDTH - (columns - 1) * 0.5) / columns
     side = min(side, (widest - (n - 1) * GAP) / n)
     span = n * side + (n - 1) * GAP

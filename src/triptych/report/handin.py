@@ -6,6 +6,8 @@ from pathlib import Path
 
 from triptych.protocols import UserError
 from triptych.report.check import check_pdf
+from triptych.report.edition import edition_named
+from triptych.report.load import read_study
 
 PACKAGE = Path(__file__).parents[1]
 # What stands beside src/ in a checkout and is needed to install and run the code.
@@ -22,7 +24,7 @@ def handin(study_folder: Path) -> Path:
     report = study_folder / "report.pdf"
     if not report.is_file():
         raise UserError(f"{report} is missing: write the report before packing the hand-in.")
-    check_pdf(report)
+    check_pdf(report, edition_named(read_study(study_folder).edition))
     entries = dict([*_code(), *_study(study_folder)])
     target = study_folder / "handin.zip"
     draft = target.with_suffix(".zip.part")

@@ -69,24 +69,19 @@ def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) 
 
 
 def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
-    """One panel per recipe of part A, all on the same axes; `panel` is the largest side in cm.
+    """One panel per recipe of part A, all on the same axes, and one of the first latent DDPM on its
+    own; `panel` is the largest side in cm.
 
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown.
     """
     panels, pairs = place_panels(study, panel), _pairs(study)
     if panels is None:
         return None
-    centre, reach = _frame([latent for _, latent in pairs])
+    shared = [latent for _, latent in pairs if latent.chain is None]
     with rc_context(STYLE):
         figure, axes = _empty_panels(panels)
         for ax, (_, latent) in zip(axes, pairs, strict=True):
-            ax.set_xlim(centre[0] - reach, centre[0] + reach)
-            ax.set_ylim(centre[1] - reach, centre[1] + reach)
-            draw_prior(ax, latent)
-            draw_posterior(ax, latent)
-            draw_prior_samples(ax, latent)
-            write_digits(ax, latent)
-            _label_axes(ax, latent)
+            _draw_panel(ax, latent, shared if latent.chain is None else [latent])
         if not _own_axes(pairs):
             for ax, corner in zip(axes, panels.corners, strict=True):
                 if corner[0] > panels.corners[0][0]:
@@ -97,33 +92,45 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
 def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:
     """One panel per latent DDPM, each on axes of its own: the VAE's prior shaded, the aggregate
     posterior as points, what the chain has learned of it as lines."""
-    recipes = [r for r in study.part("B") if r.family == "latent"]
-    pairs = [(r, latent) for r in recipes if (latent := read_latent(study, r))]
+    pairs = _chains(study)
     if not pairs:
         return None
     placed = _placed(study, pairs, panel)
     raised = [(x, y + LEGEND) for x, y in placed.corners]
     panels = replace(placed, corners=raised, height=placed.height + LEGEND)
+    said = "shaded: the VAE's prior;  points: q(z);  lines: the DDPM"
     with rc_context(STYLE):
         figure, axes = _empty_panels(panels)
-        text_at(
-            figure, TEXT_WIDTH / 2, 0.1, "shaded: the VAE's prior;  points: q(z);  lines: the DDPM"
-        )
+        text_at(figure, TEXT_WIDTH / 2, 0.1, said)
         for ax, (_, latent) in zip(axes, pairs, strict=True):
-            centre, reach = _frame([latent])
-            ax.set_xlim(centre[0] - reach, centre[0] + reach)
-            ax.set_ylim(centre[1] - reach, centre[1] + reach)
-            ax.tick_params(labelleft=True)
-            draw_prior(ax, latent)
-            draw_posterior(ax, latent)
-            draw_chain(ax, latent)
-            write_digits(ax, latent)
-            _label_axes(ax, latent)
+            _draw_panel(ax, latent, [latent])
         return write(figure, study.folder / "figures", "latent-ddpm")
 
 
+def _draw_panel(ax: Axes, latent: Latent, framed: Sequence[Latent]) -> None:
+    """One latent space in the frame that holds all of `framed`."""
+    centre, reach = _frame(framed)
+    ax.set_xlim(centre[0] - reach, centre[0] + reach)
+    ax.set_ylim(centre[1] - reach, centre[1] + reach)
+    draw_prior(ax, latent)
+    draw_posterior(ax, latent)
+    if latent.chain is None:
+        draw_prior_samples(ax, latent)
+    else:
+        ax.tick_params(labelleft=True)
+        draw_chain(ax, latent)
+    write_digits(ax, latent)
+    _label_axes(ax, latent)
+
+
+def _chains(study: Study) -> list[tuple[Recipe, Latent]]:
+    recipes = [r for r in study.part("B") if r.family == "latent"]
+    return [(r, latent) for r in recipes if (latent := read_latent(study, r))]
+
+
 def _pairs(study: Study) -> list[tuple[Recipe, Latent]]:
-    return [(r, latent) for r in study.part("A") if (latent := read_latent(study, r))]
+    priors = [(r, latent) for r in study.part("A") if (latent := read_latent(study, r))]
+    return [*priors, *_chains(study)[:1]]
 
 
 def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
@@ -138,8 +145,8 @@ def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
 
 
 def _own_axes(pairs: Sequence[tuple[Recipe, Latent]]) -> bool:
-    # Principal components are each model's own, so each panel names its own.
-    return any(latent.projected for _, latent in pairs)
+    # Principal components are each model's own, and a chain's panel has a scale of its own.
+    return any(latent.projected or latent.chain is not None for _, latent in pairs)
 
 
 def _empty_panels(panels: Panels) -> tuple[Figure, list[Axes]]:
@@ -148,7 +155,7 @@ def _empty_panels(panels: Panels) -> tuple[Figure, list[Axes]]:
     for title, corner in zip(panels.titles, panels.corners, strict=True):
         ax = axes_at(figure, (*corner, panels.side, panels.side))
         ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
-        ax.locator_params(nbins=5 if panels.side > 3 else 3)
+        ax.locator_params(nbins=5 if panels.side > 3 else 3 if panels.side > 2.2 else 2)
         ax.tick_params(labelleft=corner[0] == panels.corners[0][0])
         axes.append(ax)
     return figure, axes

@@ -84,6 +84,7 @@ class Study:
     scores: list[Summary]
     differences: list[Difference]
     failures: list[Failure]
+    edition: str = "2024"
 
     def part(self, part: str) -> list[Recipe]:
         """The recipes of part "A" or "B", in the study's order."""
@@ -151,6 +152,7 @@ def read_study(folder: Path) -> Study:
             scores=_records(Summary, results["scores"]),
             differences=_records(Difference, results.get("differences", [])),
             failures=_records(Failure, results.get("failures", [])),
+            edition=str(asked.get("edition", "2024")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -13,8 +13,9 @@ import typst
 from triptych.protocols import UserError
 from triptych.report import figures
 from triptych.report.check import check_pdf
-from triptych.report.content import CITATIONS, build
+from triptych.report.content import CITATIONS, build, declaration
 from triptych.report.discussion import discuss
+from triptych.report.edition import Edition, edition_named
 from triptych.report.group import read_group
 from triptych.report.latent_figure import place_panels, prior_posterior
 from triptych.report.load import Study
@@ -116,30 +117,33 @@ class Press:
         )
 
 
-def write_page(study: Study, snippets: Sequence[Ask]) -> Path:
-    """Writes report.pdf and returns its path.
+def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
+    """Writes report.pdf, with the edition's snippets or others, and returns its path.
 
     Raises LimitError when no look keeps the assignment's limits; report.draft.pdf then shows the
     tightest that was tried, and there is no report.pdf.
     """
+    edition = edition_named(study.edition)
     final, draft = study.folder / "report.pdf", study.folder / "report.draft.pdf"
     final.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         press = Press(Path(folder))
         try:
-            _fit_main(press, study)
-            _fit_code(press, snippets)
+            _fit_main(press, study, edition)
+            _fit_code(press, edition.snippets if snippets is None else snippets)
             press.compile(draft)
         except typst.TypstError as error:
             raise UserError(f"The report cannot be set: {error.message}.") from error
-    check_pdf(draft)
+    check_pdf(draft, edition)
     draft.replace(final)
     return final
 
 
-def _fit_main(press: Press, study: Study) -> None:
+def _fit_main(press: Press, study: Study, edition: Edition) -> None:
     """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
-    group = read_group((study.folder, Path.cwd()))
+    folders = (study.folder, Path.cwd())
+    group = read_group(folders)
+    press.update(declaration=declaration(edition, folders))
     heights: dict[str, float | None] = {}
     samples = figures.samples(study)
     if samples is not None:
@@ -151,7 +155,7 @@ def _fit_main(press: Press, study: Study) -> None:
         if panels is not None:
             heights["prior-posterior"] = panels.height
         text = discuss(study, CITATIONS, look.brief)
-        content = build(study, group, heights, text, look.details)
+        content = build(study, edition, group, heights, text, look.details)
         press.update(leading=look.leading, snippets=[], **content)
         if _fit_columns(press):
             break

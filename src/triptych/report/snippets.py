@@ -44,9 +44,9 @@ SNIPPETS = (
         (
             "triptych.flows.coupling:Coupling.inverse",
             "triptych.flows.coupling:Affine.inverse",
-            "triptych.flows.flow:Flow.inverse",
             "triptych.flows.flow:Flow.log_prob",
         ),
+        ("triptych.flows.flow:Flow.inverse",),
     ),
     Ask(
         "The DDPM's ELBO",

@@ -9,7 +9,6 @@ from triptych.protocols import UserError
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import (
     KL,
-    SAMPLERS,
     Span,
     bare,
     called,
@@ -22,12 +21,14 @@ from triptych.report.wording import (
     runs,
     split_and_n,
     spread,
+    way_of_sampling,
 )
 
 # Keys in which scores of one column may differ: they describe the model's side of the
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
     "fid": {"floor", "null95", "sampler", "steps", "eta", "guidance"},
+    "samples-per-second": {"sampler", "steps", "eta", "guidance"},
     "energy-distance": {"null95"},
     "kl-aggregate": {"draws"},
     "mutual-information": {"draws"},
@@ -35,6 +36,7 @@ FREE_KEYS = {
 }
 SOURCES = {"ais": "wu2017"}
 DASH = "\N{EN DASH}"
+PRIOR_FID = "own prior"
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,28 @@ def likelihood_table(study: Study) -> Table | None:
 
 
 def sampling_table(study: Study) -> Table | None:
-    """Rows: the models of part B. Columns: bits/dim, FID and its real-against-real floor."""
+    """Rows: the models of part B. Columns: bits/dim, FID and its real-against-real floor; or, where
+    there are latent DDPMs, FID, FID of their VAE's own prior, and samples a second."""
     recipes = study.part("B")
-    bpd, fid = (_column(study, recipes, m) for m in ("bpd", "fid"))
+    names = ("bpd", "fid", "fid-prior", "samples-per-second")
+    bpd, fid, prior, speed = (_column(study, recipes, m) for m in names)
     if not bpd and not fid:
         return None
-    header, cells = ["Model"], []
-    if bpd:
-        header.append("bits/dim")
-        cells.append(_cells(recipes, bpd))
+    columns: dict[str, list[str]] = {}
+    if bpd and not prior:
+        columns["bits/dim"] = _cells(recipes, bpd)
     if fid:
-        header += ["FID", "floor"]
-        cells += [_cells(recipes, fid), _floors(recipes, fid)]
-    rows = [[label(study, recipe), *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
-    return Table(header, rows, _sampling_caption(study, bpd, fid))
+        columns["FID"] = _cells(recipes, fid)
+    if fid and not prior:
+        columns["floor"] = _floors(recipes, fid)
+    if prior:
+        columns[PRIOR_FID] = _cells(recipes, prior)
+        columns["1/s"] = _speeds(recipes, speed)
+    rows = [
+        [label(study, recipe), *(c[i] for c in columns.values())]
+        for i, recipe in enumerate(recipes)
+    ]
+    return Table(["Model", *columns], rows, _sampling_caption(study, bpd, fid, bool(prior)))
 
 
 def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
@@ -149,6 +159,11 @@ def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
     return [DASH if floor is None else number(float(floor), 2) for floor in floors]
 
 
+def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
+    rates = [column[r.name].mean if r.name in column else None for r in recipes]
+    return [DASH if v is None else number(v, 0 if v >= 100 else 1) for v in rates]
+
+
 def _runs(study: Study, recipes: Sequence[Recipe], columns: Sequence[dict[str, Summary]]) -> str:
     """How many runs stand behind the numbers, row by row where rows differ."""
     sizes = {}
@@ -181,7 +196,9 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     return [*spans, "."]
 
 
-def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summary]) -> list[Span]:
+def _sampling_caption(
+    study: Study, bpd: dict[str, Summary], fid: dict[str, Summary], latent: bool
+) -> list[Span]:
     recipes = study.part("B")
     spans: list[Span] = [
         {"strong": "Sampling."},
@@ -194,9 +211,13 @@ def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summ
             {"cite": "heusel2017"},
             f": {split_and_n(protocol)}{_features(protocol)}",
         ]
-        spans.append("; floor: real against real." + _samplers(study, fid))
+        floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
+        spans.append("; floor: real against real" + (f", {listed(floors[:1])}." if latent else "."))
+        spans.append(_samplers(study, fid))
+    if latent:
+        spans.append(f" {_capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second.")
     bounds = [
-        f"{bare(study, r)}: {bpd[r.name].protocol['bound']}"
+        f"{bare(study, r)}: {_bound(bpd[r.name], latent)}"
         for r in recipes
         if r.name in bpd and "bound" in bpd[r.name].protocol
     ]
@@ -205,18 +226,20 @@ def _sampling_caption(study: Study, bpd: dict[str, Summary], fid: dict[str, Summ
     return spans
 
 
+def _bound(score: Summary, said: bool) -> str:
+    """The kind of the bound; with its value where no column has it."""
+    kind = str(score.protocol["bound"])
+    return f"{number(score.mean, 2)}, {kind}" if said else kind
+
+
 def _samplers(study: Study, fid: dict[str, Summary]) -> str:
-    said = []
+    said: dict[str, list[str]] = {}
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
-        if protocol.get("steps"):
-            sampler = str(protocol.get("sampler") or "")
-            how = SAMPLERS.get(sampler, sampler) or "sampled"
-            steps = count(int(protocol["steps"]))
-            noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
-            guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
-            said.append(f"{_capital(bare(study, recipe))}: {how}, {steps} steps{noise}{guided}")
-    return f" {'; '.join(said)}." if said else ""
+        if way := way_of_sampling(protocol):
+            said.setdefault(way, []).append(_capital(bare(study, recipe)))
+    ways = [f"{listed(names)}: {way}" for way, names in said.items()]
+    return f" {'; '.join(ways)}." if ways else ""
 
 
 def _features(protocol: dict[str, Any]) -> str:

@@ -96,6 +96,18 @@ def split_and_n(protocol: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def way_of_sampling(protocol: dict[str, Any]) -> str:
+    """ "DDIM, 50 steps, eta = 0" out of a protocol; nothing where there was no choice."""
+    if not protocol.get("steps"):
+        return ""
+    sampler = str(protocol.get("sampler") or "")
+    how = SAMPLERS.get(sampler, sampler) or "sampled"
+    steps = count(int(protocol["steps"]))
+    noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
+    guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
+    return f"{how}, {steps} steps{noise}{guided}"
+
+
 def dataset_name(name: str) -> str:
     """As it is usually written."""
     return DATASETS.get(name, name)

@@ -1,6 +1,7 @@
 """The sentences with which the report describes a model."""
 
 import math
+from dataclasses import replace
 
 from triptych.study.configs import (
     DDPMConfig,
@@ -40,10 +41,11 @@ def describe(config: ModelConfig, shape: Shape) -> str:
             f"normalisation) on uniformly dequantized pixels in logit space."
         )
     if isinstance(config, LatentDDPMConfig):
+        vae = describe(replace(config.vae, beta=1.0), shape)[:-1]
         return (
-            f"{describe(config.vae, shape)[:-1]}; then a residual MLP of {config.blocks} blocks of "
-            f"{config.width} units on standardised latents, sinusoidal time embedding; "
-            f"{describe_chain(config)}."
+            f"{vae}; then a residual MLP of {config.blocks} blocks of {config.width} units on "
+            f"standardised latents, sinusoidal time embedding; {describe_chain(config)}, "
+            f"beta = {config.vae.beta:g}."
         )
     widths = "-".join(str(w) for w in config.widths)
     return (

@@ -24,7 +24,8 @@ from triptych.study.recipes import (
 
 Preset = Literal["cpu", "gpu"]
 MOST_SEEDS = 1000
-STUDIES = ("demo", "brief-2024", "priors")
+BETAS = {"1e-6": 1e-6, "1e-3": 1e-3, "1": 1.0}
+STUDIES = ("demo", "brief-2024", "brief-2026", "priors")
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 
 
@@ -85,6 +86,28 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     return Study("brief-2024", dataset, tuple(plans), how)
 
 
+def brief_2026(preset: Preset, dataset: str) -> Study:
+    """The 2026 assignment: the same priors; and a VAE, a DDPM, and latent DDPMs on beta-VAEs of
+    several beta for part B."""
+    before, latent = brief_2024(preset, dataset), recipes_for(dataset)["latent-ddpm"]
+    ddpm, grey = (next(p for p in before.plans if p.recipe.name == n) for n in ("ddpm", "vae-grey"))
+    longer = 1 if preset == "cpu" else 5
+    latents = [
+        override(
+            latent,
+            name=f"latent-ddpm-{word}",
+            title=f"Latent, \N{GREEK SMALL LETTER BETA} = {word}",
+            beta=beta,
+            epochs=longer * latent.train.epochs,
+        )
+        for word, beta in BETAS.items()
+    ]
+    part_a = [p for p in before.plans if p.recipe.part == "A"]
+    chains = [Plan(recipe, ddpm.seeds) for recipe in latents]
+    plans = (*part_a, ddpm, *chains, grey)
+    return Study("brief-2026", dataset, plans, before.evaluation, edition="2026")
+
+
 def priors(preset: Preset, dataset: str) -> Study:
     """All priors on the course's network, five seeds each, same budget and data order; a
     hierarchical prior has two levels of the others' dimensions, and an encoder for each.
@@ -107,6 +130,8 @@ def named_study(name: str, preset: Preset, dataset: str | None) -> Study:
         return priors(preset, checked_dataset(dataset or "mnist"))
     if name == "brief-2024":
         return brief_2024(preset, checked_dataset(dataset or "mnist"))
+    if name == "brief-2026":
+        return brief_2026(preset, checked_dataset(dataset or "mnist"))
     if name.endswith(".toml"):
         study = from_toml(Path(name))
         return study if dataset is None else replace(study, dataset=checked_dataset(dataset))

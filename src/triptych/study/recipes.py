@@ -82,7 +82,7 @@ def mnist_recipes() -> list[Recipe]:
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
     grey = VAEConfig(likelihood="gaussian", beta=1e-6)
-    latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0)
+    latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
@@ -102,7 +102,7 @@ def digits_recipes() -> list[Recipe]:
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
     small = LatentDDPMConfig(vae=tiny, vae_train=replace(vae, clip=1000.0), width=256)
-    latent = TrainConfig(epochs=300, lr=2e-3, clip=1.0, ema=0.995)
+    latent = TrainConfig(epochs=300, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),

@@ -1,0 +1,32 @@
+"""How fast a model draws."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.protocols import Score
+
+BATCH, LAPS = 64, 3
+
+
+def sampling_speed(
+    draw: Callable[[int], Tensor], device: torch.device, protocol: dict[str, Any]
+) -> Score:
+    """Samples a second by the clock: the median of a few batches after one that is not counted, the
+    device waited for each time. It holds for this machine as busy as it was."""
+
+    def lap() -> float:
+        began = time.perf_counter()
+        draw(BATCH)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    lap()
+    seconds = statistics.median(lap() for _ in range(LAPS))
+    how = {"device": device.type, "threads": torch.get_num_threads(), "batch": BATCH}
+    return Score("samples-per-second", BATCH / seconds, "1/s", None, protocol | how)
