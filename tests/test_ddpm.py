@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import mpmath
 import pytest
@@ -6,7 +7,8 @@ import torch
 from torch import nn
 from toys import SHAPE, images, randomised, tiny_ddpm
 
-from triptych.ddpm import DDPM, log_normal_mass
+from triptych.ddpm import DDPM
+from triptych.maths import log_normal_mass
 from triptych.samplers import ddim, dpm_solver, evenly_less_noisy_times, spaced_times
 from triptych.schedules import cosine_beta, linear_beta
 
@@ -23,6 +25,13 @@ class Net(nn.Module):
     def forward(self, x, t):
         self.times.append(t)
         return (0.7 * x + 0.1).sin() * (1 + t.to(x.dtype) / 10).view(-1, 1, 1, 1)
+
+
+class Twice(Net):
+    """The same, and beside it something to set the variance by."""
+
+    def forward(self, x, t):
+        return torch.cat([super().forward(x, t), (1.3 * x - t.view(-1, 1, 1, 1)).cos()], 1)
 
 
 class Says(nn.Module):
@@ -54,8 +63,17 @@ def aiming_at(target, levels, clip=False, T=8):
     return model
 
 
-def chain(T=8, prediction="eps", clip=True, schedule=linear_beta, shape=SMALL, min_snr=None):
-    return DDPM(Net(), schedule(T), shape, 17, prediction, clip, min_snr)
+def chain(
+    T=8,
+    prediction="eps",
+    clip=True,
+    schedule=linear_beta,
+    shape=SMALL,
+    min_snr=None,
+    variance="small",
+):
+    net = Twice() if variance == "learned" else Net()
+    return DDPM(net, schedule(T), shape, 17, prediction, clip, min_snr, variance)
 
 
 # --- the schedule and the step, against diffusers ---
@@ -86,7 +104,7 @@ def test_the_schedule_is_diffusers(schedule):
     torch.testing.assert_close(model.sqrt_alpha_bar**2, alpha_bar)
     torch.testing.assert_close(model.sqrt_one_minus_alpha_bar**2, 1 - alpha_bar)
     variance = torch.stack([scheduler._get_variance(t) for t in range(1, 50)])
-    torch.testing.assert_close(model.sigma[1:] ** 2, variance)
+    torch.testing.assert_close((2 * model.log_small[1:]).exp(), variance)
     assert model.last_alpha_bar == pytest.approx(alpha_bar[-1].item())
 
 
@@ -112,9 +130,10 @@ def test_every_schedule_ends_in_noise(schedule, T):
 @pytest.mark.usefixtures("float64")
 def test_posterior_variance_is_not_beta():
     beta = linear_beta(8)
-    sigma = DDPM(Net(), beta, SMALL, 17).sigma
-    assert (sigma[1:] ** 2 < beta[1:]).all()
-    torch.testing.assert_close(sigma[0] ** 2, beta[0])
+    model = DDPM(Net(), beta, SMALL, 17)
+    assert (model.log_small[1:] < model.log_large[1:]).all()
+    torch.testing.assert_close((2 * model.log_large).exp(), beta)
+    assert model.log_small[0] == model.log_large[0]
 
 
 @pytest.mark.usefixtures("float64")
@@ -132,10 +151,16 @@ def test_diffusion_and_targets_are_diffusers(prediction):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("clip", [True, False])
-def test_ancestral_sampling_is_diffusers_step_by_step(prediction, clip, monkeypatch):
+@pytest.mark.parametrize(
+    ("variance", "theirs"),
+    [("small", "fixed_small"), ("large", "fixed_large"), ("learned", "learned_range")],
+)
+def test_ancestral_sampling_is_diffusers_step_by_step(
+    prediction, clip, variance, theirs, monkeypatch
+):
     beta = linear_beta(8)
-    model = chain(8, prediction, clip)
-    scheduler, g = peer(model, beta, variance_type="fixed_small"), torch.Generator()
+    model = chain(8, prediction, clip, variance=variance)
+    scheduler, g = peer(model, beta, variance_type=theirs), torch.Generator()
     x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
     for t in reversed(range(8)):
         out = model.net(x, torch.full((3,), t))
@@ -369,6 +394,51 @@ def test_the_last_term_is_a_distribution_over_the_levels(levels, mu):
     log_p = -model.last_term(x_0, torch.randn_like(x_0))
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert log_p.argmax().item() == min(max(round((mu + 1) / 2 * (levels - 1)), 0), levels - 1)
+
+
+def by_hand(model, x_0, t, eps):
+    """L_t, or L_0 where t = 0, of each image by torch's own distributions."""
+    x_t, a, s = model.diffuse(x_0, t, eps), model.sqrt_alpha_bar, model.sqrt_one_minus_alpha_bar
+    out, share = model.net(x_t, t).chunk(2, 1)
+    found = []
+    for i, step in enumerate(t.tolist()):
+        x_0_hat = ((x_t[i] - s[step] * out[i]) / a[step]).clamp(-1, 1)
+        small, large = model.log_small[step], model.log_large[step]
+        sigma = (small + (share[i] + 1) / 2 * (large - small)).exp()
+        p = torch.distributions.Normal(model.mu(x_0_hat, x_t[i], t[i : i + 1])[0], sigma)
+        q = torch.distributions.Normal(model.mu(x_0[i], x_t[i], t[i : i + 1])[0], small.exp())
+        if step > 0:
+            found.append(torch.distributions.kl_divergence(q, p).sum())
+        else:
+            up, down = x_0[i] + 1 / 16, x_0[i] - 1 / 16
+            up, down = up.where(x_0[i] < 0.99, torch.inf), down.where(x_0[i] > -0.99, -torch.inf)
+            found.append(-(p.cdf(up) - p.cdf(down)).log().sum())
+    return torch.stack(found)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_learned_variance_pays_the_bound_and_the_mean_the_squared_error(g):
+    model, x = chain(variance="learned", shape=SHAPE), images(6).double()
+    noise = model.noise(6, g) | {"t": torch.tensor([0, 0, 1, 3, 5, 7])}
+    t, eps, x_0 = noise["t"], noise["eps"], model.scale(x)
+    out = model.net(model.diffuse(x_0, t, eps), t).chunk(2, 1)[0]
+    error = (out - eps).square().mean((1, 2, 3))
+    bound = by_hand(model, x_0, t, eps)
+    torch.testing.assert_close(model.gaussian_term(x_0, t, eps)[2:], bound[2:])
+    torch.testing.assert_close(model.last_term(x_0[:2], eps[:2]), bound[:2])
+    bits = 8 * bound / (math.prod(SHAPE) * math.log(2))
+    torch.testing.assert_close(model.loss(x, noise), error + 1e-3 * bits)
+    said = model.net(model.diffuse(x_0, t, eps), t).requires_grad_()
+    model.net = Says(said)
+    model.loss(x, noise).sum().backward()
+    of_mean, of_share = said.grad.chunk(2, 1)
+    torch.testing.assert_close(of_mean, 2 * (out - eps) / math.prod(SHAPE))
+    assert of_share[2:].abs().min() > 0
+
+
+def test_a_learned_variance_needs_levels():
+    with pytest.raises(ValueError, match="needs levels"):
+        DDPM(Net(), linear_beta(8), SMALL, None, variance="learned")
 
 
 @pytest.mark.usefixtures("float64")

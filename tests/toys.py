@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.data import view
-from triptych.ddpm import DDPM
+from triptych.ddpm import DDPM, Variance
 from triptych.flows.flow import (
     Flow,
     Inverse,
@@ -143,8 +143,9 @@ def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> Pixe
     return PixelFlow(flow, shape, levels)
 
 
-def tiny_ddpm(T: int = 6, clip: bool = True) -> DDPM:
-    return DDPM(UNet(SHAPE, (8,), 1), cosine_beta(T), SHAPE, LEVELS, "v", clip)
+def tiny_ddpm(T: int = 6, clip: bool = True, variance: Variance = "small") -> DDPM:
+    net = UNet(SHAPE, (8,), 1, 2 if variance == "learned" else 1)
+    return DDPM(net, cosine_beta(T), SHAPE, LEVELS, "v", clip, variance=variance)
 
 
 def tiny_latent_ddpm(T: int = 6) -> LatentDDPM:
@@ -173,6 +174,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
+    "ddpm-learned": (lambda: tiny_ddpm(variance="learned"), "raw"),
     "latent-ddpm": (tiny_latent_ddpm, "raw"),
 }
 

@@ -2,8 +2,11 @@
 arXiv:2006.11239), with the true variational bound.
 
     q(x_t|x_0)         = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)             (eq. 4)
-    q(x_{t-1}|x_t,x_0) = N(mu_t(x_0, x_t), sigma_t^2 I)                            (eq. 6, 7)
+    q(x_{t-1}|x_t,x_0) = N(mu_t(x_0, x_t), beta_tilde_t I)                         (eq. 6, 7)
     p(x_{t-1}|x_t)     = N(mu_t(x_0_hat(x_t, t), x_t), sigma_t^2 I)
+
+The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"), or what the network says of each
+pixel, between the two (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
 
 Times are 0 .. T-1; x_t at t = 0 has had one step of noise. Data are levels k = 0 .. L-1, seen as
 x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, of which there is a
@@ -17,7 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from triptych.maths import log_normal_mass
+from triptych.schedules import min_snr_weight
+
 Prediction = Literal["eps", "v"]
+Variance = Literal["small", "large", "learned"]
+BOUND_WEIGHT = 1e-3
 
 
 class DDPM(nn.Module):
@@ -25,14 +33,16 @@ class DDPM(nn.Module):
 
     `net(x_t, t)` predicts eps, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho
     2022, arXiv:2202.00512), from which x_0_hat and eps_hat follow. `clip` bounds x_0_hat to the
-    data's range [-1, 1], in sampling and in the bound alike: it is part of the model.
+    data's range [-1, 1], in sampling and in the bound alike: it is part of the model. With a
+    learned `variance` the network has twice the channels out, the second half for log sigma.
     """
 
     sqrt_alpha_bar: Tensor
     sqrt_one_minus_alpha_bar: Tensor
     mu_x_0: Tensor
     mu_x_t: Tensor
-    sigma: Tensor
+    log_small: Tensor
+    log_large: Tensor
     loss_weight: Tensor
 
     def __init__(
@@ -44,14 +54,17 @@ class DDPM(nn.Module):
         prediction: Prediction = "eps",
         clip: bool = True,
         min_snr: float | None = None,
+        variance: Variance = "small",
     ) -> None:
         super().__init__()
+        if variance == "learned" and levels is None:
+            raise ValueError("a learned variance is trained on the bound, which needs levels")
         self.net, self.shape, self.levels = net, shape, levels
-        self.prediction, self.clip = prediction, clip
+        self.prediction, self.clip, self.variance = prediction, clip, variance
         self.T, self.dims = len(beta), math.prod(shape)
         self.last_alpha_bar = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
-        coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
+        coefficients["loss_weight"] = min_snr_weight(coefficients, prediction == "eps", min_snr)
         for name, value in coefficients.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
@@ -65,17 +78,28 @@ class DDPM(nn.Module):
         return {"t": t, "eps": torch.randn(n, *self.shape, generator=generator, device=device)}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """L_simple (eq. 14), squared error of the prediction, mean over pixels; with `min_snr`,
-        times its weight at t."""
+        """L_simple; with a learned variance L_hybrid = L_simple + 0.001 L_vlb, whose second part
+        teaches the variance alone (Nichol & Dhariwal 2021, eq. 16)."""
+        terms = self.terms(x, noise)
+        return terms["squared_error"] + BOUND_WEIGHT * terms.get("bound", 0)
+
+    def terms(
+        self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "B"]]:
+        """L_simple (eq. 14), squared error of the prediction, mean over pixels, with `min_snr`
+        times its weight at t; with a learned variance also the bound in bits/dim from this t."""
         t, eps = noise["t"], noise["eps"]
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
+        out, log_sigma = self.predict(x_t, t)
         target = eps if self.prediction == "eps" else self.v(x_0, eps, t)
-        return self.loss_weight[t] * (self.predict(x_t, t) - target).square().flatten(1).mean(1)
-
-    def terms(self, x: Tensor, noise: dict[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
-        """The loss itself; it has one term."""
-        return {"squared_error": self.loss(x, noise)}
+        error = self.loss_weight[t] * (out - target).square().flatten(1).mean(1)
+        if self.variance != "learned":
+            return {"squared_error": error}
+        mu_hat = self.mu(self.denoised(out.detach(), x_t, t), x_t, t)
+        L_t = self.divergence(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
+        nats = torch.where(t == 0, self.surprise(x_0, mu_hat, log_sigma), L_t)
+        return {"squared_error": error, "bound": self.T * nats / (self.dims * math.log(2))}
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
@@ -89,20 +113,33 @@ class DDPM(nn.Module):
         """The v of Salimans & Ho 2022."""
         return at(self.sqrt_alpha_bar, t) * eps - at(self.sqrt_one_minus_alpha_bar, t) * x_0
 
-    def predict(self, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
-        """The network's output in the precision of x_t."""
-        return self.net(x_t, t).to(x_t.dtype)
+    def predict(self, x_t: Tensor, t: Int[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+        """The network's prediction in the precision of x_t, and log sigma_t."""
+        out = self.net(x_t, t).to(x_t.dtype)
+        small, large = at(self.log_small, t), at(self.log_large, t)
+        if self.variance != "learned":
+            return out, small if self.variance == "small" else large
+        out, share = out.chunk(2, -3)
+        return out, small + (share + 1) / 2 * (large - small)
 
     def x_0_hat(self, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
-        """The denoised image that the prediction implies."""
+        """The denoised image."""
+        return self.denoised(self.predict(x_t, t)[0], x_t, t)
+
+    def denoised(self, out: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
+        """The image that a prediction implies."""
         a, s = at(self.sqrt_alpha_bar, t), at(self.sqrt_one_minus_alpha_bar, t)
-        out = self.predict(x_t, t)
         x_0 = (x_t - s * out) / a if self.prediction == "eps" else a * x_t - s * out
         return x_0.clamp(-1, 1) if self.clip else x_0
 
     def mu(self, x_0: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
         """Mean of q(x_{t-1}|x_t, x_0), eq. 7."""
         return at(self.mu_x_0, t) * x_0 + at(self.mu_x_t, t) * x_t
+
+    def step(self, x_t: Tensor, t: Int[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of p(x_{t-1}|x_t)."""
+        out, log_sigma = self.predict(x_t, t)
+        return self.mu(self.denoised(out, x_t, t), x_t, t), log_sigma
 
     # --- the bound (eq. 5): -log p(x) <= L_T + sum_{t>0} L_t + L_0 ---
 
@@ -126,11 +163,16 @@ class DDPM(nn.Module):
         return kl.flatten(1).sum(1)
 
     def gaussian_term(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """L_t = KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)), two Gaussians of equal variance."""
+        """L_t = KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t))."""
         x_t = self.diffuse(x_0, t, eps)
-        mu_hat = self.mu(self.x_0_hat(x_t, t), x_t, t)
-        gap = (self.mu(x_0, x_t, t) - mu_hat) / at(self.sigma, t)
-        return 0.5 * gap.square().flatten(1).sum(1)
+        mu_hat, log_sigma = self.step(x_t, t)
+        return self.divergence(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
+
+    def divergence(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Float[Tensor, "B"]:
+        """Of two Gaussians whose means lie `gap` apart: the first of variance beta_tilde_t."""
+        log_ratio = at(self.log_small, t) - log_sigma
+        kl = 0.5 * ((gap / log_sigma.exp()).square() + torch.expm1(2 * log_ratio)) - log_ratio
+        return kl.flatten(1).sum(1)
 
     def last_term(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
         """L_0 = -log P(x_0|x_1): the Gaussian's mass in each level's bin (eq. 13).
@@ -138,10 +180,13 @@ class DDPM(nn.Module):
         Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
         """
         t = torch.zeros(len(x_0), dtype=torch.long, device=x_0.device)
-        mu_hat = self.x_0_hat(self.diffuse(x_0, t, eps), t)
+        return self.surprise(x_0, *self.step(self.diffuse(x_0, t, eps), t))
+
+    def surprise(self, x_0: Tensor, mu_hat: Tensor, log_sigma: Tensor) -> Float[Tensor, "B"]:
+        """-log of what N(mu_hat, sigma^2) gives to the bins of x_0."""
         if self.levels is None:
             raise ValueError("a chain on real numbers has no levels to give a probability to")
-        half, sigma = 1 / (self.levels - 1), at(self.sigma, t)
+        half, sigma = 1 / (self.levels - 1), log_sigma.exp()
         upper = torch.where(x_0 > 1 - half, math.inf, (x_0 - mu_hat + half) / sigma)
         lower = torch.where(x_0 < -1 + half, -math.inf, (x_0 - mu_hat - half) / sigma)
         return -log_normal_mass(lower, upper).flatten(1).sum(1)
@@ -154,9 +199,9 @@ class DDPM(nn.Module):
         x = self.start(n, generator)
         for step in reversed(range(self.T)):
             t = torch.full((n,), step, device=x.device)
-            x = self.mu(self.x_0_hat(x, t), x, t)
+            x, log_sigma = self.step(x, t)
             if step > 0:
-                x = x + at(self.sigma, t) * self.start(n, generator)
+                x = x + log_sigma.exp() * self.start(n, generator)
         return self.grey(x)
 
     def start(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
@@ -174,8 +219,8 @@ class DDPM(nn.Module):
 def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]]:
     """What the chain needs at each t, from beta alone.
 
-    sigma_t^2 = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
-    q(x_{t-1}|x_t,x_0) (eq. 7), and beta_0 at t = 0, where that variance is zero.
+    beta_tilde_t = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
+    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where beta_0 stands in its place.
     """
     alpha_bar = (1 - beta).cumprod(0)
     previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
@@ -185,39 +230,11 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
         "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
         "mu_x_0": previous.sqrt() * beta / (1 - alpha_bar),
         "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
-        "sigma": torch.cat([beta[:1], variance[1:]]).sqrt(),
+        "log_small": torch.cat([beta[:1], variance[1:]]).log() / 2,
+        "log_large": beta.log() / 2,
     }
-
-
-def min_snr_weight(
-    coefficients: dict[str, Tensor], prediction: Prediction, gamma: float | None
-) -> Float[Tensor, "T"]:
-    """What makes the squared error of eps or v that of x_0, times min(SNR_t, gamma).
-
-    Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
-    arXiv:2303.09556, section 3.4.
-    With SNR = alpha_bar / (1 - alpha_bar), the error of x_0 is that of eps over SNR, and that of v
-    over SNR + 1. Ones without gamma.
-    """
-    a, s = coefficients["sqrt_alpha_bar"], coefficients["sqrt_one_minus_alpha_bar"]
-    if gamma is None:
-        return torch.ones_like(a)
-    snr = (a / s).square()
-    return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
 
 
 def at(coefficient: Tensor, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:
     """coefficient_t, shaped to multiply images."""
     return coefficient[t][..., None, None, None]
-
-
-def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
-    """log P(lower < u < upper), u ~ N(0, 1), exact in both tails.
-
-    The interval is first mirrored to the left, where log Phi keeps its precision.
-    """
-    mirrored = (lower + upper) > 0
-    lo = torch.where(mirrored, -upper, lower)
-    hi = torch.where(mirrored, -lower, upper)
-    log_hi, log_lo = torch.special.log_ndtr(hi), torch.special.log_ndtr(lo)
-    return log_hi + torch.log(-torch.expm1(log_lo - log_hi))

@@ -80,3 +80,15 @@ class RunningLogMeanExp:
 def bits_per_dim(log_px: Tensor, dims: int) -> Tensor:
     """-log p(x) / (D log 2) of the integer data: every Jacobian must already be in log_px."""
     return -log_px / (dims * math.log(2))
+
+
+def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
+    """log P(lower < u < upper), u ~ N(0, 1), exact in both tails.
+
+    The interval is first mirrored to the left, where log Phi keeps its precision.
+    """
+    mirrored = (lower + upper) > 0
+    lo = torch.where(mirrored, -upper, lower)
+    hi = torch.where(mirrored, -lower, upper)
+    log_hi, log_lo = torch.special.log_ndtr(hi), torch.special.log_ndtr(lo)
+    return log_hi + torch.log(-torch.expm1(log_lo - log_hi))

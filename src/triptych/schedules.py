@@ -25,4 +25,21 @@ def cosine_beta(T: int, s: float = 0.008) -> Float[Tensor, "T"]:
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
 
+def min_snr_weight(
+    coefficients: dict[str, Tensor], predicts_eps: bool, gamma: float | None
+) -> Float[Tensor, "T"]:
+    """What makes the squared error of eps or v that of x_0, times min(SNR_t, gamma).
+
+    Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
+    arXiv:2303.09556, section 3.4.
+    With SNR = alpha_bar / (1 - alpha_bar), the error of x_0 is that of eps over SNR, and that of v
+    over SNR + 1. Ones without gamma.
+    """
+    a, s = coefficients["sqrt_alpha_bar"], coefficients["sqrt_one_minus_alpha_bar"]
+    if gamma is None:
+        return torch.ones_like(a)
+    snr = (a / s).square()
+    return snr.clamp(max=gamma) / (snr if predicts_eps else snr + 1)
+
+
 SCHEDULES = {"linear": linear_beta, "cosine": cosine_beta}

@@ -89,6 +89,43 @@ def test_the_bound_has_its_exact_mean(T, g):
     assert estimate.mean == pytest.approx(total, abs=4.5 * (estimate.mc_std + spread))
 
 
+class Calibrated(Optimal):
+    """The same, with the variance of q(x_{t-1}|x_t): beta_tilde and what of x_0 is not known."""
+
+    def __init__(self, beta):
+        super().__init__(beta)
+        ab = self.alpha_bar
+        before = torch.cat([torch.ones(1), ab[:-1]])
+        self.small = torch.cat([beta[:1], (beta * (1 - before) / (1 - ab))[1:]])
+        left = V * (1 - ab) / (ab * V + 1 - ab)
+        best = self.small + (before.sqrt() * beta / (1 - ab)) ** 2 * left
+        best[0] = beta[0]
+        ratio = (best / self.small).log() / (beta / self.small).log()
+        self.share = torch.where(beta > self.small, ratio, 0)
+
+    def forward(self, x_t, t):
+        eps = super().forward(x_t, t)
+        share = self.share[t][:, None, None, None].expand_as(eps)
+        return torch.cat([eps, 2 * share - 1], 1)
+
+
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+def test_the_best_learned_variance_has_its_exact_bound(schedule, g):
+    """Then L_t = D/2 log(best / beta_tilde), which is less than with beta_tilde itself."""
+    beta = schedule(20)
+    net = Calibrated(beta)
+    model = DDPM(net, beta, SHAPE, LEVELS, "eps", clip=False, variance="learned")
+    _, fixed, _ = exact_terms(beta)
+    x_0 = model.scale(levels_of_data(20_000, g))
+    eps = torch.randn(x_0.shape, generator=g)
+    for t in (1, 2, 10, 19):
+        exact = D / 2 * net.share[t] * (beta[t] / net.small[t]).log()
+        assert 0 <= net.share[t] <= 1
+        assert exact < fixed[t - 1]
+        times = torch.full((len(x_0),), t)
+        assert close_to(model.gaussian_term(x_0, times, eps), exact.item())
+
+
 def even_log_snr(T, first=1e-5, last=10.0):
     """Steps of equal log signal-to-noise ratio.
 

@@ -146,9 +146,13 @@ def test_snippets_that_are_too_long(folder, code):
 
 
 def test_optional_snippets_give_way(folder, code):
-    many = Ask("More", ("shown_module:outer",), ("shown_module:Model",) * 12)
-    text = page_text(write_report(folder, [many, *code[:1]]), 1)
-    assert text.count("class Model") == 0
+    """As many are shown as the page holds, the first asked for first."""
+    many = Ask("More", ("shown_module:outer",), ("shown_module:Model",) * 13)
+    last = Ask("Last", ("shown_module:outer",), ("shown_module:bare",))
+    text = page_text(write_report(folder, [many, last]), 1)
+    assert 1 < text.count("class Model") < 13
+    assert "def bare" not in text
+    assert "def bare" in page_text(write_report(folder, [last]), 1)
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,16 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps_hat(x_t, t): [B, C, H, W] images and [B] times to an image-shaped output.
+    """eps_hat(x_t, t): [B, C, H, W] images and [B] times to an image-shaped output, or to several,
+    channel after channel.
 
     `widths` gives the channels at H/2, H/4, ...; `blocks` the residual blocks at each of them, on
     the way down and on the way up. H and W must be divisible by 2^len(widths).
     """
 
-    def __init__(self, shape: tuple[int, int, int], widths: Sequence[int], blocks: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], widths: Sequence[int], blocks: int, outputs: int = 1
+    ) -> None:
         super().__init__()
         c = shape[0]
         check_levels(shape, widths)
@@ -114,12 +117,12 @@ class UNet(nn.Module):
         self.out = nn.Sequential(
             nn.GroupNorm(GROUPS, now),
             nn.SiLU(),
-            nn.Conv2d(now, 4 * c, 3, padding=1),
+            nn.Conv2d(now, 4 * c * outputs, 3, padding=1),
             nn.PixelShuffle(2),
         )
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
         """Down, middle, up; every layer's output on the way down is read once on the way up."""
         e = nn.functional.silu(self.time(t.to(x.dtype)))
         h = self.door(x)

@@ -37,12 +37,11 @@ class Look:
 
 @dataclass(frozen=True)
 class CodeLook:
-    """One way to set the snippets, in points; `optional` says whether the extras are shown."""
+    """One way to set the snippets, in points."""
 
     leading: float
     inset: float
     gap: float
-    optional: bool
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,12 @@ LOOKS = (
     Look(2.0, True, 1.0, details=False),
 )
 CODE_LOOKS = (
-    CodeLook(4.2, 5.0, 9.0, True),
-    CodeLook(3.2, 4.5, 8.0, True),
-    CodeLook(2.4, 4.0, 7.0, True),
-    CodeLook(1.6, 3.0, 5.0, True),
-    CodeLook(3.2, 4.5, 8.0, False),
-    CodeLook(2.4, 4.0, 7.0, False),
-    CodeLook(1.6, 3.0, 5.0, False),
-    CodeLook(1.0, 2.5, 4.0, False),
-    CodeLook(0.5, 2.0, 2.0, False),
+    CodeLook(4.2, 5.0, 9.0),
+    CodeLook(3.2, 4.5, 8.0),
+    CodeLook(2.4, 4.0, 7.0),
+    CodeLook(1.6, 3.0, 5.0),
+    CodeLook(1.0, 2.5, 4.0),
+    CodeLook(0.5, 2.0, 2.0),
 )
 CODE_ADVANCE = 6.021  # of one character of 10 pt DejaVu Sans Mono
 CODE_MARGINS = 16.0  # of the background, and between numbers and code
@@ -187,19 +183,28 @@ def _fit_columns(press: Press) -> bool:
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
-    """Leaves the first look whose snippets end on the page on which they start, or the tightest."""
+    """As many optional pieces as the page holds, the first asked for first; then the first look
+    whose snippets end on the page on which they start, or the tightest."""
+    most = sum(len(ask.optional) for ask in snippets)
+    extras = next(
+        (n for n in range(most, 0, -1) if _code_fits(press, snippets, CODE_LOOKS[-1], n)), 0
+    )
     for look in CODE_LOOKS:
-        pieces = [(ask, _pieces(ask, look.optional)) for ask in snippets]
-        shown = [snippet for _, found in pieces for snippet in found]
-        code = asdict(look) | _columns(shown)
-        press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
-        marks = press.marks()
-        if marks["code-end"].page == marks["code-start"].page:
+        if _code_fits(press, snippets, look, extras):
             return
 
 
-def _pieces(ask: Ask, optional: bool) -> list[Snippet]:
-    return [cut(name) for name in (*ask.names, *(ask.optional if optional else ()))]
+def _code_fits(press: Press, snippets: Sequence[Ask], look: CodeLook, extras: int) -> bool:
+    """Sets the snippets with the first `extras` optional pieces; whether they keep to one page."""
+    pieces: list[tuple[Ask, list[Snippet]]] = []
+    for ask in snippets:
+        optional = ask.optional[:extras]
+        extras -= len(optional)
+        pieces.append((ask, [cut(name) for name in (*ask.names, *optional)]))
+    code = asdict(look) | _columns([snippet for _, found in pieces for snippet in found])
+    press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
+    marks = press.marks()
+    return marks["code-end"].page == marks["code-start"].page
 
 
 def _listing(ask: Ask, pieces: list[Snippet]) -> dict[str, Any]:

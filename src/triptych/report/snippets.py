@@ -14,7 +14,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Ask:
-    """One heading of the snippets page; `optional` pieces are shown while they fit."""
+    """One heading of the snippets page; `optional` pieces are shown as far as they fit."""
 
     title: str
     names: tuple[str, ...]
@@ -51,8 +51,13 @@ SNIPPETS = (
     Ask(
         "The DDPM's ELBO",
         ("triptych.ddpm:DDPM.bound", "triptych.ddpm:DDPM.gaussian_term"),
+        ("triptych.ddpm:DDPM.divergence",),
     ),
-    Ask("The DDPM's sampling algorithm", ("triptych.ddpm:DDPM.sample",)),
+    Ask(
+        "The DDPM's sampling algorithm",
+        ("triptych.ddpm:DDPM.sample",),
+        ("triptych.ddpm:DDPM.step",),
+    ),
 )
 
 

@@ -48,9 +48,10 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
 
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM:
-    net = UNet(shape, config.widths, config.blocks)
+    net = UNet(shape, config.widths, config.blocks, 2 if config.variance == "learned" else 1)
     beta = SCHEDULES[config.schedule](config.timesteps)
-    return DDPM(net, beta, shape, levels, config.prediction, min_snr=config.min_snr)
+    chain, min_snr, variance = config.prediction, config.min_snr, config.variance
+    return DDPM(net, beta, shape, levels, chain, min_snr=min_snr, variance=variance)
 
 
 def _latent(config: LatentDDPMConfig, shape: Shape, levels: int) -> LatentDDPM:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from triptych.ddpm import Prediction
+from triptych.ddpm import Prediction, Variance
 from triptych.protocols import UserError
 from triptych.train.order import TrainConfig
 
@@ -130,6 +130,8 @@ class DDPMConfig:
     prediction: Prediction = "v"
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """gamma of the loss weight min(SNR, gamma) of Hang et al. 2023; without it, L_simple."""
+    variance: Variance = "small"
+    """Of the reverse steps: that of q(x_{t-1}|x_t,x_0), beta_t, or learned between the two."""
 
 
 @dataclass(frozen=True)

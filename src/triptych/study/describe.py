@@ -57,7 +57,9 @@ def describe(config: ModelConfig, shape: Shape) -> str:
 
 def describe_chain(config: DDPMConfig | LatentDDPMConfig) -> str:
     """Its length, its noise and what its network predicts."""
-    return f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction"
+    said = f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction"
+    variance = getattr(config, "variance", "small")
+    return said if variance == "small" else f"{said}, {variance} variance"
 
 
 def describe_training(config: VAEConfig) -> str:
