@@ -127,8 +127,12 @@ class DDPM(nn.Module):
         return self.denoised(self.predict(x_t, t)[0], x_t, t)
 
     def denoised(self, out: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
-        """The image that a prediction implies."""
+        """The image that a prediction at t implies."""
         a, s = at(self.sqrt_alpha_bar, t), at(self.sqrt_one_minus_alpha_bar, t)
+        return self.image(out, x_t, a, s)
+
+    def image(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """The same from x_t = a x_0 + s eps."""
         x_0 = (x_t - s * out) / a if self.prediction == "eps" else a * x_t - s * out
         return x_0.clamp(-1, 1) if self.clip else x_0
 

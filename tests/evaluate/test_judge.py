@@ -255,6 +255,18 @@ def test_samples_and_nothing_else_are_drawn_by_the_model_that_is_given(digits):
     assert by_metric(alone)["nearest-ratio"].value != by_metric(guided)["nearest-ratio"].value
 
 
+def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
+    for name, asked in (("ddpm", 3), ("ddpm-learned", 3), ("pixelflow", 3), ("ddpm", 0)):
+        how = dataclasses.replace(QUICK, ode_images=asked, steps=2)
+        found = by_metric(judge(built(name), digits, "raw", how, 0))
+        assert ("bpd-ode" in found) == (asked > 0 and name != "pixelflow")
+        if score := found.get("bpd-ode"):
+            assert (score.protocol["n"], score.protocol["solver"]) == (3, "dopri5")
+            assert score.unit == "bits/dim"
+            assert 0 < score.value < 40
+            assert score.mc_std > 0
+
+
 def test_pixels_sampled_outside_the_range_are_counted(digits):
     score = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))["share-outside"]
     assert 0 <= score.value <= 1

@@ -86,6 +86,8 @@ class Evaluate:
     """anneal the first so many too, for a tight log p(x)"""
     ais_steps: int = 300
     """temperatures of the annealing"""
+    ode_images: int = 0
+    """likelihood of the first so many by a DDPM's ODE"""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
 
     def run(self) -> None:
@@ -96,7 +98,7 @@ class Evaluate:
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
 
-        names = ("importance_samples", "images", "ais_images", "ais_steps")
+        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images")
         asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         _, dataset, _ = folder.config()

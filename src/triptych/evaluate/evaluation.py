@@ -29,6 +29,8 @@ class Evaluation:
     that the model draws; it takes minutes a hundred."""
     ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
     """Its temperatures."""
+    ode_images: Annotated[int, Ge(0)] = 0
+    """Likelihood of the first so many by a DDPM's probability-flow ODE; minutes a hundred too."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image."""
     sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"

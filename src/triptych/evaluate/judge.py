@@ -20,6 +20,7 @@ from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import ddpm_bound, flow_bound
 from triptych.evaluate.nearest import nearest
+from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
 from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
@@ -55,6 +56,8 @@ def judge(
         result = judge_latent(drawing, x, labels, how, protocol, g)
     else:
         result = Judgement([bpd_score(model, x, how, protocol, g)])
+    if isinstance(model, DDPM) and how.ode_images:
+        result.scores.append(ode_score(model, x[: how.ode_images], protocol, g))
     if isinstance(model, PixelFlow):
         outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
         of_samples = protocol | DRAWN | {"n": SAMPLES_SHOWN}

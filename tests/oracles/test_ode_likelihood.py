@@ -1,0 +1,100 @@
+"""The probability-flow ODE on data x_0 ~ N(m, v I), where the density is known all along."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from triptych.ddpm import DDPM
+from triptych.evaluate.ode import divergence, flow_of, log_density, ode_bound
+from triptych.schedules import cosine_beta, linear_beta
+
+SHAPE, D = (1, 2, 2), 4
+M, V, LEVELS = 0.1, 0.04, 257
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Optimal(nn.Module):
+    """The best prediction at any time, whole or not, along the straight lines of log s."""
+
+    def __init__(self, beta, prediction, twice=False):
+        super().__init__()
+        ab = (1 - beta).cumprod(0)
+        self.log_s, self.prediction, self.twice = ((1 - ab) / ab).log() / 2, prediction, twice
+
+    def forward(self, x_t, t):
+        u = np.interp(t.numpy(), np.arange(len(self.log_s)), self.log_s.numpy())
+        s = torch.tensor(u).exp().view(-1, 1, 1, 1)
+        a = torch.rsqrt(1 + s**2)
+        x_0 = M + V / (V + s**2) * (x_t / a - M)
+        eps = (x_t - a * x_0) / (s * a)
+        out = eps if self.prediction == "eps" else a * eps - s * a * x_0
+        return torch.cat([out, x_t.sin()], 1) if self.twice else out
+
+
+def optimal(schedule=cosine_beta, prediction="v", variance="small", levels=LEVELS):
+    beta = schedule(1000)
+    net = Optimal(beta, prediction, variance == "learned")
+    return DDPM(net, beta, SHAPE, levels, prediction, clip=False, variance=variance)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "variance", "error"),
+    [
+        (linear_beta, "eps", "small", 6e-3),
+        (cosine_beta, "v", "small", 2e-4),
+        (cosine_beta, "eps", "learned", 2e-4),
+    ],
+)
+def test_the_density_is_the_gaussians(schedule, prediction, variance, error):
+    """But for what the chain leaves of the data at its end, which the linear schedule's shows."""
+    model = optimal(schedule, prediction, variance)
+    y = M + torch.randn(6, *SHAPE) * torch.linspace(0.1, 3, 6).view(-1, 1, 1, 1) * V**0.5
+    spread = math.sqrt(V + flow_of(model).log_s[0].exp().item() ** 2)
+    exact = torch.distributions.Normal(M, spread).log_prob(y).sum((1, 2, 3))
+    found = log_density(model, y, None, tolerance=1e-7)
+    torch.testing.assert_close(found, exact, atol=error, rtol=0)
+
+
+def test_the_bound_is_the_entropy_of_the_levels(g):
+    model = optimal()
+    x_0 = M + math.sqrt(V) * torch.randn(4_000, *SHAPE, generator=g)
+    k = ((x_0 + 1) / 2 * (LEVELS - 1)).round()
+    bound = ode_bound(model, k, g, chunk=1000)
+    width = 2 / (LEVELS - 1)
+    entropy = D / 2 * math.log(2 * math.pi * math.e * V) - D * math.log(width)
+    error = bound.std().item() / len(bound) ** 0.5
+    assert -bound.mean().item() == pytest.approx(entropy, abs=4 * error + 0.01)
+    assert error < 0.05
+
+
+def test_random_signs_give_the_trace_on_average():
+    """Over all 2^D of them exactly; off the diagonal they only add noise."""
+    mix = torch.randn(D, D)
+    y = torch.randn(3, *SHAPE, requires_grad=True)
+    x_0 = (y.flatten(1).tanh() @ mix).view_as(y)
+    exact = divergence(x_0, y, None)
+    by_hand = ((1 - y.flatten(1).tanh() ** 2) * mix.diag()).sum(1)
+    torch.testing.assert_close(exact, by_hand.detach())
+    signs = [torch.tensor(s).view(1, *SHAPE) for s in itertools.product((-1.0, 1.0), repeat=D)]
+    found = []
+    for probe in signs:
+        x_0 = (y.flatten(1).tanh() @ mix).view_as(y)
+        found.append(divergence(x_0, y, probe.expand_as(y)))
+    torch.testing.assert_close(torch.stack(found).mean(0), exact)
+    assert torch.stack(found).std(0).min() > 0.1
+
+
+def test_whole_times_are_met_exactly():
+    flow = flow_of(optimal())
+    for t in (0, 1, 500, 999):
+        assert flow.time(flow.log_s[t].item()).item() == pytest.approx(t, abs=1e-6)
+
+
+def test_real_numbers_have_no_levels(g):
+    with pytest.raises(ValueError, match="no levels"):
+        ode_bound(optimal(levels=None), torch.zeros(2, *SHAPE), g)
