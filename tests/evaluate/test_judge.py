@@ -76,10 +76,10 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
         assert "null95" in scores["energy-distance"].protocol
     if kind == "pixelflow":
         expected |= {"share-outside"}
-    assert set(scores) == expected | OF_SAMPLES
+    assert set(scores) == expected | OF_SAMPLES | {"samples-per-second"}
     for score in result.scores:
         assert score.protocol["dataset"] == "digits"
-        shown = score.metric in ("share-outside", "nearest-ratio")
+        shown = score.metric in ("share-outside", "nearest-ratio", "samples-per-second")
         about = ("samples", 64) if shown else ("test", 70)
         assert (score.protocol["split"], score.protocol["n"]) == about
         assert score.protocol["view"] in ("dynamic", "raw")

@@ -23,5 +23,5 @@ def test_samples_a_second_are_the_median_lap_after_a_warm_up(monkeypatch):
         "steps": 7,
         "device": "cpu",
         "threads": torch.get_num_threads(),
-        "batch": BATCH,
+        "n": BATCH,
     }

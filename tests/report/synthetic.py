@@ -185,7 +185,7 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
         bound = "variational" if family == "ddpm" else "uniform dequantization"
         found.append(summary(name, "bpd", runs(bpd, 0.003), seen | {"bound": bound}))
     if ask.edition == "2026":
-        clock = {"dataset": "mnist", "device": "cpu", "threads": 1, "batch": 64} | how
+        clock = seen | {"device": "cpu", "threads": 1, "n": 64, "split": "samples"} | how
         found.append(summary(name, "samples-per-second", runs(SPEEDS[family], 0.1), clock))
     if family == "latent":
         found.append(summary(name, "fid-prior", runs(10 * fid, 0.2), seen | features))

@@ -71,7 +71,7 @@ def judge(
         return result
     samples, drawn = enough(shown, draw, len(images)), sampling_protocol(model, how)
     scores, growth = sample_scores(samples, data, features, drawn)
-    result.scores += [*scores, sampling_speed(draw, device, {"dataset": data.name} | drawn)]
+    result.scores += [*scores, sampling_speed(draw, device, protocol | DRAWN | drawn)]
     if growth:
         result.arrays["fid-growth"] = growth
     if isinstance(model, LatentDDPM):

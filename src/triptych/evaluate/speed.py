@@ -28,5 +28,5 @@ def sampling_speed(
 
     lap()
     seconds = statistics.median(lap() for _ in range(LAPS))
-    how = {"device": device.type, "threads": torch.get_num_threads(), "batch": BATCH}
+    how = {"device": device.type, "threads": torch.get_num_threads(), "n": BATCH}
     return Score("samples-per-second", BATCH / seconds, "1/s", None, protocol | how)

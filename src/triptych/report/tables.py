@@ -28,7 +28,7 @@ from triptych.report.wording import (
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
     "fid": {"floor", "null95", "sampler", "steps", "eta", "guidance"},
-    "samples-per-second": {"sampler", "steps", "eta", "guidance"},
+    "samples-per-second": {"sampler", "steps", "eta", "guidance", "view"},
     "energy-distance": {"null95"},
     "kl-aggregate": {"draws"},
     "mutual-information": {"draws"},
