@@ -9,7 +9,7 @@ from toys import SHAPE, images, randomised, tiny_ddpm
 
 from triptych.ddpm import DDPM
 from triptych.maths import log_normal_mass
-from triptych.samplers import ddim, dpm_solver, evenly_less_noisy_times, spaced_times
+from triptych.samplers import ddim, dpm_solver, evenly_less_noisy_times, heun, spaced_times
 from triptych.schedules import cosine_beta, linear_beta
 
 SMALL = (1, 2, 2)
@@ -81,7 +81,7 @@ def chain(
 
 def peer(model, beta, kind="DDPMScheduler", **settings):
     diffusers = pytest.importorskip("diffusers")
-    names = {"eps": "epsilon", "v": "v_prediction"}
+    names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
     scheduler = getattr(diffusers, kind)(
         num_train_timesteps=len(beta),
         trained_betas=beta.tolist(),
@@ -137,7 +137,7 @@ def test_posterior_variance_is_not_beta():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 def test_diffusion_and_targets_are_diffusers(prediction):
     beta, t = linear_beta(8), torch.tensor([0, 3, 7])
     model = DDPM(Net(), beta, SMALL, 17, prediction)
@@ -149,7 +149,7 @@ def test_diffusion_and_targets_are_diffusers(prediction):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize(
     ("variance", "theirs"),
@@ -170,7 +170,7 @@ def test_ancestral_sampling_is_diffusers_step_by_step(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_is_diffusers_step_by_step(prediction, eta, monkeypatch):
     T, stride = 13, 3
@@ -188,14 +188,14 @@ def test_ddim_is_diffusers_step_by_step(prediction, eta, monkeypatch):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 @pytest.mark.parametrize(("eta", "kind"), [(0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")])
 def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     T = 40
     model = chain(T, prediction, clip=False)
     times = evenly_less_noisy_times(model, 6)[::-1]
-    names = {"eps": "epsilon", "v": "v_prediction"}
+    names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=T,
         trained_betas=linear_beta(T).tolist(),
@@ -217,6 +217,36 @@ def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch
     monkeypatch.setattr(model, "grey", lambda x: x)
     ours = dpm_solver(model, 3, 6, g.manual_seed(3), eta)
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+def test_heun_is_diffusers_step_by_step(prediction, monkeypatch):
+    diffusers = pytest.importorskip("diffusers")
+    T = 40
+    model = chain(T, prediction, clip=False)
+    times = evenly_less_noisy_times(model, 6)[::-1]
+    alpha_bar = (1 - linear_beta(T)).cumprod(0)
+    s = ((1 - alpha_bar) / alpha_bar).sqrt()[times]
+    names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
+    scheduler = diffusers.HeunDiscreteScheduler(T, prediction_type=names[prediction])
+    scheduler.set_timesteps(len(times))
+    twice = s[1:].repeat_interleave(2)
+    scheduler.sigmas = torch.cat([s[:1], twice, torch.zeros(1)])
+    scheduler.timesteps = torch.tensor(times[:1] + [t for t in times[1:] for _ in "ab"])
+    g = torch.Generator()
+    y = torch.randn(3, *SMALL, generator=g.manual_seed(3)) * (1 + s[0].square()).sqrt()
+    for i, t in enumerate(scheduler.timesteps.tolist()):
+        scheduler._step_index = i
+        x = scheduler.scale_model_input(y, t)
+        y = scheduler.step(model.net(x, torch.full((3,), t)), t, y).prev_sample
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    torch.testing.assert_close(heun(model, 3, 6, g.manual_seed(3)), y, rtol=1e-5, atol=1e-6)
+
+
+def test_heun_has_no_noise_to_add(g):
+    with pytest.raises(ValueError, match="deterministic"):
+        heun(chain(8), 2, 4, g, eta=0.5)
 
 
 # --- the network's times, and the ends of the chain ---
@@ -271,7 +301,7 @@ def test_the_last_step_adds_no_noise(g, monkeypatch):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 def test_ddim_with_eta_one_and_all_steps_is_the_ancestral_chain(prediction, monkeypatch):
     model, g = chain(8, prediction, schedule=cosine_beta), torch.Generator()
     monkeypatch.setattr(model, "grey", lambda x: x)
@@ -320,19 +350,19 @@ def test_impossible_numbers_of_steps_are_refused(steps):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 def test_the_loss_is_the_squared_error_of_the_prediction(prediction, g):
     model, x = chain(8, prediction, shape=SHAPE), images(5).double()
     noise = model.noise(5, g)
     t, eps, x_0 = noise["t"], noise["eps"], x / 8 - 1
     a, s = (c[t].view(-1, 1, 1, 1) for c in (model.sqrt_alpha_bar, model.sqrt_one_minus_alpha_bar))
-    target = eps if prediction == "eps" else a * eps - s * x_0
+    target = {"eps": eps, "x_0": x_0, "v": a * eps - s * x_0}[prediction]
     error = (model.net(a * x_0 + s * eps, t) - target).square().mean((1, 2, 3))
     torch.testing.assert_close(model.loss(x, noise), error)
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
 def test_min_snr_weighs_the_error_of_the_image_by_the_truncated_snr(prediction, g):
     """Hang et al. 2023, section 3.4: min(SNR, gamma) ||x_0 - x_0_hat||^2, whatever is predicted."""
     gamma = 2.0
@@ -347,11 +377,11 @@ def test_min_snr_weighs_the_error_of_the_image_by_the_truncated_snr(prediction, 
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_both_predictions_imply_the_image_they_came_from(prediction):
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+def test_every_prediction_implies_the_image_they_came_from(prediction):
     model, t = chain(8, prediction, clip=False), torch.tensor([0, 4, 7])
     x_0, eps = torch.randn(2, 3, *SMALL)
-    truth = eps if prediction == "eps" else model.v(x_0, eps, t)
+    truth = {"eps": eps, "x_0": x_0, "v": model.v(x_0, eps, t)}[prediction]
     model.net = Says(truth)
     torch.testing.assert_close(model.x_0_hat(model.diffuse(x_0, t, eps), t), x_0)
     model.clip = True

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from triptych.maths import log_normal_mass
-from triptych.schedules import min_snr_weight
+from triptych.schedules import chain_coefficients, min_snr_weight
 
-Prediction = Literal["eps", "v"]
+Prediction = Literal["eps", "v", "x_0"]
 Variance = Literal["small", "large", "learned"]
 BOUND_WEIGHT = 1e-3
 
@@ -31,8 +31,8 @@ BOUND_WEIGHT = 1e-3
 class DDPM(nn.Module):
     """A network that denoises, and the chain built on it.
 
-    `net(x_t, t)` predicts eps, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho
-    2022, arXiv:2202.00512), from which x_0_hat and eps_hat follow. `clip` bounds x_0_hat to the
+    `net(x_t, t)` predicts eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans
+    & Ho 2022, arXiv:2202.00512); from each of them the others follow. `clip` bounds x_0_hat to the
     data's range [-1, 1], in sampling and in the bound alike: it is part of the model. With a
     learned `variance` the network has twice the channels out, the second half for log sigma.
     """
@@ -64,7 +64,7 @@ class DDPM(nn.Module):
         self.T, self.dims = len(beta), math.prod(shape)
         self.last_alpha_bar = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
-        coefficients["loss_weight"] = min_snr_weight(coefficients, prediction == "eps", min_snr)
+        coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
         for name, value in coefficients.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
@@ -92,7 +92,7 @@ class DDPM(nn.Module):
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
         out, log_sigma = self.predict(x_t, t)
-        target = eps if self.prediction == "eps" else self.v(x_0, eps, t)
+        target = {"eps": eps, "x_0": x_0, "v": self.v(x_0, eps, t)}[self.prediction]
         error = self.loss_weight[t] * (out - target).square().flatten(1).mean(1)
         if self.variance != "learned":
             return {"squared_error": error}
@@ -133,8 +133,11 @@ class DDPM(nn.Module):
 
     def image(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         """The same from x_t = a x_0 + s eps."""
-        x_0 = (x_t - s * out) / a if self.prediction == "eps" else a * x_t - s * out
-        return x_0.clamp(-1, 1) if self.clip else x_0
+        if self.prediction == "eps":
+            out = (x_t - s * out) / a
+        elif self.prediction == "v":
+            out = a * x_t - s * out
+        return out.clamp(-1, 1) if self.clip else out
 
     def mu(self, x_0: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
         """Mean of q(x_{t-1}|x_t, x_0), eq. 7."""
@@ -218,25 +221,6 @@ class DDPM(nn.Module):
             return x
         top = self.levels - 1
         return ((x + 1) / 2 * top).round().clamp(0, top) / top
-
-
-def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]]:
-    """What the chain needs at each t, from beta alone.
-
-    beta_tilde_t = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
-    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where beta_0 stands in its place.
-    """
-    alpha_bar = (1 - beta).cumprod(0)
-    previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-    variance = beta * (1 - previous) / (1 - alpha_bar)
-    return {
-        "sqrt_alpha_bar": alpha_bar.sqrt(),
-        "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
-        "mu_x_0": previous.sqrt() * beta / (1 - alpha_bar),
-        "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
-        "log_small": torch.cat([beta[:1], variance[1:]]).log() / 2,
-        "log_large": beta.log() / 2,
-    }
 
 
 def at(coefficient: Tensor, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

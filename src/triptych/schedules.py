@@ -25,10 +25,29 @@ def cosine_beta(T: int, s: float = 0.008) -> Float[Tensor, "T"]:
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 
 
+def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]]:
+    """What the chain needs at each t, from beta alone.
+
+    beta_tilde_t = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
+    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where beta_0 stands in its place.
+    """
+    alpha_bar = (1 - beta).cumprod(0)
+    previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+    variance = beta * (1 - previous) / (1 - alpha_bar)
+    return {
+        "sqrt_alpha_bar": alpha_bar.sqrt(),
+        "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
+        "mu_x_0": previous.sqrt() * beta / (1 - alpha_bar),
+        "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
+        "log_small": torch.cat([beta[:1], variance[1:]]).log() / 2,
+        "log_large": beta.log() / 2,
+    }
+
+
 def min_snr_weight(
-    coefficients: dict[str, Tensor], predicts_eps: bool, gamma: float | None
+    coefficients: dict[str, Tensor], prediction: str, gamma: float | None
 ) -> Float[Tensor, "T"]:
-    """What makes the squared error of eps or v that of x_0, times min(SNR_t, gamma).
+    """What makes the squared error of eps, v or x_0 that of x_0, times min(SNR_t, gamma).
 
     Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
     arXiv:2303.09556, section 3.4.
@@ -39,7 +58,8 @@ def min_snr_weight(
     if gamma is None:
         return torch.ones_like(a)
     snr = (a / s).square()
-    return snr.clamp(max=gamma) / (snr if predicts_eps else snr + 1)
+    error = {"eps": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
+    return snr.clamp(max=gamma) / error
 
 
 SCHEDULES = {"linear": linear_beta, "cosine": cosine_beta}

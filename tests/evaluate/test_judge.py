@@ -43,6 +43,18 @@ class Recording(nn.Module):
         return features[:, :10]
 
 
+class Counted(nn.Module):
+    """The same network, and how often it was asked."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def forward(self, x, t):
+        self.calls += 1
+        return self.net(x, t)
+
+
 def described(x):
     return torch.cat([x, x.square()], 1).flatten(1)
 
@@ -227,21 +239,27 @@ def test_eta_reaches_the_sampler():
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        (Evaluation(steps=3, eta=0.5), {"sampler": "ddim", "steps": 3, "eta": 0.5}),
-        (Evaluation(steps=50), {"sampler": "ddim", "steps": 6, "eta": 0.0}),
-        (Evaluation(sampler="ancestral", steps=3), {"sampler": "ancestral", "steps": 6}),
-        (
-            Evaluation(steps=3, guidance=2.5),
-            {"sampler": "ddim", "steps": 3, "eta": 0.0, "guidance": 2.5},
-        ),
-        (
-            Evaluation(sampler="ancestral", guidance=2.0),
-            {"sampler": "ancestral", "steps": 6, "guidance": 2.0},
-        ),
+        (Evaluation(steps=3, eta=0.5), ("ddim", 3, 3, {"eta": 0.5})),
+        (Evaluation(steps=50), ("ddim", 6, 6, {"eta": 0.0})),
+        (Evaluation(sampler="ancestral", steps=3), ("ancestral", 6, 6, {})),
+        (Evaluation(sampler="heun", steps=4), ("heun", 4, 7, {})),
+        (Evaluation(steps=3, guidance=2.5), ("ddim", 3, 6, {"eta": 0.0, "guidance": 2.5})),
+        (Evaluation(sampler="heun", steps=4, guidance=2.0), ("heun", 4, 14, {"guidance": 2.0})),
+        (Evaluation(sampler="ancestral", guidance=2.0), ("ancestral", 6, 12, {"guidance": 2.0})),
     ],
 )
 def test_the_protocol_says_how_samples_were_really_drawn(how, expected):
-    assert sampling_protocol(built("ddpm"), how) == expected
+    name, steps, evaluations, rest = expected
+    said = {"sampler": name, "steps": steps, "evaluations": evaluations} | rest
+    assert sampling_protocol(built("ddpm"), how) == said
+
+
+@pytest.mark.parametrize("how", [Evaluation(sampler="heun", steps=4), Evaluation(steps=5)])
+def test_evaluations_are_counted_as_they_happen(how):
+    model = built("ddpm")
+    model.net = Counted(model.net)
+    sampler(model, how, generator_for(0, 0, torch.device("cpu")))(2)
+    assert model.net.calls == sampling_protocol(model, how)["evaluations"]
 
 
 def test_samples_and_nothing_else_are_drawn_by_the_model_that_is_given(digits):

@@ -36,7 +36,7 @@ class Where:
 class Sampling:
     """How a DDPM samples, where a command draws from it."""
 
-    sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
+    sampler: Literal["ancestral", "ddim", "dpm-solver++", "heun"] = "ddim"
     """how a DDPM samples"""
     steps: int = 50
     """steps, unless ancestral"""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import Evaluation
 from triptych.latent import LatentDDPM
-from triptych.samplers import SAMPLERS
+from triptych.samplers import SAMPLERS, evaluations
 from triptych.train.precision import bf16_helps, networks_in_bf16
 
 
@@ -66,7 +66,13 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     chain = chain_of(model)
     if chain is None:
         return {}
-    guided = {} if how.guidance == 1 else {"guidance": how.guidance}
-    if how.sampler == "ancestral":
-        return {"sampler": "ancestral", "steps": chain.T} | guided
-    return {"sampler": how.sampler, "steps": min(how.steps, chain.T), "eta": how.eta} | guided
+    steps = chain.T if how.sampler == "ancestral" else min(how.steps, chain.T)
+    networks = 1 if how.guidance == 1 else 2
+    said = {
+        "sampler": how.sampler,
+        "steps": steps,
+        "evaluations": networks * evaluations(how.sampler, steps),
+    }
+    if how.sampler in ("ddim", "dpm-solver++"):
+        said["eta"] = how.eta
+    return said if networks == 1 else said | {"guidance": how.guidance}

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
-from triptych.protocols import Score
+from triptych.protocols import Score, UserError
+
+
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,21 @@ class Evaluation:
     """Likelihood of the first so many by a DDPM's probability-flow ODE; minutes a hundred too."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image."""
-    sampler: Literal["ancestral", "ddim", "dpm-solver++"] = "ddim"
+    sampler: SamplerName = "ddim"
     steps: Annotated[int, Ge(2)] = 50
     """Of a DDPM's sampler; ancestral sampling takes all that the chain has."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Noise of a step, unless ancestral: 0 none, 1 as much as the chain's (DDIM) or the SDE's."""
+    """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
     guidance: Annotated[float, Ge(1), Le(10)] = 1.0
     """Weight of a DDPM's own prediction over that of its early self, 1 for its own alone."""
+
+    def __post_init__(self) -> None:
+        """Heun's method has no noise."""
+        if self.sampler == "heun" and self.eta:
+            raise UserError(
+                f"eta = {self.eta:g} cannot be used with sampler = 'heun', which is deterministic; "
+                f"choose eta = 0, or another sampler"
+            )
 
 
 @dataclass

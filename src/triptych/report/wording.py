@@ -33,7 +33,12 @@ DATASETS = {
     "fashion": "Fashion-MNIST",
     "kmnist": "KMNIST",
 }
-SAMPLERS = {"ddim": "DDIM", "ancestral": "ancestral sampling", "dpm-solver++": "DPM-Solver++"}
+SAMPLERS = {
+    "ddim": "DDIM",
+    "ancestral": "ancestral sampling",
+    "dpm-solver++": "DPM-Solver++",
+    "heun": "Heun's method",
+}
 KL = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
 
 
