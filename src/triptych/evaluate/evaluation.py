@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from triptych.protocols import Score, UserError
 
-
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
 
 
