@@ -2,7 +2,10 @@ import pytest
 import torch
 from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 
-from triptych.evaluate.likelihood import ddpm_bound, flow_bound, importance_bounds
+from triptych.ddpm import DDPM
+from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bound, importance_bounds
+from triptych.maths import bits_per_dim
+from triptych.schedules import cosine_beta
 
 
 @pytest.mark.parametrize("n", [3, 607])
@@ -46,3 +49,34 @@ def test_monte_carlo_errors_are_those_of_repeated_estimates(kind, g):
 
 def test_one_draw_an_image_still_has_an_error(g):
     assert flow_bound(tiny_flow(), images(6).float(), 1, g).mc_std > 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_terms_of_the_bound_add_up_to_it(g):
+    """Where the network's answer is the same for every noise, each term is one number."""
+
+    class Grey(torch.nn.Module):
+        def forward(self, x, t):
+            return torch.full_like(x, 0.1)
+
+    x, T = images(6).double(), 12
+    model = DDPM(Grey(), cosine_beta(T), (1, 8, 8), 17, "x_0")
+    t, bits = ddpm_terms(model, x, g)
+    assert t.tolist() == list(range(T))
+    last = bits_per_dim(-model.prior_term(model.scale(x)).mean(), 64)
+    bound = torch.stack(
+        [model.bound(x, torch.full((6,), s), *(model.start(6, g) for _ in "ab")) for s in t[1:]]
+    )
+    exact = bits_per_dim(bound.mean(), 64).item()
+    assert bits.sum() + last.item() == pytest.approx(exact, abs=0.02)
+    torch.testing.assert_close(
+        torch.tensor(bits[1:]), torch.tensor([model_term(model, x, s) for s in t[1:]])
+    )
+
+
+def model_term(model, x, step):
+    """L_t in bits/dim of two Gaussians of one variance, from the means alone."""
+    x_0 = model.scale(x)
+    gap = model.mu_x_0[step] * (x_0 - 0.1)
+    nats = 0.5 * (gap / model.log_small[step].exp()).square().sum((1, 2, 3)).mean()
+    return (nats / (64 * torch.tensor(2.0).log())).item()

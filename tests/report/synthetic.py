@@ -209,6 +209,7 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
     n, fid = np.array([1000, 2000, 5000, 10_000]), 3 + 2000 / np.array([1000, 2000, 5000, 10_000])
     np.savez(folder / "fid-growth.npz", n=n, fid=fid * rng.uniform(1, 9), floor=fid - 2.9)
     np.savez(folder / "nearest.npz", images=images[::-1], distance=np.arange(8.0))
+    _write_sampling(folder, recipe["family"], rng)
     if recipe["family"] == "vae":
         k = np.array([1, 2, 5, 10, 20, 50, 100])
         np.savez(folder / "growth.npz", k=k, iwae=-80 + np.log(k) + rng.normal())
@@ -221,6 +222,19 @@ def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
         arrays: dict[str, Any] = _latent(ask, rng)
         chain = {"chain": arrays["density"]} if recipe["family"] == "latent" else {}
         np.savez(folder / "latent.npz", **arrays, **chain)
+
+
+def _write_sampling(folder: Path, family: str, rng: np.random.Generator) -> None:
+    """What is measured of a chain's times, and of its samplers."""
+    if family == "ddpm":
+        t = np.array([0, 1, 9, 99, 999])
+        np.savez(folder / "terms.npz", t=t, bits=1 / (t + 1.0), T=np.array(1000))
+    calls = {"asked": [40], "dpm-solver++": [5, 10, 20], "heun": [9, 19], "ddim": [10, 25, 50]}
+    rows = [(w, e) for w, es in calls.items() for e in es if family in ("ddpm", "latent")]
+    way, evaluations = (np.array(c) for c in zip(*(rows or [("asked", 1)]), strict=True))
+    seconds, fid = evaluations * rng.uniform(1e-4, 1e-2), 9 + rng.uniform(5, 50) / evaluations
+    known = {"seconds": seconds, "fid": fid, "n": np.array(1000), "floor": np.array(5.0)}
+    np.savez(folder / "tradeoff.npz", sampler=way, evaluations=evaluations, **known)
 
 
 def _latent(ask: Synthetic, rng: np.random.Generator) -> dict[str, np.ndarray]:

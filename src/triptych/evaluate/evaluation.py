@@ -40,6 +40,9 @@ class Evaluation:
     """Of a DDPM's sampler; ancestral sampling takes all that the chain has."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
+    tradeoff_images: Annotated[int, Ge(0)] = 0
+    """Samples of each model by each sampler and several numbers of steps, for their FID against
+    the time they take; 0: none."""
     guidance: Annotated[float, Ge(1), Le(10)] = 1.0
     """Weight of a DDPM's own prediction over that of its early self, 1 for its own alone."""
 

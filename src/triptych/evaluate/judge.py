@@ -18,10 +18,11 @@ from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
-from triptych.evaluate.likelihood import ddpm_bound, flow_bound
+from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bound
 from triptych.evaluate.nearest import nearest
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
+from triptych.evaluate.tradeoff import tradeoff
 from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
@@ -29,7 +30,7 @@ from triptych.protocols import Score
 from triptych.train.order import generator_for
 from triptych.vae import VAE
 
-SAMPLES_SHOWN = 64
+SAMPLES_SHOWN, TERMS_OF = 64, 500
 
 
 def judge(
@@ -56,6 +57,9 @@ def judge(
         result = judge_latent(drawing, x, labels, how, protocol, g)
     else:
         result = Judgement([bpd_score(model, x, how, protocol, g)])
+    if isinstance(model, DDPM):
+        t, bits = ddpm_terms(model, x[:TERMS_OF], g)
+        result.arrays["terms"] = {"t": t, "bits": bits, "T": np.array(model.T)}
     if isinstance(model, DDPM) and how.ode_images:
         result.scores.append(ode_score(model, x[: how.ode_images], protocol, g))
     if isinstance(model, PixelFlow):
@@ -74,6 +78,8 @@ def judge(
     result.scores += [*scores, sampling_speed(draw, device, protocol | DRAWN | drawn)]
     if growth:
         result.arrays["fid-growth"] = growth
+    if how.tradeoff_images:
+        result.arrays["tradeoff"] = tradeoff(model, drawing, how, data, features, seed)
     if isinstance(model, LatentDDPM):
         train = data.train_images[: len(images)]
         seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,11 +36,8 @@ def sample_scores(
     coverage."""
     n = len(samples)
     test = features(grey(data.test_images[:n], data.levels))
-    order = torch.randperm(
-        len(data.train_images), generator=generator_for(0, 0, torch.device("cpu"), stream=6)
-    )[:n]
-    train_images = data.train_images[order.to(data.train_images.device)]
-    train, fake = features(grey(train_images, data.levels)), features(samples)
+    train = features(grey(from_training(data, n), data.levels))
+    fake = features(samples)
     protocol = {
         "dataset": data.name,
         "split": "test",
@@ -66,6 +63,13 @@ def sample_scores(
     ]
     curves = {"n": growth.n, "fid": growth.fid, "floor": real.fid}
     return scores, {name: np.array(values) for name, values in curves.items()}
+
+
+def from_training(data: Dataset, n: int) -> UInt8[Tensor, "n C H W"]:
+    """n training images, or all if there are fewer, always the same ones."""
+    generator = generator_for(0, 0, torch.device("cpu"), stream=6)
+    order = torch.randperm(len(data.train_images), generator=generator)[:n]
+    return data.train_images[order.to(data.train_images.device)]
 
 
 def _kernel_score(fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str, Any]) -> Score:

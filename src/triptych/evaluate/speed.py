@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from triptych.protocols import Score
 
 BATCH, LAPS = 64, 3
+T = TypeVar("T")
 
 
 def sampling_speed(
@@ -19,14 +20,16 @@ def sampling_speed(
     """Samples a second by the clock: the median of a few batches after one that is not counted, the
     device waited for each time. It holds for this machine as busy as it was."""
 
-    def lap() -> float:
-        began = time.perf_counter()
-        draw(BATCH)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    lap()
-    seconds = statistics.median(lap() for _ in range(LAPS))
+    draw(BATCH)
+    seconds = statistics.median(clocked(lambda: draw(BATCH), device)[1] for _ in range(LAPS))
     how = {"device": device.type, "threads": torch.get_num_threads(), "n": BATCH}
     return Score("samples-per-second", BATCH / seconds, "1/s", None, protocol | how)
+
+
+def clocked(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What comes of it, and its seconds, the device waited for."""
+    began = time.perf_counter()
+    found = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return found, time.perf_counter() - began

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from triptych.report.curves import dimensions, frechet, growth, likelihood
+from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.latent_figure import latent_ddpm
@@ -14,6 +14,12 @@ from triptych.report.snippets import Ask
 __all__ = ["handin", "write_report"]
 
 
+DRAWN = (
+    *(likelihood, growth, dimensions, frechet, terms, tradeoff),
+    *(manifold, nearest, latent_ddpm),
+)
+
+
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
     """Draws the figures, sets the page, measures it, and returns report.pdf.
 
@@ -21,6 +27,6 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
-    for draw in (likelihood, growth, dimensions, frechet, manifold, nearest, latent_ddpm):
+    for draw in DRAWN:
         draw(study)
     return write_page(study, snippets)

@@ -14,10 +14,11 @@ from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, wr
 from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary, read_arrays
 from triptych.report.tables import best_iwae
-from triptych.report.wording import label
+from triptych.report.wording import count, label
 
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
+TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # of the axes, and of the figure: the legend is right
 
 
@@ -122,6 +123,77 @@ def frechet(study: Study) -> Path | None:
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
         return write(figure, study.folder / "figures", "fid-growth")
+
+
+def terms(study: Study) -> Path | None:
+    """The terms L_t of each DDPM's bound against the noise's step: where the bits are paid."""
+    found = [
+        (label(study, r), read_arrays(study, r, "terms.npz", "t", "bits", "T"))
+        for r in study.part("B")
+    ]
+    lines = {name: runs for name, runs in found if runs}
+    if not lines:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        ax.set(xscale="log", yscale="log", xlabel="t + 1", ylabel="Lₜ in bits/dim")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter("{x:,g}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        for i, (name, runs) in enumerate(lines.items()):
+            mean = np.mean([run["bits"] for run in runs], 0)
+            ax.plot(runs[0]["t"] + 1, mean, label=wrapped(name, 4.8), **_style(i))
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        return write(figure, study.folder / "figures", "bound-terms")
+
+
+WAYS = {
+    "asked": ("*", "as in the tables"),
+    "dpm-solver++": ("o", "DPM-Solver++"),
+    "heun": ("^", "Heun"),
+    "ddim": ("s", "DDIM"),
+}
+
+
+def tradeoff(study: Study) -> Path | None:
+    """FID against seconds a sample: colours are models, markers their samplers, a line joins the
+    numbers of steps of one sampler. One run each."""
+    found = [
+        (label(study, r), read_arrays(study, r, "tradeoff.npz", *TRADEOFF)) for r in study.part("B")
+    ]
+    rows = {name: runs[0] for name, runs in found if runs}
+    if not rows:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        first = next(iter(rows.values()))
+        n = count(int(first["n"]))
+        ax.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=f"FID, N = {n}")
+        for i, (name, run) in enumerate(rows.items()):
+            ax.plot([], [], "-", lw=3, color=_style(i)["color"], label=wrapped(name, 4.8))
+            for way, (marker, _) in WAYS.items():
+                mine = run["sampler"] == way
+                size = 9 if way == "asked" else 4
+                style = {"color": _style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
+                ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **style)
+        for way, (marker, said) in WAYS.items():
+            steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
+            calls = "" if way == "asked" else _calls(max(steps, key=len))
+            ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
+        ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axis.set_major_formatter("{x:,g}")
+            axis.set_minor_formatter(NullFormatter())
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        return write(figure, study.folder / "figures", "quality-time")
+
+
+def _calls(evaluations: np.ndarray) -> str:
+    return f" ({', '.join(str(e) for e in evaluations)} evaluations)" if len(evaluations) else ""
 
 
 def _style(i: int) -> dict[str, Any]:

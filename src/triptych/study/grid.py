@@ -105,7 +105,8 @@ def brief_2026(preset: Preset, dataset: str) -> Study:
     part_a = [p for p in before.plans if p.recipe.part == "A"]
     chains = [Plan(recipe, ddpm.seeds) for recipe in latents]
     plans = (*part_a, ddpm, *chains, grey)
-    return Study("brief-2026", dataset, plans, before.evaluation, edition="2026")
+    how = replace(before.evaluation, tradeoff_images=1000)
+    return Study("brief-2026", dataset, plans, how, edition="2026")
 
 
 def priors(preset: Preset, dataset: str) -> Study:

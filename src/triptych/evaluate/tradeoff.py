@@ -1,0 +1,67 @@
+"""Quality against time: the Frechet distance that each way of sampling reaches, and what it takes.
+
+The rows of one model, and of all in a study, have as many samples and the same reference, so that
+they may be compared with each other; with the FID of more samples they may not.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from triptych.data import Dataset
+from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.drawing import chain_of, enough, sampler, sampling_protocol
+from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_samples import from_training
+from triptych.evaluate.speed import BATCH, clocked
+from triptych.train.order import generator_for
+
+WAYS = {"dpm-solver++": (5, 10, 20), "heun": (5, 10), "ddim": (10, 25, 50, 100)}
+
+
+def ways(model: nn.Module, drawn_by: nn.Module, how: Evaluation) -> Iterator[tuple[Any, Any]]:
+    """What to draw from, and how: first as is asked for; then, if there is a chain, by every
+    deterministic sampler without guidance."""
+    yield drawn_by, how
+    if chain_of(model) is not None:
+        for name, counts in WAYS.items():
+            for steps in counts:
+                yield model, replace(how, sampler=name, steps=steps, eta=0.0, guidance=1.0)
+
+
+def tradeoff(
+    model: nn.Module,
+    drawn_by: nn.Module,
+    how: Evaluation,
+    data: Dataset,
+    features: Features,
+    seed: int,
+) -> dict[str, NDArray[Any]]:
+    """A row for each way: sampler, network evaluations, seconds a sample, FID of
+    `how.tradeoff_images` samples against all test images. `floor` is that of training images."""
+    device, n = data.test_images.device, how.tradeoff_images
+    test = moments(features(grey(data.test_images, data.levels)))
+    real = moments(features(grey(from_training(data, n), data.levels)))
+    rows: dict[str, list[Any]] = {"sampler": [], "evaluations": [], "seconds": [], "fid": []}
+    for source, way in ways(model, drawn_by, how):
+        draw = sampler(source, way, generator_for(seed, 0, device, stream=5))
+        samples, seconds = timed(draw, n, device)
+        said = sampling_protocol(model, way)
+        rows["sampler"].append("asked" if way is how else way.sampler)
+        rows["evaluations"].append(said.get("evaluations", 1))
+        rows["seconds"].append(seconds / n)
+        rows["fid"].append(frechet_distance(moments(features(samples)), test))
+    arrays = {name: np.array(values) for name, values in rows.items()}
+    return arrays | {"n": np.array(n), "floor": np.array(frechet_distance(real, test))}
+
+
+def timed(draw: Callable[[int], Tensor], n: int, device: torch.device) -> tuple[Tensor, float]:
+    """n samples, and the seconds they take once the first batch is past."""
+    draw(min(n, BATCH))
+    return clocked(lambda: enough(draw(min(n, BATCH)), draw, n), device)

@@ -1,0 +1,74 @@
+"""Each way of sampling beside what it costs."""
+
+import numpy as np
+import pytest
+import torch
+from test_judge import Counted, features
+from toys import built
+
+from triptych.evaluate import speed, tradeoff
+from triptych.evaluate.classifier import grey
+from triptych.evaluate.drawing import sampler
+from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_samples import from_training
+from triptych.train.order import generator_for
+
+HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
+
+
+@pytest.fixture
+def row(digits, monkeypatch):
+    monkeypatch.setattr(tradeoff, "WAYS", {"heun": (3,), "ddim": (2, 5)})
+    model, asked = built("ddpm"), built("ddpm", seed=1)
+    model.net, asked.net = Counted(model.net), Counted(asked.net)
+    return model, asked, tradeoff.tradeoff(model, asked, HOW, digits, features(), 0)
+
+
+def test_the_way_that_was_asked_for_comes_first_and_every_sampler_after(row):
+    _, _, found = row
+    assert found["sampler"].tolist() == ["asked", "heun", "ddim", "ddim"]
+    assert found["evaluations"].tolist() == [4, 5, 2, 5]
+    assert (found["seconds"] > 0).all()
+
+
+def test_only_the_way_that_was_asked_for_draws_from_the_guided_model(row):
+    model, asked, _ = row
+    assert asked.net.calls == 2 * 4
+    assert model.net.calls == 2 * (5 + 2 + 5)
+
+
+def test_all_have_the_same_number_of_samples_and_the_same_reference(row, digits):
+    _, _, found = row
+    seen, g = features(), generator_for(0, 0, torch.device("cpu"), stream=5)
+    how = Evaluation(steps=5)
+    draw = sampler(built("ddpm"), how, g)
+    draw(30)  # what the clock leaves out
+    test = moments(seen(grey(digits.test_images, digits.levels)))
+    expected = frechet_distance(moments(seen(draw(30))), test)
+    assert found["fid"][-1] == pytest.approx(expected, rel=1e-4)
+    real = seen(grey(from_training(digits, 30), digits.levels))
+    assert found["floor"] == pytest.approx(frechet_distance(moments(real), test))
+    assert found["n"] == 30
+
+
+def test_a_model_without_a_chain_has_one_row(digits):
+    model = built("pixelflow")
+    found = tradeoff.tradeoff(model, model, HOW, digits, features(), 0)
+    assert found["sampler"].tolist() == ["asked"]
+    assert found["evaluations"].tolist() == [1]
+    assert np.isfinite(found["fid"]).all()
+
+
+def test_the_first_batch_is_not_on_the_clock(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    laps = [100.0, 3.0, 4.0]
+
+    def draw(n):
+        clock[0] += laps.pop(0)
+        return torch.zeros(n, 1, 1, 1)
+
+    samples, seconds = tradeoff.timed(draw, 100, torch.device("cpu"))
+    assert len(samples) == 100
+    assert seconds == 7.0
