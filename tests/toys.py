@@ -38,6 +38,7 @@ from triptych.protocols import Density, Objective, Posterior
 from triptych.schedules import cosine_beta
 from triptych.train.trainer import TrainingData
 from triptych.vae import VAE
+from triptych.vdm import VDM
 
 SHAPE, LEVELS = (1, 8, 8), 17
 
@@ -148,6 +149,10 @@ def tiny_ddpm(T: int = 6, clip: bool = True, variance: Variance = "small") -> DD
     return DDPM(net, cosine_beta(T), SHAPE, LEVELS, "v", clip, variance=variance)
 
 
+def tiny_vdm(T: int = 6) -> VDM:
+    return VDM(UNet(SHAPE, (8,), 1, inputs=5), SHAPE, LEVELS, timesteps=T)
+
+
 def tiny_latent_ddpm(T: int = 6) -> LatentDDPM:
     chain = DDPM(Denoiser(2, 8, 1), cosine_beta(T), (2, 1, 1), None, "v", clip=False)
     likelihood = Gaussian(MLP([2, 8, math.prod(SHAPE)]), SHAPE, LEVELS)
@@ -175,6 +180,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "pixelflow": (tiny_flow, "raw"),
     "ddpm": (tiny_ddpm, "raw"),
     "ddpm-learned": (lambda: tiny_ddpm(variance="learned"), "raw"),
+    "vdm": (tiny_vdm, "raw"),
     "latent-ddpm": (tiny_latent_ddpm, "raw"),
 }
 

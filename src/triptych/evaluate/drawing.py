@@ -12,6 +12,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.latent import LatentDDPM
 from triptych.samplers import SAMPLERS, evaluations
 from triptych.train.precision import bf16_helps, networks_in_bf16
+from triptych.vdm import VDM
 
 
 def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], Tensor]:
@@ -19,15 +20,15 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
 
     Only the networks that make samples run so; everything that measures them does not.
     """
-    bf16 = bf16_helps(g.device)
+    bf16, chain = bf16_helps(g.device), chain_of(model)
 
     @torch.no_grad()
     def draw(n: int) -> Tensor:
         with networks_in_bf16(model, bf16):
             if isinstance(model, LatentDDPM):
                 return model.decode(latents(model, how, n, g))
-            if isinstance(model, DDPM):
-                return run_chain(model, how, n, g)
+            if chain is not None:
+                return run_chain(chain, how, n, g)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
     return draw
@@ -58,6 +59,8 @@ def chain_of(model: nn.Module) -> DDPM | None:
     """The chain that a model samples by, if it has one."""
     if isinstance(model, LatentDDPM):
         return model.ddpm
+    if isinstance(model, VDM):
+        return model.chain()
     return model if isinstance(model, DDPM) else None
 
 

@@ -18,7 +18,7 @@ from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
-from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bound
+from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bound, vdm_bound
 from triptych.evaluate.nearest import nearest
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
@@ -29,6 +29,7 @@ from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.order import generator_for
 from triptych.vae import VAE
+from triptych.vdm import VDM
 
 SAMPLES_SHOWN, TERMS_OF = 64, 500
 
@@ -60,8 +61,9 @@ def judge(
     if isinstance(model, DDPM):
         t, bits = ddpm_terms(model, x[:TERMS_OF], g)
         result.arrays["terms"] = {"t": t, "bits": bits, "T": np.array(model.T)}
-    if isinstance(model, DDPM) and how.ode_images:
-        result.scores.append(ode_score(model, x[: how.ode_images], protocol, g))
+    chain = model.chain() if isinstance(model, VDM) else model
+    if isinstance(chain, DDPM) and how.ode_images:
+        result.scores.append(ode_score(chain, x[: how.ode_images], protocol, g))
     if isinstance(model, PixelFlow):
         outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
         of_samples = protocol | DRAWN | {"n": SAMPLES_SHOWN}
@@ -119,6 +121,8 @@ def bpd_score(
         bound, estimate = "uniform dequantization", flow_bound(model, x, how.bound_draws, g)
     elif isinstance(model, DDPM):
         bound, estimate = "variational", ddpm_bound(model, x, how.bound_draws, g)
+    elif isinstance(model, VDM):
+        bound, estimate = "continuous time", vdm_bound(model, x, how.bound_draws, g)
     else:
         raise TypeError(f"no bits per dimension for a {type(model).__name__}")
     value = bits_per_dim(torch.tensor(estimate.mean), model.dims).item()

@@ -20,6 +20,7 @@ from triptych.maths import RunningLogMeanExp
 from triptych.pixelflow import PixelFlow
 from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
+from triptych.vdm import VDM
 
 ROWS = 4_000  # latent samples decoded at a time: 12 MB of 28x28 logits, which caches like
 
@@ -154,6 +155,23 @@ def _ddpm_draw(model: DDPM, x: Tensor, generator: Generator) -> Float[Tensor, "B
     t = 1 + (u * (model.T - 1)).long().clamp(max=model.T - 2)
     eps, eps_0 = model.start(n, generator), model.start(n, generator)
     return model.bound(x, t, eps, eps_0)
+
+
+@torch.no_grad()
+def vdm_bound(
+    model: VDM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
+) -> Estimate:
+    """The bound of each image in continuous time, from `draws` (t, eps) pairs, the times spread as
+    `ddpm_bound` spreads them."""
+    nats, rows = model.dims * math.log(2), []
+    for chunk in x.split(250):
+        batch = []
+        for _ in range(draws):
+            noise = model.noise(len(chunk), generator)
+            order = torch.randperm(len(chunk), generator=generator, device=generator.device)
+            batch.append(-nats * model.loss(chunk, noise | {"t": noise["t"][order]}))
+        rows.append(torch.stack(batch).double())
+    return _from_draws(torch.cat(rows, 1))
 
 
 def _uniform(n: int, generator: Generator) -> Tensor:

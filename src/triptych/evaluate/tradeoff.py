@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from triptych.data import Dataset
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import chain_of, enough, sampler, sampling_protocol
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, SamplerName
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.speed import BATCH, clocked
 from triptych.train.order import generator_for
 
-WAYS = {"dpm-solver++": (5, 10, 20), "heun": (5, 10), "ddim": (10, 25, 50, 100)}
+WAYS: dict[SamplerName, tuple[int, ...]] = {
+    "dpm-solver++": (5, 10, 20),
+    "heun": (5, 10),
+    "ddim": (10, 25, 50, 100),
+}
 
 
 def ways(model: nn.Module, drawn_by: nn.Module, how: Evaluation) -> Iterator[tuple[Any, Any]]:

@@ -80,15 +80,20 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps_hat(x_t, t): [B, C, H, W] images and [B] times to an image-shaped output, or to several,
-    channel after channel.
+    """eps_hat(x_t, t): [B, C, H, W] images and [B] times to an image-shaped output; with `inputs`
+    or `outputs`, from or to several of an image's shape, channel after channel.
 
     `widths` gives the channels at H/2, H/4, ...; `blocks` the residual blocks at each of them, on
     the way down and on the way up. H and W must be divisible by 2^len(widths).
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], widths: Sequence[int], blocks: int, outputs: int = 1
+        self,
+        shape: tuple[int, int, int],
+        widths: Sequence[int],
+        blocks: int,
+        outputs: int = 1,
+        inputs: int = 1,
     ) -> None:
         super().__init__()
         c = shape[0]
@@ -97,7 +102,9 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             TimeEmbedding(widths[0]), nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time)
         )
-        self.door = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c, widths[0], 3, padding=1))
+        self.door = nn.Sequential(
+            nn.PixelUnshuffle(2), nn.Conv2d(4 * c * inputs, widths[0], 3, padding=1)
+        )
         self.down, self.up, skips, now = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
         lowest = len(widths) - 1
         for level, width in enumerate(widths):
@@ -122,7 +129,7 @@ class UNet(nn.Module):
         )
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
+    def forward(self, x: Float[Tensor, "B A H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
         """Down, middle, up; every layer's output on the way down is read once on the way up."""
         e = nn.functional.silu(self.time(t.to(x.dtype)))
         h = self.door(x)

@@ -21,11 +21,14 @@ from triptych.study.configs import (
     VAEConfig,
 )
 from triptych.vae import VAE
+from triptych.vdm import VDM
 
 Shape = tuple[int, int, int]
 
 
-def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | DDPM | LatentDDPM:
+def build(
+    config: ModelConfig, shape: Shape, levels: int
+) -> VAE | PixelFlow | DDPM | VDM | LatentDDPM:
     """The model of a config, for images of this shape and number of grey levels."""
     try:
         if isinstance(config, VAEConfig):
@@ -47,7 +50,10 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     return PixelFlow(Flow(base, [scales, Logit(config.low)]), shape, levels)
 
 
-def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM:
+def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:
+    if config.schedule == "learned":
+        net = UNet(shape, config.widths, config.blocks, inputs=5)
+        return VDM(net, shape, levels, config.prediction, config.timesteps)
     net = UNet(shape, config.widths, config.blocks, 2 if config.variance == "learned" else 1)
     beta = SCHEDULES[config.schedule](config.timesteps)
     chain, min_snr, variance = config.prediction, config.min_snr, config.variance

@@ -126,12 +126,21 @@ class DDPMConfig:
     """Channels at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
-    schedule: Literal["linear", "cosine"] = "cosine"
+    schedule: Literal["linear", "cosine", "learned"] = "cosine"
+    """A learned one makes a VDM: continuous time, trained on its bound, `timesteps` to sample."""
     prediction: Prediction = "v"
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """gamma of the loss weight min(SNR, gamma) of Hang et al. 2023; without it, L_simple."""
     variance: Variance = "small"
     """Of the reverse steps: that of q(x_{t-1}|x_t,x_0), beta_t, or learned between the two."""
+
+    def __post_init__(self) -> None:
+        """A learned schedule is trained on the bound, which leaves nothing to weigh."""
+        if self.schedule == "learned" and (self.min_snr or self.variance != "small"):
+            raise UserError(
+                f"min_snr = {self.min_snr} and variance = {self.variance!r} do not go with "
+                f"schedule = 'learned'; leave them out, or choose schedule = 'cosine'"
+            )
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ def describe(config: ModelConfig, shape: Shape) -> str:
 
 def describe_chain(config: DDPMConfig | LatentDDPMConfig) -> str:
     """Its length, its noise and what its network predicts."""
+    if config.schedule == "learned":
+        return (
+            f"continuous time with a learned schedule, Fourier features, {config.prediction}-"
+            f"prediction, trained on the bound; T = {config.timesteps} to sample"
+        )
     said = f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction"
     variance = getattr(config, "variance", "small")
     return said if variance == "small" else f"{said}, {variance} variance"

@@ -89,6 +89,7 @@ def mnist_recipes() -> list[Recipe]:
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, TrainConfig(clip=1000.0)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
+        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", LatentDDPMConfig(vae=grey), latent),
     ]
 
@@ -109,6 +110,7 @@ def digits_recipes() -> list[Recipe]:
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, vae),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),
+        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(widths=(32, 64), schedule="learned"), ddpm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", small, latent),
     ]
 

@@ -24,6 +24,7 @@ from triptych.train import checkpoint
 from triptych.train.fit import Progress, fit
 from triptych.train.order import total_steps
 from triptych.train.trainer import TrainingData
+from triptych.vdm import VDM
 
 Tell = Callable[[Progress], None]
 
@@ -127,6 +128,8 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
 def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Module:
     """The model to draw from: the trained one, its chain if it has one guided by its early self."""
     model = trained_model(folder, data)
+    if isinstance(model, VDM):
+        model = model.chain()
     chain = chain_of(model)
     if guidance == 1 or chain is None:
         return model

@@ -1,0 +1,146 @@
+"""Variational diffusion (Kingma, Salimans, Poole & Ho 2021, *Variational Diffusion Models*,
+arXiv:2107.00630): a DDPM in continuous time, with a learned schedule, trained on the bound itself.
+
+    z_t = alpha_t x_0 + sigma_t eps,    alpha_t^2 = sigmoid(-gamma_t), sigma_t^2 = sigmoid(gamma_t)
+
+    -log P(x) <= KL(q(z_1|x) || N(0, I)) + E[-log P(x|z_0)]
+                 + 1/2 E[gamma'(t) ||eps - eps_hat(z_t, gamma_t)||^2],          t ~ U(0, 1)
+
+The third term is an integral over gamma: only where it begins and where it ends matters to the
+bound, not the path (section 5.1). So gamma is a straight line in t, and its ends are learned.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from triptych.ddpm import DDPM, Prediction
+from triptych.maths import log_normal_mass
+
+START, END = -13.3, 5.0  # of gamma before training, as in the paper's code
+
+
+class VDM(nn.Module):
+    """A network that denoises, and the log noise-to-signal ratio gamma from t = 0 to t = 1.
+
+    `net(features, time)` predicts eps, v or x_0 (see `ddpm.py`) from z_t and its Fourier features,
+    five times the image's channels. To sample, `chain()` cuts the time into `timesteps`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        shape: tuple[int, int, int],
+        levels: int,
+        prediction: Prediction = "v",
+        timesteps: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.net, self.shape, self.levels = FineScale(net, levels), shape, levels
+        self.prediction: Prediction = prediction
+        self.timesteps = timesteps
+        self.dims = math.prod(shape)
+        self.gamma_0 = nn.Parameter(torch.tensor(START))
+        self.gamma_1 = nn.Parameter(torch.tensor(END))
+
+    def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
+        """t, one in each n-th of [0, 1), and eps of z_t and of z_0."""
+        device = generator.device
+        u = torch.rand(n, generator=generator, device=device)
+        eps, eps_0 = (
+            torch.randn(n, *self.shape, generator=generator, device=device) for _ in range(2)
+        )
+        return {"t": (torch.arange(n, device=device) + u) / n, "eps": eps, "eps_0": eps_0}
+
+    def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
+        """The bound on -log P(x) in bits/dim."""
+        return torch.stack(list(self.terms(x, noise).values())).sum(0)
+
+    def terms(
+        self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "B"]]:
+        """Its three terms, in bits/dim of the integers x."""
+        x_0 = 2 * x / (self.levels - 1) - 1
+        nats = {
+            "prior": self.prior_term(x_0),
+            "reconstruction": self.reconstruction(x_0, noise["eps_0"]),
+            "diffusion": self.diffusion(x_0, noise["t"], noise["eps"]),
+        }
+        return {name: value / (self.dims * math.log(2)) for name, value in nats.items()}
+
+    def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
+        """KL(q(z_1|x) || N(0, I))."""
+        a2, s2 = (-self.gamma_1).sigmoid(), self.gamma_1.sigmoid()
+        return 0.5 * (a2 * x_0.square() + s2 - s2.log() - 1).flatten(1).sum(1)
+
+    def reconstruction(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
+        """-log P(x|z_0): what N(z_0 / alpha_0, (sigma_0 / alpha_0)^2) gives to the level's bin.
+
+        Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
+        """
+        spread, half = (self.gamma_0 / 2).exp(), 1 / (self.levels - 1)
+        upper = torch.where(x_0 > 1 - half, math.inf, half / spread - eps)
+        lower = torch.where(x_0 < -1 + half, -math.inf, -half / spread - eps)
+        return -log_normal_mass(lower, upper).flatten(1).sum(1)
+
+    def diffusion(self, x_0: Tensor, t: Float[Tensor, "B"], eps: Tensor) -> Float[Tensor, "B"]:
+        """1/2 gamma'(t) ||eps - eps_hat||^2, gamma' = gamma_1 - gamma_0."""
+        gamma = self.gamma(t)
+        a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
+        z = a * x_0 + s * eps
+        out = self.net(z, network_time(gamma)).to(z.dtype)
+        eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
+        slope = self.gamma_1 - self.gamma_0
+        return 0.5 * slope * (eps - eps_hat).square().flatten(1).sum(1)
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """log(sigma_t^2 / alpha_t^2)."""
+        return self.gamma_0 + (self.gamma_1 - self.gamma_0) * t
+
+    def chain(self) -> DDPM:
+        """The discrete chain of times 1/T, 2/T .. 1 with this network, which the samplers take."""
+        T = self.timesteps
+        alpha_bar = (-self.gamma(torch.arange(1, T + 1) / T).detach().cpu().double()).sigmoid()
+        beta = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+        chain = DDPM(AtStep(self), beta, self.shape, self.levels, self.prediction)
+        return chain.to(self.gamma_0.device).train(self.training)
+
+    def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
+        """Ancestral sampling along `chain()`."""
+        return self.chain().sample(n, generator)
+
+
+class AtStep(nn.Module):
+    """The network at step t = 0 .. T-1 of the chain."""
+
+    def __init__(self, vdm: VDM) -> None:
+        super().__init__()
+        self.net, self.T = vdm.net, vdm.timesteps
+        self.gamma_0, self.gamma_1 = vdm.gamma_0.item(), vdm.gamma_1.item()
+
+    def forward(self, x_t: Float[Tensor, "B C H W"], t: Tensor) -> Tensor:
+        gamma = self.gamma_0 + (self.gamma_1 - self.gamma_0) * (t.to(x_t.dtype) + 1) / self.T
+        return self.net(x_t, network_time(gamma))
+
+
+class FineScale(nn.Module):
+    """z with sin(2^n pi z) and cos(2^n pi z) for the two octaves n around the levels' spacing,
+    without which a network does not see which level a nearly clean pixel has (appendix C)."""
+
+    def __init__(self, net: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.net = net
+        top = math.floor(math.log2(levels))
+        self.octaves = (top - 1, top)
+
+    def forward(self, z: Float[Tensor, "B C H W"], t: Tensor) -> Tensor:
+        angles = [2**n * math.pi * z for n in self.octaves]
+        waves = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
+        return self.net(torch.cat([z, *waves], -3), t)
+
+
+def network_time(gamma: Tensor) -> Tensor:
+    """gamma on the scale of a chain's times, 0 to 1000, wherever the learned ends move."""
+    return 1000 * (gamma - START) / (END - START)

@@ -1,0 +1,158 @@
+"""The continuous-time bound against closed forms: on Gaussian data it is the entropy itself."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+from toys import SHAPE, images, randomised, tiny_vdm
+
+from triptych.evaluate.likelihood import vdm_bound
+from triptych.maths import bits_per_dim
+from triptych.samplers import ddim
+from triptych.vdm import END, START, VDM
+
+SMALL, D = (1, 2, 2), 4
+M, V, LEVELS = 0.1, 0.04, 1001
+WIDTH = 2 / (LEVELS - 1)
+
+
+class Optimal(nn.Module):
+    """The prediction that E[x_0|z] of data N(m, v I) implies, whatever else it is told."""
+
+    def __init__(self, prediction):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, features, t):
+        z, gamma = features[:, :1], (START + (END - START) * t / 1000)[:, None, None, None]
+        a, s = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+        x_0 = M + V * a * (z - a * M) / (a**2 * V + s**2)
+        eps = (z - a * x_0) / s
+        return {"eps": eps, "v": a * eps - s * x_0, "x_0": x_0}[self.prediction]
+
+
+def optimal(prediction="eps", ends=(START, END)):
+    model = VDM(Optimal(prediction), SMALL, LEVELS, prediction)
+    model.gamma_0.data.fill_(ends[0])
+    model.gamma_1.data.fill_(ends[1])
+    return model
+
+
+def levels_of_data(n, g):
+    x_0 = M + math.sqrt(V) * torch.randn(n, *SMALL, generator=g)
+    return ((x_0 + 1) / WIDTH).round()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+@pytest.mark.parametrize("ends", [(-14.0, 6.0), (-13.3, 9.0)])
+def test_the_bound_of_gaussian_data_is_their_entropy_wherever_the_schedule_ends(
+    prediction, ends, g
+):
+    """Between any two ends: far enough out that nothing is lost there."""
+    x = levels_of_data(20_000, g)
+    estimate = vdm_bound(optimal(prediction, ends), x, 8, g)
+    entropy = D / 2 * math.log(2 * math.pi * math.e * V) - D * math.log(WIDTH)
+    spread = estimate.values.std().item() / len(x) ** 0.5
+    assert -estimate.mean == pytest.approx(entropy, abs=4.5 * spread)
+    assert 4.5 * spread < 0.4 < 0.02 * entropy
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_level_has_the_mass_of_its_bin_and_all_have_one():
+    model = optimal(ends=(-4.0, 5.0))
+    scale = math.exp(-2.0)
+    eps, levels = torch.tensor([[[[0.3]]]]), torch.arange(LEVELS)
+    x_0 = (2 * levels / (LEVELS - 1) - 1).view(-1, 1, 1, 1)
+    # The same z_0 for every level: its noise is what the level lacks.
+    y = 0.95 + scale * eps
+    log_p = -model.reconstruction(x_0, (y - x_0) / scale)
+    assert log_p.exp().sum().item() == pytest.approx(1)
+    edges = (x_0.flatten()[:-1] + WIDTH / 2).numpy()
+    mass = torch.tensor(norm.cdf(edges, y.item(), scale)).diff()
+    torch.testing.assert_close(log_p[1:-1].exp(), mass, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_prior_term_is_the_divergence_from_the_standard_normal():
+    model, x_0 = optimal(), torch.randn(3, *SMALL)
+    mu, var = (-model.gamma_1).sigmoid().sqrt() * x_0, model.gamma_1.sigmoid()
+    q = torch.distributions.Normal(mu, var.sqrt())
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(model.prior_term(x_0), kl.sum((1, 2, 3)))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_loss_is_the_bound_in_bits_and_the_sum_of_its_terms(g):
+    model, x = tiny_vdm().double(), images(6).double()
+    randomised(model)
+    noise = model.noise(6, g)
+    terms = model.terms(x, noise)
+    torch.testing.assert_close(model.loss(x, noise), sum(terms.values()))
+    nats = -model.prior_term(2 * x / 16 - 1)
+    torch.testing.assert_close(terms["prior"], bits_per_dim(nats, 64))
+
+
+@pytest.mark.usefixtures("float64")
+def test_both_ends_of_the_schedule_learn(g):
+    model, x = tiny_vdm().double(), images(6).double()
+    randomised(model)
+    noise = model.noise(6, g)
+    model.loss(x, noise).mean().backward()
+    for name in ("gamma_0", "gamma_1"):
+        p, h = getattr(model, name), 1e-5
+        grad = p.grad.item()
+        p.data.add_(h)
+        above = model.loss(x, noise).mean().item()
+        p.data.sub_(2 * h)
+        below = model.loss(x, noise).mean().item()
+        p.data.add_(h)
+        assert grad == pytest.approx((above - below) / (2 * h), rel=1e-3)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_chain_has_the_schedule_and_the_network(g):
+    model = randomised(tiny_vdm(T=9).double())
+    chain = model.chain()
+    t = torch.tensor([0, 4, 8])
+    gamma = model.gamma((t + 1) / 9)
+    torch.testing.assert_close(chain.sqrt_alpha_bar[t].square(), (-gamma).sigmoid())
+    x, eps = images(3).double(), chain.start(3, g)
+    x_0 = chain.scale(x)
+    error = (eps - eps_hat(chain, chain.diffuse(x_0, t, eps), t)).square().sum((1, 2, 3))
+    slope = model.gamma_1 - model.gamma_0
+    torch.testing.assert_close(model.diffusion(x_0, (t + 1) / 9, eps), 0.5 * slope * error)
+
+
+def eps_hat(chain, x_t, t):
+    chain.clip = False
+    a, s = (c[t].view(-1, 1, 1, 1) for c in (chain.sqrt_alpha_bar, chain.sqrt_one_minus_alpha_bar))
+    return (x_t - a * chain.x_0_hat(x_t, t)) / s
+
+
+def test_samples_of_the_chain_have_the_datas_mean_and_variance(g):
+    chain = optimal(ends=(START, 9.0)).chain()
+    chain.clip, chain.grey = False, lambda x: x
+    x = ddim(chain, 5000, 200, g, eta=1.0)
+    assert x.mean().item() == pytest.approx(M, abs=4 * math.sqrt(V / 20_000))
+    assert x.std().item() == pytest.approx(math.sqrt(V), rel=0.05)
+
+
+def test_times_cover_the_unit_interval_evenly(g):
+    t = tiny_vdm().noise(50, g)["t"]
+    assert torch.equal((50 * t).floor(), torch.arange(50.0))
+
+
+def test_neighbouring_levels_look_different_to_the_network():
+    """A wave turns by half a period from one level to the next."""
+    model = VDM(nn.Identity(), SHAPE, 256)
+    seen = []
+    model.net.net.forward = lambda z, t: seen.append(z) or z[:, :1]
+    z = (2 * torch.arange(256.0) / 255 - 1).view(-1, 1, 1, 1)
+    model.net(z, torch.zeros(256))
+    assert seen[0].shape[1] == 5
+    wave = seen[0][:, 1:3].flatten(1)
+    assert wave.diff(dim=0).norm(dim=1).min() > 1.9
+    assert seen[0][:, 0].diff(dim=0).abs().max() < 0.01
