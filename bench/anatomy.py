@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 GROUPS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "convolution"),
     "casts and copies": ("aten::copy_",),
     "Adam, clipping, average": ("adamw", "AdamW", "lerp", "vector_norm", "aten::mul_"),
 }

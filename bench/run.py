@@ -6,18 +6,14 @@ contenders, after a warm-up, and the median of the rounds counts.
 
 import json
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from anatomy import anatomy, ceilings
+from anatomy import ceilings
 from peers import (
-    BATCH,
-    STEPS,
     BroadcastMixture,
     K,
     nll_rounds,
@@ -25,9 +21,11 @@ from peers import (
     pythae_rounds,
     pythae_vae,
 )
+from pixels import against_ancestral, against_glow, against_unets
+from race import our_rounds, race
 from torch import Tensor, nn
 
-from triptych.data import load, view
+from triptych.data import load
 from triptych.evaluate.likelihood import importance_bounds
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
@@ -36,12 +34,9 @@ from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density
-from triptych.train.order import TrainConfig
-from triptych.train.precision import bf16_helps, networks_in_bf16
-from triptych.train.trainer import Run, Trainer, TrainingData
+from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
-ROUNDS = 7
 IMAGES = 4  # of which IWAE-K is taken in a round
 CPU = torch.device("cpu")
 
@@ -52,8 +47,9 @@ def main() -> None:
     images = load("mnist").train_images
     training = (against_pythae, against_plain_loop, against_pythae_vamp, against_broadcast)
     evaluation = (against_get_nll, against_broadcast_iwae)
+    pixels = (against_unets, against_glow, against_ancestral)
     rows: dict[str, Any] = {}
-    for measure in (*training, *evaluation):
+    for measure in (*training, *evaluation, *pixels):
         rows |= measure(images)
     record = {"machine": machine(), "ceiling in GFLOP/s": ceilings(), "per_second": rows}
     Path(__file__).with_name("results.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -150,19 +146,6 @@ def vae(prior: Density, M: int, hidden: tuple[int, ...]) -> VAE:
     return VAE(prior, DiagonalGaussian(encoder, M), Bernoulli(decoder, (1, 28, 28)))
 
 
-def our_rounds(model: VAE, images: Tensor, bf16: bool = True) -> Callable[[], None]:
-    """STEPS steps of the real trainer: order, view, clipping, schedule and average included."""
-    data = TrainingData(images, images[:1], view("threshold"), 256)
-    trainer = Trainer([model], [Run(0, Path("."))], data, TrainConfig(batch_size=BATCH))
-
-    def round_() -> None:
-        with networks_in_bf16(model, bf16 and bf16_helps(CPU)):
-            for _ in range(STEPS):
-                trainer.train_step()
-
-    return round_
-
-
 def iwae_rounds(model: VAE, x: Tensor) -> Callable[[], None]:
     """IWAE-5000 of a few images as `evaluate` takes it."""
     generator = torch.Generator().manual_seed(0)
@@ -171,28 +154,6 @@ def iwae_rounds(model: VAE, x: Tensor) -> Callable[[], None]:
         importance_bounds(model, x, K, generator, bf16_helps(CPU))
 
     return round_
-
-
-def race(
-    contenders: dict[str, Callable[[], None]],
-    ratios: dict[str, list[str]],
-    work: int = STEPS * BATCH,
-) -> dict[str, Any]:
-    """`work` a second of each contender; the last one's ratio to the best of those named, and
-    where its time goes. Rounds alternate, the first is not counted, the median of the others is.
-    """
-    laps: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS + 1):
-        for name, round_ in contenders.items():
-            began = time.perf_counter()
-            round_()
-            laps[name].append(time.perf_counter() - began)
-    seconds = {name: statistics.median(s[1:]) for name, s in laps.items()}
-    *_, ours = contenders
-    rows: dict[str, Any] = {name: round(work / s) for name, s in seconds.items()}
-    for label, peers in ratios.items():
-        rows[label] = round(min(seconds[peer] for peer in peers) / seconds[ours], 2)
-    return rows | {f"{ours}: products": anatomy(contenders[ours], seconds[ours])}
 
 
 def machine() -> str:

@@ -1,0 +1,63 @@
+"""The rounds of a measurement, and this project's own training as one of the contenders."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from anatomy import anatomy
+from peers import BATCH, STEPS
+from torch import Tensor, nn
+
+from triptych.data import view
+from triptych.train.order import TrainConfig
+from triptych.train.precision import bf16_helps, networks_in_bf16
+from triptych.train.trainer import Run, Trainer, TrainingData
+
+ROUNDS = 7
+CPU = torch.device("cpu")
+
+
+def our_rounds(
+    model: nn.Module,
+    images: Tensor,
+    bf16: bool = True,
+    config: TrainConfig = TrainConfig(batch_size=BATCH),  # noqa: B008
+    look: str = "threshold",
+    steps: int = STEPS,
+) -> Callable[[], None]:
+    """Steps of the real trainer: order, view, clipping, schedule and average included."""
+    data = TrainingData(images, images[:1], view(look), 256)
+    trainer = Trainer([model], [Run(0, Path("."))], data, config)
+
+    def round_() -> None:
+        with networks_in_bf16(model, bf16 and bf16_helps(CPU)):
+            for _ in range(steps):
+                trainer.train_step()
+
+    return round_
+
+
+def race(
+    contenders: dict[str, Callable[[], None]],
+    ratios: dict[str, list[str]],
+    work: int = STEPS * BATCH,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
+    """`work` a second of each contender; the last one's ratio to the best of those named, and
+    where its time goes. Rounds alternate, the first is not counted, the median of the others is.
+    """
+    laps: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, round_ in contenders.items():
+            began = time.perf_counter()
+            round_()
+            laps[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(s[1:]) for name, s in laps.items()}
+    *_, ours = contenders
+    rows: dict[str, Any] = {name: float(f"{work / s:.4g}") for name, s in seconds.items()}
+    for label, peers in ratios.items():
+        rows[label] = round(min(seconds[peer] for peer in peers) / seconds[ours], 2)
+    return rows | {f"{ours}: products": anatomy(contenders[ours], seconds[ours])}
