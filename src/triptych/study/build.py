@@ -3,8 +3,10 @@
 import math
 
 from triptych.ddpm import DDPM
+from triptych.flows.coupling import Affine
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.latent import LatentDDPM
 from triptych.nets.denoiser import Denoiser
 from triptych.nets.unet import UNet
@@ -42,7 +44,9 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
 
 
 def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
-    scales = MultiScale(shape, config.steps, [config.width] * config.scales)
+    f = RationalQuadratic(config.bins) if config.coupling == "spline" else Affine()
+    widths = [config.width] * config.scales
+    scales = MultiScale(shape, config.steps, widths, f, config.blocks)
     base = StandardGaussian(math.prod(shape))
     return PixelFlow(Flow(base, [scales, Logit(config.low)]), shape, levels)
 

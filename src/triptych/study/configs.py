@@ -112,6 +112,14 @@ class PixelFlowConfig:
     steps: Count = 6
     """Coupling, rotation and normalisation at each scale."""
     width: Count = 96
+    """Channels of the couplings' networks."""
+    blocks: Annotated[int, Field(ge=0, le=100)] = 0
+    """Residual blocks of those networks, 0 for a 3x3-1x1-3x3 net; with them `width` is a multiple
+    of 8."""
+    coupling: Literal["affine", "spline"] = "affine"
+    """The map of each coordinate."""
+    bins: Annotated[int, Field(ge=2, le=64)] = 8
+    """Of the spline maps."""
     low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
     """The logit is of low + (1 - 2 low) y."""
 

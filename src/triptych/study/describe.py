@@ -35,11 +35,7 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         }[config.posterior]
         return f"{network}, mirrored decoder{likelihood}{posterior}, M = {M}, and {prior}{rest}."
     if isinstance(config, PixelFlowConfig):
-        return (
-            f"{config.scales} scales of {config.steps} steps (affine coupling with a 3x3-1x1-3x3 "
-            f"convolutional net of {config.width} channels, 1x1 convolution, activation "
-            f"normalisation) on uniformly dequantized pixels in logit space."
-        )
+        return describe_flow(config)
     if isinstance(config, LatentDDPMConfig):
         vae = describe(replace(config.vae, beta=1.0), shape)[:-1]
         return (
@@ -52,6 +48,19 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
         f"level with GroupNorm, attention at the lowest, sinusoidal time embedding; "
         f"{describe_chain(config)}."
+    )
+
+
+def describe_flow(config: PixelFlowConfig) -> str:
+    """The architecture of a pixel flow."""
+    spline = f"rational-quadratic spline coupling of {config.bins} bins"
+    coupling = spline if config.coupling == "spline" else "affine coupling"
+    net = f"residual convolutional net of {config.blocks} block(s)"
+    net = net if config.blocks else "3x3-1x1-3x3 convolutional net"
+    return (
+        f"{config.scales} scales of {config.steps} steps ({coupling} with a {net} of "
+        f"{config.width} channels, 1x1 convolution, activation normalisation) on uniformly "
+        f"dequantized pixels in logit space."
     )
 
 
