@@ -111,7 +111,7 @@ def flow_bound(
     rows = []
     for chunk in x.split(250):
         noise = [model.noise(len(chunk), generator) for _ in range(draws)]
-        rows.append(torch.stack([model.log_prob(chunk, u) for u in noise]).double())
+        rows.append(torch.stack([model.log_weight(chunk, u) for u in noise]).double())
     return _from_draws(torch.cat(rows, 1))
 
 

@@ -7,6 +7,7 @@ arXiv:1505.05770).
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from triptych.flows.autoregressive import Autoregressive
@@ -93,13 +94,16 @@ def couplings(
     f = f or Affine()
     even = torch.arange(dim) % 2 == 0
     masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return [Coupling(m, _net(m, hidden, f.parameters, context), f) for m in masks]
+    return [coupling_on(m, hidden, f, context) for m in masks]
 
 
-def _net(mask: Tensor, hidden: Sequence[int], parameters: int, context: int) -> MLP:
-    """Reads the coordinates that pass and the context, gives the parameters of the others."""
+def coupling_on(
+    mask: Bool[Tensor, "D"], hidden: Sequence[int], f: Elementwise, context: int = 0
+) -> Coupling:
+    """An MLP reads the coordinates that pass and the context, and says the others' parameters."""
     n_a = int(mask.sum())
-    return MLP([n_a + context, *hidden, parameters * (len(mask) - n_a)], zero_last=True)
+    outputs = f.parameters * (len(mask) - n_a)
+    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), f)
 
 
 def autoregressions(

@@ -127,7 +127,7 @@ class MultiScale(nn.Module):
         self.levels, self.shapes = nn.ModuleList(), []
         for width in hidden:
             c, h, w = 4 * c, h // 2, w // 2
-            self.levels.append(nn.ModuleList(flow_steps(c, steps, width, f or Affine(), blocks)))
+            self.levels.append(nn.ModuleList(flow_steps(c, steps, width, f, blocks)))
             self.shapes.append((c, h, w))
             c = c // 2
 
@@ -162,9 +162,10 @@ class MultiScale(nn.Module):
 
 
 def flow_steps(
-    channels: int, steps: int, hidden: int, f: Elementwise, blocks: int
+    channels: int, steps: int, hidden: int, f: Elementwise | None = None, blocks: int = 0
 ) -> list[nn.Module]:
     """`steps` times coupling, rotation, normalisation, in the order base to image."""
+    f = f or Affine()
     first_half = torch.arange(channels) < channels // 2
     layers: list[nn.Module] = []
     for _ in range(steps):

@@ -4,7 +4,9 @@ import math
 
 from triptych.ddpm import DDPM
 from triptych.flows.coupling import Affine
+from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
+from triptych.flows.masked import masked_flow
 from triptych.flows.multiscale import Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
 from triptych.latent import LatentDDPM
@@ -45,10 +47,17 @@ def build(config: ModelConfig, shape: Shape, levels: int) -> VAE | PixelFlow | D
 
 def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     f = RationalQuadratic(config.bins) if config.coupling == "spline" else Affine()
-    widths = [config.width] * config.scales
-    scales = MultiScale(shape, config.steps, widths, f, config.blocks)
-    base = StandardGaussian(math.prod(shape))
-    return PixelFlow(Flow(base, [scales, Logit(config.low)]), shape, levels)
+    if config.network == "mlp":
+        bijectors = masked_flow(shape, config.steps, [config.width] * 2, f)
+    else:
+        widths = [config.width] * config.scales
+        bijectors = [MultiScale(shape, config.steps, widths, f, config.blocks)]
+    flow = Flow(StandardGaussian(math.prod(shape)), [*bijectors, Logit(config.low)])
+    if config.dequantization == "uniform":
+        return PixelFlow(flow, shape, levels)
+    steps, width = config.dequantization_steps, config.dequantization_width
+    q = VariationalDequantization(shape, levels, steps, width, f, config.blocks)
+    return PixelFlow(flow, shape, levels, q)
 
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM:

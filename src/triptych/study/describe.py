@@ -53,14 +53,32 @@ def describe(config: ModelConfig, shape: Shape) -> str:
 
 def describe_flow(config: PixelFlowConfig) -> str:
     """The architecture of a pixel flow."""
-    spline = f"rational-quadratic spline coupling of {config.bins} bins"
-    coupling = spline if config.coupling == "spline" else "affine coupling"
-    net = f"residual convolutional net of {config.blocks} block(s)"
-    net = net if config.blocks else "3x3-1x1-3x3 convolutional net"
+    splines = config.coupling == "spline"
+    kind = "rational-quadratic spline" if splines else "affine"
+    bins = f" of {config.bins} bins" if splines else ""
+    if config.network == "mlp":
+        body = (
+            f"{config.steps} {kind} couplings{bins} on the colours of a checkerboard in turn, MLPs "
+            f"of {config.width}-{config.width} hidden units, then a scale and a shift for each "
+            f"pixel,"
+        )
+    else:
+        net = f"{config.blocks}-block residual" if config.blocks else "3x3-1x1-3x3"
+        body = (
+            f"{config.scales} scales of {config.steps} steps ({kind} coupling{bins} with a {net} "
+            f"convolutional net of {config.width} channels, 1x1 convolution, activation "
+            f"normalisation)"
+        )
+    return f"{body} on {describe_dequantization(config)} pixels in logit space."
+
+
+def describe_dequantization(config: PixelFlowConfig) -> str:
+    """How pixels were made continuous."""
+    if config.dequantization == "uniform":
+        return "uniformly dequantized"
     return (
-        f"{config.scales} scales of {config.steps} steps ({coupling} with a {net} of "
-        f"{config.width} channels, 1x1 convolution, activation normalisation) on uniformly "
-        f"dequantized pixels in logit space."
+        f"variationally dequantized ({config.dequantization_steps} conditional couplings, "
+        f"{config.dequantization_width} channels)"
     )
 
 
