@@ -184,7 +184,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
     "pixelflow-spline": (lambda: tiny_pixelflow(coupling="spline", bins=3), "raw"),
-    "pixelflow-residual": (lambda: tiny_pixelflow(blocks=1), "raw"),
+    "pixelflow-residual": (lambda: tiny_pixelflow(blocks=1, scales=1), "raw"),
     "pixelflow-variational": (lambda: tiny_pixelflow(dequantization="variational"), "raw"),
     "pixelflow-mlp": (lambda: tiny_pixelflow(network="mlp"), "raw"),
     "ddpm": (tiny_ddpm, "raw"),

@@ -79,13 +79,24 @@ class PixelFlow(nn.Module):
             layer.starting = False
 
     @torch.no_grad()
-    def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
+    def sample(
+        self, n: int, generator: Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "n C H W"]:
         """Grey values k / (L-1) with k = floor(L y), those outside moved to the nearest level."""
-        k = (self.levels * self.flow.sample(n, generator)).floor()
+        k = (self.levels * self.flow.sample(n, generator, temperature)).floor()
         return k.clamp(0, self.levels - 1) / (self.levels - 1)
 
     @torch.no_grad()
-    def share_outside(self, n: int, generator: Generator) -> float:
+    def share_outside(self, n: int, generator: Generator, temperature: float = 1.0) -> float:
         """Share of sampled pixels that fell outside [0, 1] and had to be moved."""
-        y = self.flow.sample(n, generator)
+        y = self.flow.sample(n, generator, temperature)
         return ((y < 0) | (y > 1)).float().mean().item()
+
+    @torch.no_grad()
+    def inverse_error(
+        self, x: Float[Tensor, "B C H W"], v: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B"]:
+        """max_d L |y - f(f^-1(y))| of each image, in grey levels: nil but for rounding."""
+        y, _ = self.dequantize(x, v)
+        again, _ = self.flow(self.flow.inverse(y)[0])
+        return self.levels * (again - y).abs().flatten(1).amax(1)

@@ -10,6 +10,8 @@ from torch import Generator, Tensor, nn
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import Evaluation
 from triptych.latent import LatentDDPM
+from triptych.pixelflow import PixelFlow
+from triptych.protocols import UserError
 from triptych.samplers import SAMPLERS
 from triptych.train.precision import bf16_helps, networks_in_bf16
 
@@ -19,6 +21,11 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
 
     Only the networks that make samples run so; everything that measures them does not.
     """
+    if how.temperature != 1 and not isinstance(model, PixelFlow):
+        raise UserError(
+            f"temperature = {how.temperature:g} is of a pixel flow, not of a "
+            f"{type(model).__name__}; choose 1"
+        )
     bf16 = bf16_helps(g.device)
 
     @torch.no_grad()
@@ -28,6 +35,8 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
                 return model.decode(latents(model, how, n, g))
             if isinstance(model, DDPM):
                 return run_chain(model, how, n, g)
+            if isinstance(model, PixelFlow):
+                return model.sample(n, g, how.temperature)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
     return draw
@@ -65,7 +74,7 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     """How the samples were drawn, where there is a choice."""
     chain = chain_of(model)
     if chain is None:
-        return {}
+        return {} if how.temperature == 1 else {"temperature": how.temperature}
     guided = {} if how.guidance == 1 else {"guidance": how.guidance}
     if how.sampler == "ancestral":
         return {"sampler": "ancestral", "steps": chain.T} | guided

@@ -24,6 +24,14 @@ class Flow(nn.Module):
         self.base = base
         self.bijectors = nn.ModuleList(bijectors)  # pyright: ignore[reportArgumentType]
 
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z on the base's side -> x and log|det dx/dz|."""
+        log_det = torch.zeros((), dtype=z.dtype, device=z.device)
+        for bijector in self.bijectors:
+            z, ld = bijector(z)
+            log_det = log_det + ld
+        return z, log_det
+
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x -> z on the base's side and log|det dz/dx|."""
         log_det = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -37,12 +45,12 @@ class Flow(nn.Module):
         u, log_det = self.inverse(z)
         return self.base.log_prob(u) + log_det
 
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """n draws: sample the base and push it through."""
-        x = self.base.sample(n, generator)
-        for bijector in self.bijectors:
-            x, _ = bijector(x)
-        return x
+    def sample(
+        self, n: int, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """n draws: sample the base and push it through. At another temperature than 1 the base's
+        draws are scaled by it first (Kingma & Dhariwal 2018, arXiv:1807.03039, section 6)."""
+        return self(temperature * self.base.sample(n, generator))[0]
 
 
 class Inverse(nn.Module):

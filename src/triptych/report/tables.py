@@ -27,8 +27,8 @@ from triptych.report.wording import (
 # Keys in which scores of one column may differ: they describe the model's side of the
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
-    "fid": {"floor", "null95", "sampler", "steps", "eta", "guidance"},
-    "samples-per-second": {"sampler", "steps", "eta", "guidance", "view"},
+    "fid": {"floor", "null95", "sampler", "steps", "eta", "guidance", "temperature"},
+    "samples-per-second": {"sampler", "steps", "eta", "guidance", "temperature", "view"},
     "energy-distance": {"null95"},
     "kl-aggregate": {"draws"},
     "mutual-information": {"draws"},

@@ -12,7 +12,7 @@ from triptych.protocols import Score
 # What may differ between the seeds of one model without making another protocol of it.
 PER_SEED = ("null95", "floor", "real")
 # What two models may differ in and still be compared on the same metric.
-PER_MODEL = (*PER_SEED, "sampler", "steps", "eta", "guidance", "bound", "draws")
+PER_MODEL = (*PER_SEED, "sampler", "steps", "eta", "guidance", "temperature", "bound", "draws")
 
 Scores = dict[str, dict[int, list[Score]]]
 
