@@ -132,6 +132,11 @@ class PixelFlowConfig:
     dequantization_width: Count = 32
     """Channels of its networks."""
 
+    def __post_init__(self) -> None:
+        """One masked coupling would leave half of the pixels as they are."""
+        if self.network == "mlp" and self.steps < 2:
+            raise UserError("steps = 1 leaves half of the pixels unchanged; choose 2 or more")
+
 
 @dataclass(frozen=True)
 class DDPMConfig:
