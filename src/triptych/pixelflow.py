@@ -1,7 +1,7 @@
 """A normalizing flow on the pixels of integer images (Dinh et al. 2017, arXiv:1605.08803).
 
 Levels x = 0 .. L-1 are made continuous by y = (x + u) / L with u ~ q(u|x) on [0, 1)^D (Uria et al.
-2013; Theis et al. 2016, arXiv:1511.01844, section 3.1; Ho et al. 2019, arXiv:1902.00275, eq. 11):
+2013; Theis et al. 2016, arXiv:1511.01844, section 3.1; Ho et al. 2019, arXiv:1902.00275):
 
     log P(x) >= E_q[log w],    w = L^-D p(y) / q(u|x),    E_q[w] = P(x)
 

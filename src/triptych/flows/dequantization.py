@@ -3,7 +3,7 @@
 A flow moves uniform noise v to the offsets u, so that log q(u|x) = -log|det du/dv|. Where nothing
 moves, the offsets are uniform (Theis, van den Oord & Bethge 2016, arXiv:1511.01844, section 3.1);
 where the flow is learned, dequantization is variational (Ho, Chen, Srinivas, Duan & Abbeel 2019,
-*Flow++*, arXiv:1902.00275, section 3.1).
+*Flow++*, arXiv:1902.00275).
 """
 
 import torch
