@@ -8,10 +8,15 @@ from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 from toys import SHAPE, images, randomised, tiny_flow, tiny_pixelflow
 
+from triptych.flows.coupling import Affine, Coupling
 from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import ActNorm, Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.maths import bits_per_dim
+from triptych.nets.conv import ConvNet
+from triptych.nets.mlp import MLP
+from triptych.nets.residual import ResidualConvNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
 from triptych.study.build import build
@@ -176,6 +181,29 @@ def test_prepare_normalises_what_each_layer_passes_on(g):
         std, mean = torch.std_mean(z, (0, 2, 3))
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
         torch.testing.assert_close(std, torch.ones_like(std), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "f", "net"),
+    [
+        ({}, Affine, ConvNet),
+        ({"coupling": "spline", "bins": 3}, RationalQuadratic, ConvNet),
+        ({"blocks": 1}, Affine, ResidualConvNet),
+        ({"network": "mlp"}, Affine, MLP),
+    ],
+)
+def test_settings_reach_every_coupling(settings, f, net):
+    model = tiny_pixelflow(dequantization="variational", dequantization_steps=3, **settings)
+    couplings = [m for m in model.flow.modules() if isinstance(m, Coupling)]
+    assert {type(c.f) for c in couplings} == {f}
+    assert {type(c.net) for c in couplings} == {net}
+    assert len(couplings) == (2 if net is MLP else 4)
+    learned = model.dequantizer.couplings
+    assert {type(c.f) for c in learned} == {f}
+    assert {type(c.net) for c in learned} == {ConvNet if net is MLP else net}
+    assert len(learned) == 3
+    if f is RationalQuadratic:
+        assert {c.f.bins for c in [*couplings, *learned]} == {3}
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> Pixe
 
 def tiny_pixelflow(**settings: Any) -> PixelFlow:
     """As a recipe builds it, of two scales."""
-    config = PixelFlowConfig(steps=2, width=8, dequantization_width=4, low=1e-3, **settings)
+    config = PixelFlowConfig(steps=2, width=8, dequantization_width=8, low=1e-3, **settings)
     flow = build(config, SHAPE, LEVELS)
     assert isinstance(flow, PixelFlow)
     return flow

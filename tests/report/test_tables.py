@@ -103,7 +103,7 @@ def test_a_flows_temperature_is_said(folder):
     change_protocol(folder, "pixelflow", "fid", temperature=0.7)
     table = sampling_table(read_study(folder))
     caption = "".join(span for span in table.caption if isinstance(span, str))
-    assert "Pixel flow: temperature 0.7." in caption
+    assert "Pixel flow: temperature 0.7;" in caption
 
 
 def test_the_largest_importance_bound_is_shown(folder):
