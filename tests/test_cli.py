@@ -98,6 +98,8 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     assert "iwae-5" in said
     assert "scores.json" in said
 
+    cold = refused(capsys, "sample", str(run), "--temperature", "0.5")
+    assert "temperature = 0.5 is of a pixel flow, not of a VAE" in cold
     main(["sample", str(run), "-n", "9", "--out", "s.npz"])
     with np.load("s.npz", allow_pickle=False) as loaded:
         images = loaded["images"]
@@ -126,6 +128,19 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_fe
     assert not np.array_equal(a, c)
     main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path):
+    main(["train", "pixelflow-mlp", "--epochs", "0.2", "--out", "r"])
+    run = tmp_path / "r" / "pixelflow-mlp" / "seed-0"
+    main(["evaluate", str(run), "--images", "50", "--temperature", "0.5"])
+    scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
+    assert scores["fid"]["protocol"]["temperature"] == 0.5
+    assert scores["bpd-iwae-4"]["value"] < scores["bpd"]["value"]
+    for words, name in (([], "a"), (["--temperature", "0.5"], "b")):
+        main(["sample", str(run), "-n", "2", *words, "--out", f"{name}.npz"])
+    a, b = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "ab")
+    assert not np.array_equal(a, b)
 
 
 def test_a_run_is_never_overwritten_and_goes_on_only_when_asked(capsys, tmp_path):

@@ -6,15 +6,22 @@ import torch
 from torch import nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
-from toys import SHAPE, images, randomised, tiny_flow
+from toys import SHAPE, images, randomised, tiny_flow, tiny_pixelflow
 
+from triptych.flows.coupling import Affine, Coupling
+from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
 from triptych.flows.multiscale import ActNorm, Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.maths import bits_per_dim
+from triptych.nets.conv import ConvNet
+from triptych.nets.mlp import MLP
+from triptych.nets.residual import ResidualConvNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
 from triptych.study.build import build
 from triptych.study.configs import PixelFlowConfig
+from triptych.study.recipes import validated
 
 
 class GaussianCdf(nn.Module):
@@ -43,7 +50,7 @@ class Recorder(nn.Module):
     def inverse(self, y):
         return y.flatten(1), torch.zeros(len(y))
 
-    def sample(self, n, generator=None):
+    def sample(self, n, generator=None, temperature=1.0):
         return self.samples
 
 
@@ -59,32 +66,39 @@ def test_a_uniform_density_costs_log2_of_the_levels(levels, g):
     flow = Flow(StandardGaussian(6), [GaussianCdf()])
     model = PixelFlow(flow, (1, 1, 6), levels)
     x = torch.randint(0, levels, (5, 1, 1, 6)).double()
-    bpd = bits_per_dim(model.log_prob(x, model.noise(5, g)), model.dims)
+    bpd = bits_per_dim(model.log_weight(x, model.noise(5, g)), model.dims)
     torch.testing.assert_close(bpd, torch.full((5,), math.log2(levels)))
 
 
 @pytest.mark.usefixtures("float64")
-def test_log_prob_counts_every_jacobian():
-    model, levels = randomised(tiny_flow((1, 2, 4), 5)), 5
+@pytest.mark.parametrize("learned", [False, True])
+def test_weights_count_every_jacobian(learned):
+    model, levels = tiny_flow((1, 2, 4), 5), 5
+    if learned:
+        model.dequantizer = VariationalDequantization((1, 2, 4), levels, 2, 4)
+    randomised(model)
     k, u = torch.randint(0, levels, (3, 1, 2, 4)).double(), torch.rand(3, 1, 2, 4)
     for i in range(3):
 
-        def f(u, k=k[i]):  # From offsets to the base: dequantization, logit and all.
-            return model.flow.inverse(((k + u) / levels)[None])[0].flatten()
+        def f(v, k=k[i]):  # From noise to the base: dequantization, logit and all.
+            u, _ = model.dequantizer(v[None], k[None])
+            return model.flow.inverse((k + u) / levels)[0].flatten()
 
         log_det = torch.linalg.slogdet(jacobian(f, u[i]).flatten(1)).logabsdet
         expected = Normal(0.0, 1.0).log_prob(f(u[i])).sum() + log_det
-        torch.testing.assert_close(model.log_prob(k[i, None], u[i, None])[0], expected)
+        torch.testing.assert_close(model.log_weight(k[i, None], u[i, None])[0], expected)
 
 
 @torch.no_grad()
 @pytest.mark.usefixtures("float64")
-def test_probabilities_of_all_images_sum_to_one_and_the_bound_to_less(g):
+@pytest.mark.parametrize("learned", [False, True])
+def test_probabilities_of_all_images_sum_to_one_and_the_bound_to_less(learned, g):
     flow = Flow(StandardGaussian(4), [MultiScale((1, 2, 2), 2, [4]), Logit(1e-6)])
-    model = randomised(PixelFlow(flow, (1, 2, 2), 2), 0.2)
+    q = VariationalDequantization((1, 2, 2), 2, 2, 4) if learned else None
+    model = randomised(PixelFlow(flow, (1, 2, 2), 2, q), 0.2)
     x = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))).view(16, 1, 2, 2)
     many = x.repeat(4000, 1, 1, 1)
-    log_p = model.log_prob(many, model.noise(len(many), g)).view(4000, 16)
+    log_p = model.log_weight(many, model.noise(len(many), g)).view(4000, 16)
     weights = log_p.exp()
     error = (weights.var(0).sum() / 4000).sqrt().item()
     assert error < 0.03
@@ -98,7 +112,7 @@ def test_dequantization_fills_the_levels_own_cells_and_never_reaches_beyond(leve
     top, almost_one = float(levels - 1), 1 - 2.0**-24
     x = torch.tensor([0.0, top]).view(1, 1, 1, 2)
     for u in (0.0, 0.5, almost_one):
-        model.log_prob(x, torch.full_like(x, u))
+        model.log_weight(x, torch.full_like(x, u))
         black, white = model.flow.seen[-1].flatten().tolist()
         assert black == pytest.approx(u / levels)
         assert white == pytest.approx((top + u) / levels)
@@ -120,12 +134,14 @@ def test_digits_have_seventeen_levels(digits):
     assert int(digits.train_images.max()) == 16
 
 
-def test_terms_make_up_the_log_density(g):
-    model, x = randomised(tiny_flow()), images(4).float()
+@pytest.mark.parametrize("dequantization", ["uniform", "variational"])
+def test_terms_make_up_the_log_density(dequantization, g):
+    model = randomised(tiny_pixelflow(dequantization=dequantization), 0.1)
+    x = images(4).float()
     u = model.noise(4, g)
     total = sum(model.terms(x, u).values())
     constant = model.dims * math.log(model.levels)
-    torch.testing.assert_close(model.log_prob(x, u), total - constant)
+    torch.testing.assert_close(model.log_weight(x, u), total - constant)
     torch.testing.assert_close(model.loss(x, u), constant - total)
 
 
@@ -159,9 +175,65 @@ def test_prepare_normalises_what_each_layer_passes_on(g):
         assert not layer.starting
         inverse = layer.inverse
         layer.inverse = lambda x, f=inverse: outputs.append(f(x)) or outputs[-1]
-    model.log_prob(x, noise)
+    model.log_weight(x, noise)
     assert len(outputs) == len(layers) > 0
     for z, _ in outputs:
         std, mean = torch.std_mean(z, (0, 2, 3))
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
         torch.testing.assert_close(std, torch.ones_like(std), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "f", "net"),
+    [
+        ({}, Affine, ConvNet),
+        ({"coupling": "spline", "bins": 3}, RationalQuadratic, ConvNet),
+        ({"blocks": 1}, Affine, ResidualConvNet),
+        ({"network": "mlp"}, Affine, MLP),
+    ],
+)
+def test_settings_reach_every_coupling(settings, f, net):
+    model = tiny_pixelflow(dequantization="variational", dequantization_steps=3, **settings)
+    couplings = [m for m in model.flow.modules() if isinstance(m, Coupling)]
+    assert {type(c.f) for c in couplings} == {f}
+    assert {type(c.net) for c in couplings} == {net}
+    assert len(couplings) == (2 if net is MLP else 4)
+    learned = model.dequantizer.couplings
+    assert {type(c.f) for c in learned} == {f}
+    assert {type(c.net) for c in learned} == {ConvNet if net is MLP else net}
+    assert len(learned) == 3
+    if f is RationalQuadratic:
+        assert {c.f.bins for c in [*couplings, *learned]} == {3}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings", [{}, {"coupling": "spline"}, {"blocks": 1}, {"network": "mlp"}], ids=str
+)
+def test_the_round_trip_is_exact_to_single_precision(settings, g):
+    """In the unit of y = (x + u) / L, which is [0, 1]."""
+    model = randomised(tiny_pixelflow(**settings), 0.1)
+    y, _ = model.dequantize(images(40).float(), model.noise(40, g))
+    z, _ = model.flow.inverse(y)
+    for bijector in model.flow.bijectors:
+        z, _ = bijector(z)
+    assert (z - y).abs().max() < 1e-5
+
+
+def test_runs_from_before_there_was_a_choice_can_still_be_read():
+    config = validated(PixelFlowConfig, {"kind": "pixelflow", "scales": 1, "steps": 1}, "config")
+    assert {k: tuple(v.shape) for k, v in build(config, SHAPE, 17).state_dict().items()} == {
+        "flow.bijectors.0.levels.0.0.net.0.weight": (96, 2, 3, 3),
+        "flow.bijectors.0.levels.0.0.net.0.bias": (96,),
+        "flow.bijectors.0.levels.0.0.net.2.weight": (96, 96, 1, 1),
+        "flow.bijectors.0.levels.0.0.net.2.bias": (96,),
+        "flow.bijectors.0.levels.0.0.net.4.weight": (4, 96, 3, 3),
+        "flow.bijectors.0.levels.0.0.net.4.bias": (4,),
+        "flow.bijectors.0.levels.0.1.P": (4, 4),
+        "flow.bijectors.0.levels.0.1.sign": (4,),
+        "flow.bijectors.0.levels.0.1.L": (4, 4),
+        "flow.bijectors.0.levels.0.1.U": (4, 4),
+        "flow.bijectors.0.levels.0.1.log_s": (4,),
+        "flow.bijectors.0.levels.0.2.log_scale": (4, 1, 1),
+        "flow.bijectors.0.levels.0.2.shift": (4, 1, 1),
+    }

@@ -36,6 +36,8 @@ from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density, Objective, Posterior
 from triptych.schedules import cosine_beta
+from triptych.study.build import build
+from triptych.study.configs import PixelFlowConfig
 from triptych.train.trainer import TrainingData
 from triptych.vae import VAE
 from triptych.vdm import VDM
@@ -144,6 +146,14 @@ def tiny_flow(shape: tuple[int, int, int] = SHAPE, levels: int = LEVELS) -> Pixe
     return PixelFlow(flow, shape, levels)
 
 
+def tiny_pixelflow(**settings: Any) -> PixelFlow:
+    """As a recipe builds it, of two scales."""
+    config = PixelFlowConfig(steps=2, width=8, dequantization_width=8, low=1e-3, **settings)
+    flow = build(config, SHAPE, LEVELS)
+    assert isinstance(flow, PixelFlow)
+    return flow
+
+
 def tiny_ddpm(T: int = 6, clip: bool = True, variance: Variance = "small") -> DDPM:
     net = UNet(SHAPE, (8,), 1, 2 if variance == "learned" else 1)
     return DDPM(net, cosine_beta(T), SHAPE, LEVELS, "v", clip, variance=variance)
@@ -178,6 +188,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-logistic": (tiny_logistic_vae, "raw"),
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),
+    "pixelflow-spline": (lambda: tiny_pixelflow(coupling="spline", bins=3), "raw"),
+    "pixelflow-residual": (lambda: tiny_pixelflow(blocks=1, scales=1), "raw"),
+    "pixelflow-variational": (lambda: tiny_pixelflow(dequantization="variational"), "raw"),
+    "pixelflow-mlp": (lambda: tiny_pixelflow(network="mlp"), "raw"),
     "ddpm": (tiny_ddpm, "raw"),
     "ddpm-learned": (lambda: tiny_ddpm(variance="learned"), "raw"),
     "vdm": (tiny_vdm, "raw"),

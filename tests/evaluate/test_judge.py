@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import LEVELS, SHAPE, built, randomised
+from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow
 
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation
@@ -15,8 +15,10 @@ from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import judge, sampler, sampling_protocol
 from triptych.flows.flow import Flow
+from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian
+from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
 from triptych.train.order import generator_for
@@ -87,7 +89,7 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
         assert scores["elbo"].protocol["view"] == "dynamic"
         assert "null95" in scores["energy-distance"].protocol
     if kind == "pixelflow":
-        expected |= {"share-outside"}
+        expected |= {"share-outside", "inverse-error"}
     assert set(scores) == expected | OF_SAMPLES | {"samples-per-second"}
     for score in result.scores:
         assert score.protocol["dataset"] == "digits"
@@ -285,6 +287,64 @@ def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
             assert score.mc_std > 0
 
 
+@pytest.mark.parametrize("dequantization", ["uniform", "variational"])
+def test_the_log_of_a_mean_is_a_tighter_bound_than_the_mean_of_logs(dequantization, digits):
+    how = dataclasses.replace(QUICK, bound_draws=5)
+    model = randomised(tiny_pixelflow(dequantization=dequantization), 0.1)
+    scores = by_metric(judge(model, digits, "raw", how, 0))
+    bound, tighter = scores["bpd"], scores["bpd-iwae-5"]
+    assert tighter.value < bound.value
+    assert bound.protocol == tighter.protocol
+    assert bound.protocol["bound"] == f"{dequantization} dequantization"
+    assert (tighter.unit, tighter.protocol["samples"]) == ("bits/dim", 5)
+    assert 0 < tighter.mc_std < 0.1
+
+
+def test_the_error_of_the_inverse_is_the_largest_of_all_pixels(digits, monkeypatch):
+    model = built("pixelflow")
+    how = dataclasses.replace(QUICK, images=340)
+    exact = by_metric(judge(model, digits, "raw", how, 0))["inverse-error"]
+    assert 0 <= exact.value < 1e-3
+    assert exact.unit == "levels"
+    forward = model.flow.forward
+
+    def shifted(z):  # One pixel of one image in the second chunk is off by half a level.
+        y, log_det = forward(z)
+        if len(y) == 90:
+            y[7, 0, 3, 5] += 0.5 / 17
+        return y, log_det
+
+    monkeypatch.setattr(model.flow, "forward", shifted)
+    found = by_metric(judge(model, digits, "raw", how, 0))["inverse-error"]
+    assert found.value == pytest.approx(0.5, abs=1e-3)
+    assert found.protocol["n"] == 340
+
+
+def test_a_flows_temperature_reaches_its_samples_and_their_protocol(digits):
+    model = randomised(built("pixelflow"), 0.1)
+
+    def judged(temperature):
+        how = dataclasses.replace(QUICK, temperature=temperature)
+        return judge(model, digits, "raw", how, 0, features())
+
+    warm, cold = judged(1.0), judged(0.5)
+    for metric in ("fid", "share-outside"):
+        assert "temperature" not in by_metric(warm)[metric].protocol
+        assert by_metric(cold)[metric].protocol["temperature"] == 0.5
+    assert by_metric(cold)["bpd"] == by_metric(warm)["bpd"]
+    g = generator_for(0, 0, torch.device("cpu"), stream=5)
+    expected = model.flow(0.5 * model.flow.base.sample(64, g))[0]
+    shown = torch.tensor(cold.arrays["samples"]["images"]).float() * 16 / 255
+    close = (17 * expected).floor().clamp(0, 16)
+    assert ((shown - close).abs() < 0.1).float().mean() > 0.99  # All but what bfloat16 rounds.
+
+
+@pytest.mark.parametrize(("name", "view"), [("vae-gaussian", "threshold"), ("ddpm", "raw")])
+def test_a_temperature_is_refused_of_what_has_none(name, view, digits):
+    with pytest.raises(UserError, match=r"temperature = 0\.5 is of a pixel flow.*choose 1"):
+        judge(built(name), digits, view, dataclasses.replace(QUICK, temperature=0.5), 0)
+
+
 def test_pixels_sampled_outside_the_range_are_counted(digits):
     score = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))["share-outside"]
     assert 0 <= score.value <= 1
@@ -294,21 +354,11 @@ def test_pixels_sampled_outside_the_range_are_counted(digits):
 def test_pixels_beyond_the_range_are_all_counted():
     """Far out on the base's positive side the sigmoid saturates beyond 1 by the logit's margin."""
     model = built("pixelflow")
-    model.flow = Flow(StandardGaussian(64), [Reshape(), Logit(0.05)])
+    model.flow = Flow(StandardGaussian(64), [Reshape([64], SHAPE), Logit(0.05)])
     g = torch.Generator().manual_seed(0)
     for value, share in ((40.0, 1.0), (0.0, 0.0), (-40.0, 1.0)):
         model.flow.base.sample = lambda n, generator, v=value: torch.full((n, 64), v)
         assert model.share_outside(3, g) == share
-
-
-class Reshape(nn.Module):
-    """Vectors to 8x8 images."""
-
-    def forward(self, z):
-        return z.view(-1, 1, 8, 8), torch.zeros(len(z))
-
-    def inverse(self, x):
-        return x.flatten(1), torch.zeros(len(x))
 
 
 def test_annealing_is_scored_where_it_is_asked_for(digits):

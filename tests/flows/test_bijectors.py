@@ -10,6 +10,7 @@ from toys import randomised
 from triptych.flows.autoregressive import Autoregressive
 from triptych.flows.coupling import Affine, Coupling
 from triptych.flows.flow import Flow, coupling_flow
+from triptych.flows.masked import checkerboard, masked_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
 from triptych.nets.conv import ConvNet
@@ -38,20 +39,9 @@ def spline_image_coupling():
     return Coupling(torch.arange(4) < 2, ConvNet(2, 6, 2 * 8), spline, 3)
 
 
-class Chain(torch.nn.Module):
-    """A flow's own walk through its bijectors, in both directions, as one bijector."""
-
-    def __init__(self, flow):
-        super().__init__()
-        self.flow = flow
-        self.inverse = flow.inverse
-
-    def forward(self, z):
-        log_det = torch.zeros(())
-        for bijector in self.flow.bijectors:
-            z, ld = bijector(z)
-            log_det = log_det + ld
-        return z, log_det
+def masked(shape, f):
+    D = math.prod(shape)
+    return Flow(StandardGaussian(D), masked_flow(shape, 3, [8], f))
 
 
 # What it is, how it is made, and the shape on the base's side.
@@ -68,11 +58,18 @@ BIJECTORS = {
     "one scale": (lambda: MultiScale((1, 4, 2), 2, [6]), (8,)),
     "two scales": (lambda: MultiScale((1, 4, 4), 2, [6, 6]), (16,)),
     "two scales in colour": (lambda: MultiScale((3, 4, 4), 1, [4, 4]), (48,)),
+    "two scales of splines": (
+        lambda: MultiScale((1, 4, 4), 1, [6, 6], RationalQuadratic(3, reach=1.5)),
+        (16,),
+    ),
+    "a scale of residual networks": (lambda: MultiScale((1, 4, 2), 2, [8], blocks=1), (8,)),
+    "masked flow": (lambda: masked((1, 2, 3), Affine()), (6,)),
+    "masked splines in colour": (lambda: masked((2, 2, 2), RationalQuadratic(3, reach=1.5)), (8,)),
     "logit": (lambda: Logit(0.01), (1, 2, 3)),
     "logit of vectors": (lambda: Logit(0.01, event_dims=1), (4,)),
-    "flow prior": (lambda: Chain(coupling_flow(StandardGaussian(5), 5, 3, [8])), (5,)),
+    "flow prior": (lambda: coupling_flow(StandardGaussian(5), 5, 3, [8]), (5,)),
     "pixel flow": (
-        lambda: Chain(Flow(StandardGaussian(8), [MultiScale((1, 2, 4), 2, [6]), Logit(0.01)])),
+        lambda: Flow(StandardGaussian(8), [MultiScale((1, 2, 4), 2, [6]), Logit(0.01)]),
         (8,),
     ),
 }
@@ -147,3 +144,19 @@ def test_multiscale_fits_both_image_sizes(shape):
 def test_multiscale_refuses_images_that_it_cannot_squeeze():
     with pytest.raises(ValueError, match="squeezed 3 times"):
         MultiScale((1, 28, 28), 1, [4, 4, 4])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (1, 4, 3), (2, 2, 3)])
+def test_two_masked_layers_change_every_pixel_by_what_others_are(shape):
+    D = math.prod(shape)
+    flow = randomised(Flow(StandardGaussian(D), masked_flow(shape, 2, [8], Affine())))
+    found = jacobian(lambda z: flow.forward(z[None])[0].flatten(), torch.randn(D))
+    assert ((found.abs() > 1e-6).sum(1) > 1).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4), (1, 3, 5), (2, 4, 4)])
+def test_a_checkerboard_has_no_two_neighbours_of_one_colour(shape):
+    field = checkerboard(shape).view(shape)
+    assert (field[:, 1:] != field[:, :-1]).all()
+    assert (field[:, :, 1:] != field[:, :, :-1]).all()
+    assert (field[0] == field[-1]).all()

@@ -49,7 +49,7 @@ def test_a_key_that_only_one_score_has_is_a_difference(folder):
         sampling_table(read_study(folder))
 
 
-@pytest.mark.parametrize("key", ["floor", "sampler", "steps", "eta", "guidance"])
+@pytest.mark.parametrize("key", ["floor", "sampler", "steps", "eta", "guidance", "temperature"])
 def test_what_belongs_to_the_model_may_differ(folder, key):
     change_protocol(folder, "pixelflow", "fid", **{key: 3})
     assert sampling_table(read_study(folder)) is not None
@@ -97,6 +97,13 @@ def test_a_guided_sampler_is_said_to_be(folder):
     assert table is not None
     caption = "".join(span for span in table.caption if isinstance(span, str))
     assert "DDIM, 50 steps, eta = 1, autoguidance 2." in caption
+
+
+def test_a_flows_temperature_is_said(folder):
+    change_protocol(folder, "pixelflow", "fid", temperature=0.7)
+    table = sampling_table(read_study(folder))
+    caption = "".join(span for span in table.caption if isinstance(span, str))
+    assert "Pixel flow: temperature 0.7;" in caption
 
 
 def test_the_largest_importance_bound_is_shown(folder):

@@ -88,7 +88,9 @@ def test_different_feature_networks_are_not_compared():
     assert compared("abc", "def") == 0
 
 
-@pytest.mark.parametrize("own", ["sampler", "steps", "eta", "guidance", "bound", "draws"])
+@pytest.mark.parametrize(
+    "own", ["sampler", "steps", "eta", "guidance", "temperature", "bound", "draws"]
+)
 def test_models_that_are_sampled_each_in_its_way_are_compared(own):
     scores = {"one": {0: [elbo(1.0, **{own: 3})]}, "two": {0: [elbo(2.0)]}}
     assert len(results("x", scores, [])["differences"]) == 1

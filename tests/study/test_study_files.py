@@ -232,6 +232,52 @@ def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting
         build(recipe.model, (1, 8, 8), 17)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "affine coupling with a 3x3-1x1-3x3 convolutional net of 64 channels"),
+        ({"coupling": "spline"}, "rational-quadratic spline coupling of 8 bins"),
+        ({"blocks": 2}, "2-block residual convolutional net"),
+        ({"network": "mlp", "coupling": "spline"}, "4 rational-quadratic spline couplings of 8"),
+        ({"dequantization": "variational"}, "variationally dequantized (4 conditional couplings"),
+    ],
+)
+def test_every_kind_of_pixel_flow_is_described(settings, said):
+    recipe = override(recipes_for("digits")["pixelflow"], **settings)
+    assert said in describe(recipe.model, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"network": "mlp", "steps": 1}, "steps = 1"),
+        ({"coupling": "cubic"}, "coupling = 'cubic'"),
+        ({"bins": 1}, "bins = 1"),
+        ({"blocks": -1}, "blocks = -1"),
+        ({"dequantization": "none"}, "dequantization = 'none'"),
+        ({"dequantization_steps": 1}, "dequantization_steps = 1"),
+        ({"blocks": 1, "width": 12}, "multiple of 8, not 12"),
+    ],
+)
+def test_pixel_flows_that_cannot_be_are_refused(settings, named):
+    with pytest.raises(UserError, match=named):
+        build(override(recipes_for("digits")["pixelflow"], **settings).model, (1, 8, 8), 17)
+
+
+@pytest.mark.parametrize(("base", "allowed"), [("pixelflow", True), ("vae-flow", False)])
+def test_a_temperature_is_for_studies_of_pixel_flows_alone(base, allowed, tmp_path):
+    path = tmp_path / "cold.toml"
+    path.write_text(
+        f'[evaluation]\ntemperature = 0.7\n[[recipe]]\nbase = "pixelflow-mlp"\n'
+        f'[[recipe]]\nbase = "{base}"\n'
+    )
+    if allowed:
+        assert named_study(str(path), "cpu", None).evaluation.temperature == 0.7
+        return
+    with pytest.raises(UserError, match=r"temperature = 0\.7 .*vae-flow is none; choose 1"):
+        named_study(str(path), "cpu", None)
+
+
 def test_the_command_line_knows_every_prior():
     assert get_args(PriorName) == get_args(Prior)
 

@@ -34,7 +34,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a DDPM samples, where a command draws from it."""
+    """How a DDPM or a pixel flow samples, where a command draws from it."""
 
     sampler: Literal["ancestral", "ddim", "dpm-solver++", "heun"] = "ddim"
     """how a DDPM samples"""
@@ -44,3 +44,5 @@ class Sampling:
     """noise of the steps, unless ancestral: 0 none, 1 as much as the chain's"""
     guidance: float = 1.0
     """weight of the prediction over that of early weights, if those were kept; 1: none"""
+    temperature: float = 1.0
+    """scale of a pixel flow's base noise"""

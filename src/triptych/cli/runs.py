@@ -13,7 +13,7 @@ from triptych.protocols import RunFailed, UserError
 
 @dataclass(frozen=True)
 class Train:
-    """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm, vdm, latent-ddpm."""
+    """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm, vdm, latent-ddpm, ..."""
 
     recipe: Positional[str]
     """name of a recipe"""

@@ -10,6 +10,8 @@ from torch import Generator, Tensor, nn
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import Evaluation
 from triptych.latent import LatentDDPM
+from triptych.pixelflow import PixelFlow
+from triptych.protocols import UserError
 from triptych.samplers import SAMPLERS, evaluations
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vdm import VDM
@@ -20,6 +22,11 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
 
     Only the networks that make samples run so; everything that measures them does not.
     """
+    if how.temperature != 1 and not isinstance(model, PixelFlow):
+        raise UserError(
+            f"temperature = {how.temperature:g} is of a pixel flow, not of a "
+            f"{type(model).__name__}; choose 1"
+        )
     bf16, chain = bf16_helps(g.device), chain_of(model)
 
     @torch.no_grad()
@@ -29,6 +36,8 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
                 return model.decode(latents(model, how, n, g))
             if chain is not None:
                 return run_chain(chain, how, n, g)
+            if isinstance(model, PixelFlow):
+                return model.sample(n, g, how.temperature)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
     return draw
@@ -68,7 +77,7 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     """How the samples were drawn, where there is a choice."""
     chain = chain_of(model)
     if chain is None:
-        return {}
+        return {} if how.temperature == 1 else {"temperature": how.temperature}
     steps = chain.T if how.sampler == "ancestral" else min(how.steps, chain.T)
     networks = 1 if how.guidance == 1 else 2
     said = {

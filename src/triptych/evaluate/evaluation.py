@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from triptych.protocols import Score, UserError
@@ -34,7 +34,7 @@ class Evaluation:
     ode_images: Annotated[int, Ge(0)] = 0
     """Likelihood of the first so many by a DDPM's probability-flow ODE; minutes a hundred too."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
-    """Dequantizations, or (t, eps) pairs, an image."""
+    """Dequantizations, or (t, eps) pairs, an image; K of a pixel flow's bpd-iwae-K."""
     sampler: SamplerName = "ddim"
     steps: Annotated[int, Ge(2)] = 50
     """Of a DDPM's sampler; ancestral sampling takes all that the chain has."""
@@ -45,6 +45,8 @@ class Evaluation:
     the time they take; 0: none."""
     guidance: Annotated[float, Ge(1), Le(10)] = 1.0
     """Weight of a DDPM's own prediction over that of its early self, 1 for its own alone."""
+    temperature: Annotated[float, Gt(0), Le(10)] = 1.0
+    """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def __post_init__(self) -> None:
         """Heun's method has no noise."""

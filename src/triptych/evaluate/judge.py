@@ -6,7 +6,6 @@ The only place that touches the test set.
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
@@ -15,16 +14,16 @@ from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import enough, sampler, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
-from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bound, vdm_bound
+from triptych.evaluate.likelihood import bits, ddpm_bound, ddpm_terms, vdm_bound
 from triptych.evaluate.nearest import nearest
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
 from triptych.evaluate.tradeoff import tradeoff
 from triptych.latent import LatentDDPM
-from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.order import generator_for
@@ -52,23 +51,22 @@ def judge(
     x = view(view_name)(images, data.levels, generator_for(0, 0, device, stream=3))
     protocol = {"dataset": data.name, "split": "test", "n": len(images), "view": view_name}
     g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
+    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
     if isinstance(model, VAE):
         result = judge_vae(model, x, labels, how, protocol, g)
     elif isinstance(drawing, LatentDDPM):
         result = judge_latent(drawing, x, labels, how, protocol, g)
+    elif isinstance(model, PixelFlow):
+        result = Judgement(judge_flow(model, x, how, protocol, g))
+        shown_again = generator_for(seed, 0, device, stream=5)
+        result.scores.append(outside_score(model, SAMPLES_SHOWN, how, protocol, shown_again))
     else:
         result = Judgement([bpd_score(model, x, how, protocol, g)])
     if isinstance(model, DDPM):
-        t, bits = ddpm_terms(model, x[:TERMS_OF], g)
-        result.arrays["terms"] = {"t": t, "bits": bits, "T": np.array(model.T)}
+        result.arrays["terms"] = ddpm_terms(model, x[:TERMS_OF], g)
     chain = model.chain() if isinstance(model, VDM) else model
     if isinstance(chain, DDPM) and how.ode_images:
         result.scores.append(ode_score(chain, x[: how.ode_images], protocol, g))
-    if isinstance(model, PixelFlow):
-        outside = model.share_outside(SAMPLES_SHOWN, generator_for(seed, 0, device, stream=5))
-        of_samples = protocol | DRAWN | {"n": SAMPLES_SHOWN}
-        result.scores.append(Score("share-outside", outside, "", None, of_samples))
-    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
@@ -116,16 +114,12 @@ def nearest_score(
 def bpd_score(
     model: nn.Module, x: Tensor, how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> Score:
-    """Bits per dimension of a flow or a DDPM, as a bound: lower is better."""
-    if isinstance(model, PixelFlow):
-        bound, estimate = "uniform dequantization", flow_bound(model, x, how.bound_draws, g)
+    """Bits per dimension of a DDPM or a VDM, as a bound."""
+    if isinstance(model, VDM):
+        bound, estimate = "continuous time", vdm_bound(model, x, how.bound_draws, g)
     elif isinstance(model, DDPM):
         bound, estimate = "variational", ddpm_bound(model, x, how.bound_draws, g)
-    elif isinstance(model, VDM):
-        bound, estimate = "continuous time", vdm_bound(model, x, how.bound_draws, g)
     else:
         raise TypeError(f"no bits per dimension for a {type(model).__name__}")
-    value = bits_per_dim(torch.tensor(estimate.mean), model.dims).item()
-    error = -bits_per_dim(torch.tensor(estimate.mc_std), model.dims).item()
     protocol = protocol | {"samples": how.bound_draws, "bound": bound}
-    return Score("bpd", value, "bits/dim", error, protocol)
+    return bits("bpd", estimate, model.dims, protocol)

@@ -7,8 +7,8 @@ those in `b` is sent through a monotone map of its own, whose parameters the net
     x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'
 
 The triangular Jacobian makes the determinant a sum, and the inverse as cheap as the map. With
-the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP. A layer on vectors may also read
-a context, net(z_a, c): what makes a flow conditional.
+the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP. A layer may also read a context,
+net(z_a, c): what makes a flow conditional.
 """
 
 from typing import Protocol, runtime_checkable
@@ -102,7 +102,7 @@ class Coupling(nn.Module):
 
     def theta(self, x_a: Tensor, context: Tensor | None = None) -> Float[Tensor, "P ..."]:
         """The map's parameters in full precision, whatever precision the network ran in."""
-        out = self.net(beside(x_a, context)).to(x_a.dtype)
+        out = self.net(beside(x_a, context, self.dim)).to(x_a.dtype)
         return out.unflatten(self.dim, (self.f.parameters, -1)).movedim(self.dim - 1, 0)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +118,9 @@ class Coupling(nn.Module):
         return log_slope.flatten(-self.event_dims).sum(-1)
 
 
-def beside(x: Float[Tensor, "*batch D"], context: Tensor | None) -> Tensor:
-    """x and then the context, which may lack x's leading dimensions: one for all samples."""
+def beside(x: Tensor, context: Tensor | None, dim: int = -1) -> Tensor:
+    """x and then the context along `dim`, the event's first dimension; the context may lack x's
+    leading dimensions: one for all samples."""
     if context is None:
         return x
-    return concatenate([x, context.expand(*x.shape[:-1], -1)], -1)
+    return concatenate([x, context.expand(*x.shape[:dim], *context.shape[dim:])], dim)

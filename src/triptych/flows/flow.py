@@ -7,6 +7,7 @@ arXiv:1505.05770).
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from triptych.flows.autoregressive import Autoregressive
@@ -23,6 +24,14 @@ class Flow(nn.Module):
         self.base = base
         self.bijectors = nn.ModuleList(bijectors)  # pyright: ignore[reportArgumentType]
 
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z on the base's side -> x and log|det dx/dz|."""
+        log_det = torch.zeros((), dtype=z.dtype, device=z.device)
+        for bijector in self.bijectors:
+            z, ld = bijector(z)
+            log_det = log_det + ld
+        return z, log_det
+
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x -> z on the base's side and log|det dz/dx|."""
         log_det = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -36,12 +45,12 @@ class Flow(nn.Module):
         u, log_det = self.inverse(z)
         return self.base.log_prob(u) + log_det
 
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """n draws: sample the base and push it through."""
-        x = self.base.sample(n, generator)
-        for bijector in self.bijectors:
-            x, _ = bijector(x)
-        return x
+    def sample(
+        self, n: int, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """n draws: sample the base and push it through. At another temperature than 1 the base's
+        draws are scaled by it first (Kingma & Dhariwal 2018, arXiv:1807.03039, section 6)."""
+        return self(temperature * self.base.sample(n, generator))[0]
 
 
 class Inverse(nn.Module):
@@ -93,13 +102,16 @@ def couplings(
     f = f or Affine()
     even = torch.arange(dim) % 2 == 0
     masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return [Coupling(m, _net(m, hidden, f.parameters, context), f) for m in masks]
+    return [coupling_on(m, hidden, f, context) for m in masks]
 
 
-def _net(mask: Tensor, hidden: Sequence[int], parameters: int, context: int) -> MLP:
-    """Reads the coordinates that pass and the context, gives the parameters of the others."""
+def coupling_on(
+    mask: Bool[Tensor, "D"], hidden: Sequence[int], f: Elementwise, context: int = 0
+) -> Coupling:
+    """An MLP reads the coordinates that pass and the context, and says the others' parameters."""
     n_a = int(mask.sum())
-    return MLP([n_a + context, *hidden, parameters * (len(mask) - n_a)], zero_last=True)
+    outputs = f.parameters * (len(mask) - n_a)
+    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), f)
 
 
 def autoregressions(

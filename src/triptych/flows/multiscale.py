@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.flows.coupling import Affine, Coupling
+from triptych.flows.coupling import Affine, Coupling, Elementwise
 from triptych.nets.conv import ConvNet
+from triptych.nets.residual import ResidualConvNet
 
 
 class Logit(nn.Module):
@@ -107,10 +108,18 @@ class MultiScale(nn.Module):
     """Levels of squeeze and flow steps; after each but the last, half the channels are done.
 
     The base's side is a flat vector [B, D]: what left first stands first. `hidden` gives the
-    width of the coupling networks at each level, and so the number of levels.
+    width of the coupling networks at each level, and so the number of levels; `f` is the map of
+    each coordinate, affine if not given; `blocks` as in `coupling_net`.
     """
 
-    def __init__(self, shape: tuple[int, int, int], steps: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        steps: int,
+        hidden: Sequence[int],
+        f: Elementwise | None = None,
+        blocks: int = 0,
+    ) -> None:
         super().__init__()
         c, h, w = shape
         if h % 2 ** len(hidden) or w % 2 ** len(hidden):
@@ -118,7 +127,7 @@ class MultiScale(nn.Module):
         self.levels, self.shapes = nn.ModuleList(), []
         for width in hidden:
             c, h, w = 4 * c, h // 2, w // 2
-            self.levels.append(nn.ModuleList(flow_steps(c, steps, width)))
+            self.levels.append(nn.ModuleList(flow_steps(c, steps, width, f, blocks)))
             self.shapes.append((c, h, w))
             c = c // 2
 
@@ -152,12 +161,22 @@ class MultiScale(nn.Module):
         return x, log_det
 
 
-def flow_steps(channels: int, steps: int, hidden: int) -> list[nn.Module]:
+def flow_steps(
+    channels: int, steps: int, hidden: int, f: Elementwise | None = None, blocks: int = 0
+) -> list[nn.Module]:
     """`steps` times coupling, rotation, normalisation, in the order base to image."""
+    f = f or Affine()
     first_half = torch.arange(channels) < channels // 2
     layers: list[nn.Module] = []
     for _ in range(steps):
-        net = ConvNet(channels // 2, hidden, channels)
-        layers += [Coupling(first_half, net, Affine(), 3), Invertible1x1(channels)]
+        net = coupling_net(channels // 2, hidden, f.parameters * channels // 2, blocks)
+        layers += [Coupling(first_half, net, f, 3), Invertible1x1(channels)]
         layers += [ActNorm(channels)]
     return layers
+
+
+def coupling_net(c_in: int, hidden: int, c_out: int, blocks: int) -> nn.Module:
+    """Three convolutions (Glow's) or, if there are any, residual blocks (RealNVP's)."""
+    if blocks == 0:
+        return ConvNet(c_in, hidden, c_out)
+    return ResidualConvNet(c_in, hidden, c_out, blocks)

@@ -31,6 +31,23 @@ def _normed(c: int) -> list[nn.Module]:
     return [nn.GroupNorm(GROUPS, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1)]
 
 
+class ResidualConvNet(nn.Sequential):
+    """A residual network for coupling layers, which keeps the image's size; starts at zero."""
+
+    def __init__(self, c_in: int, hidden: int, c_out: int, blocks: int) -> None:
+        if hidden % GROUPS:
+            raise ValueError(f"the width of residual blocks is a multiple of 8, not {hidden}")
+        last = nn.Conv2d(hidden, c_out, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        super().__init__(
+            nn.Conv2d(c_in, hidden, 3, padding=1),
+            *(Residual(hidden) for _ in range(blocks)),
+            *_normed(hidden)[:2],
+            last,
+        )
+
+
 class ResidualEncoder(nn.Sequential):
     """Images [B, C, H, W] to [B, n_out].
 

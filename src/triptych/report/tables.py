@@ -23,12 +23,13 @@ from triptych.report.wording import (
     spread,
     way_of_sampling,
 )
+from triptych.study.results import SAMPLING
 
 # Keys in which scores of one column may differ: they describe the model's side of the
 # measurement or a level of reference, not what was measured.
 FREE_KEYS = {
-    "fid": {"floor", "null95", "sampler", "steps", "evaluations", "eta", "guidance"},
-    "samples-per-second": {"sampler", "steps", "evaluations", "eta", "guidance", "view"},
+    "fid": {"floor", "null95", *SAMPLING},
+    "samples-per-second": {"view", *SAMPLING},
     "energy-distance": {"null95"},
     "kl-aggregate": {"draws"},
     "mutual-information": {"draws"},

@@ -103,6 +103,8 @@ def split_and_n(protocol: dict[str, Any]) -> str:
 
 def way_of_sampling(protocol: dict[str, Any]) -> str:
     """ "DDIM, 50 steps, eta = 0" out of a protocol; nothing where there was no choice."""
+    if temperature := protocol.get("temperature"):
+        return f"temperature {temperature:g}"
     if not protocol.get("steps"):
         return ""
     sampler = str(protocol.get("sampler") or "")

@@ -3,8 +3,12 @@
 import math
 
 from triptych.ddpm import DDPM
+from triptych.flows.coupling import Affine
+from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
+from triptych.flows.masked import masked_flow
 from triptych.flows.multiscale import Logit, MultiScale
+from triptych.flows.spline import RationalQuadratic
 from triptych.latent import LatentDDPM
 from triptych.nets.denoiser import Denoiser
 from triptych.nets.unet import UNet
@@ -45,9 +49,18 @@ def build(
 
 
 def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
-    scales = MultiScale(shape, config.steps, [config.width] * config.scales)
-    base = StandardGaussian(math.prod(shape))
-    return PixelFlow(Flow(base, [scales, Logit(config.low)]), shape, levels)
+    f = RationalQuadratic(config.bins) if config.coupling == "spline" else Affine()
+    if config.network == "mlp":
+        bijectors = masked_flow(shape, config.steps, [config.width] * 2, f)
+    else:
+        widths = [config.width] * config.scales
+        bijectors = [MultiScale(shape, config.steps, widths, f, config.blocks)]
+    flow = Flow(StandardGaussian(math.prod(shape)), [*bijectors, Logit(config.low)])
+    if config.dequantization == "uniform":
+        return PixelFlow(flow, shape, levels)
+    steps, width = config.dequantization_steps, config.dequantization_width
+    q = VariationalDequantization(shape, levels, steps, width, f, config.blocks)
+    return PixelFlow(flow, shape, levels, q)
 
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:

@@ -104,16 +104,38 @@ def encoder_outputs(config: VAEConfig) -> int:
 
 @dataclass(frozen=True)
 class PixelFlowConfig:
-    """A multi-scale coupling flow on dequantized pixels in logit space."""
+    """A coupling flow on dequantized pixels in logit space."""
 
     __pydantic_config__ = STRICT
     kind: Literal["pixelflow"] = "pixelflow"
+    network: Literal["conv", "mlp"] = "conv"
+    """A multi-scale flow with convolutions, or masked couplings of all pixels with MLPs."""
     scales: Annotated[int, Field(ge=1, le=8)] = 2
+    """Of the multi-scale flow."""
     steps: Count = 6
-    """Coupling, rotation and normalisation at each scale."""
+    """Coupling, rotation and normalisation at each scale; or masked couplings, 2 or more."""
     width: Count = 96
+    """Channels of the couplings' networks, or units of their two hidden layers."""
+    blocks: Annotated[int, Field(ge=0, le=100)] = 0
+    """Residual blocks of convolutional ones, 0 for a 3x3-1x1-3x3 net; with them the width
+    is a multiple of 8."""
+    coupling: Literal["affine", "spline"] = "affine"
+    """The map of each coordinate."""
+    bins: Annotated[int, Field(ge=2, le=64)] = 8
+    """Of the spline maps."""
     low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
     """The logit is of low + (1 - 2 low) y."""
+    dequantization: Literal["uniform", "variational"] = "uniform"
+    """q(u|x): uniform, or learned couplings that see the image."""
+    dequantization_steps: Annotated[int, Field(ge=2, le=256)] = 4
+    """Couplings of the learned one."""
+    dequantization_width: Count = 32
+    """Channels of its networks."""
+
+    def __post_init__(self) -> None:
+        """One masked coupling would leave half of the pixels as they are."""
+        if self.network == "mlp" and self.steps < 2:
+            raise UserError("steps = 1 leaves half of the pixels unchanged; choose 2 or more")
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,7 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         }[config.posterior]
         return f"{network}, mirrored decoder{likelihood}{posterior}, M = {M}, and {prior}{rest}."
     if isinstance(config, PixelFlowConfig):
-        return (
-            f"{config.scales} scales of {config.steps} steps (affine coupling with a 3x3-1x1-3x3 "
-            f"convolutional net of {config.width} channels, 1x1 convolution, activation "
-            f"normalisation) on uniformly dequantized pixels in logit space."
-        )
+        return describe_flow(config)
     if isinstance(config, LatentDDPMConfig):
         vae = describe(replace(config.vae, beta=1.0), shape)[:-1]
         return (
@@ -52,6 +48,37 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
         f"level with GroupNorm, attention at the lowest, sinusoidal time embedding; "
         f"{describe_chain(config)}."
+    )
+
+
+def describe_flow(config: PixelFlowConfig) -> str:
+    """The architecture of a pixel flow."""
+    splines = config.coupling == "spline"
+    kind = "rational-quadratic spline" if splines else "affine"
+    bins = f" of {config.bins} bins" if splines else ""
+    if config.network == "mlp":
+        body = (
+            f"{config.steps} {kind} couplings{bins} on the colours of a checkerboard in turn, MLPs "
+            f"of {config.width}-{config.width} hidden units, then a scale and a shift for each "
+            f"pixel,"
+        )
+    else:
+        net = f"{config.blocks}-block residual" if config.blocks else "3x3-1x1-3x3"
+        body = (
+            f"{config.scales} scales of {config.steps} steps ({kind} coupling{bins} with a {net} "
+            f"convolutional net of {config.width} channels, 1x1 convolution, activation "
+            f"normalisation)"
+        )
+    return f"{body} on {describe_dequantization(config)} pixels in logit space."
+
+
+def describe_dequantization(config: PixelFlowConfig) -> str:
+    """How pixels were made continuous."""
+    if config.dequantization == "uniform":
+        return "uniformly dequantized"
+    return (
+        f"variationally dequantized ({config.dequantization_steps} conditional couplings, "
+        f"{config.dequantization_width} channels)"
     )
 
 

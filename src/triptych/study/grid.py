@@ -11,7 +11,7 @@ from triptych.data import SOURCES
 from triptych.evaluate.evaluation import Evaluation
 from triptych.protocols import UserError
 from triptych.study.build import build
-from triptych.study.configs import LatentDDPMConfig
+from triptych.study.configs import LatentDDPMConfig, PixelFlowConfig
 from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
@@ -194,6 +194,12 @@ def from_toml(path: Path) -> Study:
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
+    others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
+    if asked.evaluation.temperature != 1 and others:
+        raise UserError(
+            f"{path}: temperature = {asked.evaluation.temperature:g} is of pixel flows, and "
+            f"{others[0]} is none; choose 1, or a study of pixel flows alone"
+        )
     plans = tuple(Plan(r, seeds) for r in recipes)
     return Study(asked.name or path.stem, dataset, plans, asked.evaluation)
 

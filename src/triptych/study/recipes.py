@@ -80,6 +80,8 @@ def mnist_recipes() -> list[Recipe]:
     vae = VAEConfig(prior="flow", mean_samples=True)
     logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
+    spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational")
+    mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
     grey = VAEConfig(likelihood="gaussian", beta=1e-6)
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
@@ -88,6 +90,8 @@ def mnist_recipes() -> list[Recipe]:
         Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, TrainConfig(clip=1000.0)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
+        Recipe("pixelflow-spline", "Flow, splines", "B", "raw", spline, flow),
+        Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
         Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", LatentDDPMConfig(vae=grey), latent),
@@ -100,6 +104,9 @@ def digits_recipes() -> list[Recipe]:
     grey = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), mean_samples=True)
     logistic = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), likelihood="logistic")
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
+    conv = PixelFlowConfig(steps=4, width=64)
+    spline = replace(conv, coupling="spline", bins=4, dequantization="variational")
+    mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=128), replace(flow, lr=1e-3)
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
     small = LatentDDPMConfig(vae=tiny, vae_train=replace(vae, clip=1000.0), width=256)
@@ -108,7 +115,9 @@ def digits_recipes() -> list[Recipe]:
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, vae),
-        Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(steps=4, width=64), flow),
+        Recipe("pixelflow", "Flow", "B", "raw", conv, flow),
+        Recipe("pixelflow-spline", "Flow, splines", "B", "raw", spline, flow),
+        Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(widths=(32, 64)), ddpm),
         Recipe("vdm", "VDM", "B", "raw", DDPMConfig(widths=(32, 64), schedule="learned"), ddpm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", small, latent),

@@ -11,8 +11,10 @@ from triptych.protocols import Score
 
 # What may differ between the seeds of one model without making another protocol of it.
 PER_SEED = ("null95", "floor", "real")
+# How samples were drawn.
+SAMPLING = ("sampler", "steps", "evaluations", "eta", "guidance", "temperature")
 # What two models may differ in and still be compared on the same metric.
-PER_MODEL = (*PER_SEED, "sampler", "steps", "evaluations", "eta", "guidance", "bound", "draws")
+PER_MODEL = (*PER_SEED, *SAMPLING, "bound", "draws")
 
 Scores = dict[str, dict[int, list[Score]]]
 

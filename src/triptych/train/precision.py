@@ -11,10 +11,20 @@ from triptych.flows.autoregressive import MADE
 from triptych.nets.conv import ConvNet
 from triptych.nets.denoiser import Denoiser
 from triptych.nets.mlp import MLP, GatedMLP
-from triptych.nets.residual import ResidualDecoder, ResidualEncoder
+from triptych.nets.residual import ResidualConvNet, ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
 
-NETWORKS = (MLP, GatedMLP, MADE, ConvNet, ResidualEncoder, ResidualDecoder, UNet, Denoiser)
+NETWORKS = (
+    MLP,
+    GatedMLP,
+    MADE,
+    ConvNet,
+    ResidualConvNet,
+    ResidualEncoder,
+    ResidualDecoder,
+    UNet,
+    Denoiser,
+)
 
 
 def bf16_helps(device: torch.device) -> bool:

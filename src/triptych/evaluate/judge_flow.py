@@ -1,0 +1,42 @@
+"""The scores of a pixel flow, but for what its samples are like: bounds, how exactly it inverts
+itself, how much of what it draws is no grey level."""
+
+from typing import Any
+
+from torch import Generator, Tensor
+
+from triptych.evaluate.drawing import sampling_protocol
+from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.likelihood import bits, flow_bounds
+from triptych.flows.dequantization import UniformDequantization
+from triptych.pixelflow import PixelFlow
+from triptych.protocols import Score
+
+INVERTED = 1000  # images that go through the flow and back
+
+
+def judge_flow(
+    model: PixelFlow, x: Tensor, how: Evaluation, protocol: dict[str, Any], g: Generator
+) -> list[Score]:
+    """Bits per dimension from the mean of K draws' log weights and from the log of their mean;
+    and the inverse's error in grey levels, the largest of all pixels."""
+    K, uniform = how.bound_draws, isinstance(model.dequantizer, UniformDequantization)
+    bound, iwae = flow_bounds(model, x, K, g)
+    kind = f"{'uniform' if uniform else 'variational'} dequantization"
+    protocol_of_bounds = protocol | {"samples": K, "bound": kind}
+    scores = [bits("bpd", bound, model.dims, protocol_of_bounds)]
+    if K > 1:
+        scores.append(bits(f"bpd-iwae-{K}", iwae, model.dims, protocol_of_bounds))
+    some = x[:INVERTED]
+    parts = [model.inverse_error(part, model.noise(len(part), g)) for part in some.split(250)]
+    error = max(part.max().item() for part in parts)
+    return [*scores, Score("inverse-error", error, "levels", None, protocol | {"n": len(some)})]
+
+
+def outside_score(
+    model: PixelFlow, n: int, how: Evaluation, protocol: dict[str, Any], g: Generator
+) -> Score:
+    """Share of the pixels of n samples that had to be moved into range."""
+    share = model.share_outside(n, g, how.temperature)
+    drawn = {"split": "samples", "n": n} | sampling_protocol(model, how)
+    return Score("share-outside", share, "", None, protocol | drawn)
