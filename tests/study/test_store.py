@@ -68,7 +68,7 @@ def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
     folder.ready(resume=False)
     with pytest.raises(UserError, match="leave out --resume"):
         folder.ready(resume=True)
-    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}))
+    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}, {}))
     folder.ready(resume=True)
     with pytest.raises(UserError, match="go on with --resume"):
         folder.ready(resume=False)

@@ -15,7 +15,7 @@ from triptych.study.local import Display, Place, default_workers, run_here, run_
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty, read_json
-from triptych.train.checkpoint import write_text
+from triptych.train.files import write_text
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from triptych.data import load
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.run import Job, evaluate, train
-from triptych.train.checkpoint import write_text
+from triptych.train.files import write_text
 from triptych.train.fit import Progress
 from triptych.train.signals import StopRequested
 

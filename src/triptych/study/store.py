@@ -18,7 +18,7 @@ from triptych.evaluate.judge import Judgement
 from triptych.protocols import Score, UserError
 from triptych.study.recipes import Recipe, from_dict, to_dict
 from triptych.train import checkpoint
-from triptych.train.checkpoint import write_text
+from triptych.train.files import write_text
 
 SCHEMA = 1
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
