@@ -12,6 +12,7 @@ from triptych.evaluate.classifier import features_for
 from triptych.protocols import UserError
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
+from triptych.study.lock import locked
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty, read_json
@@ -25,27 +26,32 @@ class Outcome:
     folder: Path
     results: dict[str, Any]
 
+    @property
+    def unfinished(self) -> int:
+        """How many runs the same command would take up again."""
+        runs = (self.folder / f["model"] / f"seed-{f['seed']}" for f in self.results["failures"])
+        return sum(not RunFolder(path).settled for path in runs)
+
 
 def execute(
     study: Study, folder: Path, place: Place, display: Display, workers: int = 0
 ) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json."""
     data = load(study.dataset, place.root)
-    claim(study, folder, study_json(study, data.shape, data.levels))
+    with locked(folder, wait=True):
+        claim(study, folder, study_json(study, data.shape, data.levels))
     if any(plan.recipe.part == "B" for plan in study.plans):
         features_for(data, place.features)  # fails early, and trains only once what is cached
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
-    todo = [job for job in jobs if not all(_settled(job.folder(s)) for s in job.seeds)]
+    todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     count = workers or default_workers(len(todo))
-    if place.device.type != "cpu" or count == 1:
-        run_here(todo, place, study.evaluation, display)
-    else:
-        run_processes(todo, place, study.evaluation, display, count)
-    return Outcome(folder, gather(study, folder))
-
-
-def _settled(folder: RunFolder) -> bool:
-    return folder.finished or folder.failure() is not None
+    for wait in (False, True):  # what other processes have is waited for when all else is done
+        if place.device.type != "cpu" or count == 1:
+            todo = run_here(todo, place, study.evaluation, display, wait)
+        else:
+            todo = run_processes(todo, place, study.evaluation, display, count, wait)
+    with locked(folder, wait=True):
+        return Outcome(folder, gather(study, folder))
 
 
 def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:

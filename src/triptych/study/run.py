@@ -53,6 +53,7 @@ def train(
     """
     for seed in job.seeds:
         job.folder(seed).claim(job.recipe, data.name, seed)
+        job.folder(seed).forget_failure()
     stacks = stacks_of(job) if resume else []
     fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
     if isinstance(job.recipe.model, LatentDDPMConfig):

@@ -95,7 +95,7 @@ def _loop(
             trainer.save()
             saved_at = time.monotonic()
         if stop.requested and not last:
-            raise StopRequested(trainer.step, trainer.steps)
+            raise StopRequested(trainer.step, trainer.steps, stop.number)
     return failures
 
 
