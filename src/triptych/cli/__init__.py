@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from triptych.cli.data import Data, TrainFeatures
+from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Evaluate, Sample, Train
 from triptych.cli.studies import Demo, Handin, Report, Study
 
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "reproduce": Reproduce,
     "report": Report,
     "handin": Handin,
     "data": Data,

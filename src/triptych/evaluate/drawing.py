@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.samplers import SAMPLERS
 from triptych.train.precision import bf16_helps, networks_in_bf16
@@ -22,7 +23,8 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     bf16 = bf16_helps(g.device)
 
     @torch.no_grad()
-    def draw(n: int) -> Tensor:
+    def together(rows: Tensor) -> Tensor:
+        n = len(rows)
         with networks_in_bf16(model, bf16):
             if isinstance(model, LatentDDPM):
                 return model.decode(latents(model, how, n, g))
@@ -30,7 +32,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
                 return run_chain(model, how, n, g)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
-    return draw
+    return lambda n: in_halves(together, torch.arange(n))
 
 
 def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n C H W"]:

@@ -16,7 +16,7 @@ from triptych.study.lock import locked
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty, read_json
-from triptych.train.files import write_text
+from triptych.train.files import sealed, write_text
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,15 @@ def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
             f"{folder} holds a study that was asked for differently (see its study.json); delete "
             f"the folder, or choose another with --out"
         )
-    write_text(path, pretty(plain))
+    write_text(path, pretty(sealed(plain)))
 
 
 def _without_seeds(plain: dict[str, Any]) -> dict[str, Any]:
-    recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
-    return {**plain, "seeds": None, "recipes": recipes}
+    try:
+        recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
+        return {**plain, "seeds": None, "recipes": recipes, "sha256": None}
+    except (TypeError, AttributeError):
+        return {}  # no study at all
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
@@ -94,7 +97,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
             else:
                 reason = run.failure() or "not finished"
                 failures.append({"model": plan.recipe.name, "seed": seed, "reason": reason})
-    found = results(study.name, scores, failures)
+    found = sealed(results(study.name, scores, failures))
     write_text(folder / "results.json", pretty(found))
     return found
 

@@ -187,4 +187,4 @@ def evaluate(
     cost = {"train": trained, "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)
     write_text(folder.path / "manifest.json", pretty(found))
-    folder.write_judgement(judgement)
+    folder.write_judgement(judgement, how)

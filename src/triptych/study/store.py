@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from triptych.evaluate.judge import Judgement
+from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score, UserError
-from triptych.study.recipes import Recipe, from_dict, to_dict
+from triptych.study.recipes import Recipe, from_dict, to_dict, validated
 from triptych.train import checkpoint
-from triptych.train.files import write_bytes, write_text
+from triptych.train.files import seal_holds, sealed, write_bytes, write_text
 
 SCHEMA = 1
+LARGEST_JSON = 2**26
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -47,7 +48,7 @@ class RunFolder:
                 )
             return
         plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
-        write_text(target, pretty(plain))
+        write_text(target, pretty(sealed(plain)))
 
     def ready(self, resume: bool) -> None:
         """Refuse to overwrite a run, or to go on with one that never began."""
@@ -67,18 +68,21 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is not a run's config ({error})") from None
 
-    def write_judgement(self, judgement: Judgement) -> None:
-        """Arrays first, scores last."""
+    def write_judgement(self, judgement: Judgement, how: Evaluation) -> None:
+        """Arrays first; scores last, with how they were judged."""
         for name, arrays in judgement.arrays.items():
             raw = BytesIO()
             np.savez_compressed(raw, allow_pickle=False, **arrays)
             write_bytes(self.path / f"{name}.npz", raw.getvalue())
         scores = [asdict(s) for s in judgement.scores]
-        write_text(self.path / "scores.json", pretty({"schema": SCHEMA, "scores": scores}))
+        plain = {"schema": SCHEMA, "evaluation": asdict(how), "scores": scores}
+        write_text(self.path / "scores.json", pretty(sealed(plain)))
 
     def scores(self) -> list[Score]:
         """The scores of a finished run."""
-        return [Score(**s) for s in read_json(self.path / "scores.json")["scores"]]
+        plain = read_json(self.path / "scores.json")
+        rows = plain.get("scores") if isinstance(plain, dict) else plain
+        return validated(list[Score], rows, f"{self.path}/scores.json")
 
     def write_failure(self, reason: str, final: bool = True) -> None:
         """Note why the run has no scores: `final` if it would fail again, as mathematics does."""
@@ -155,10 +159,15 @@ def git_commit() -> str | None:
 def read_json(path: Path) -> Any:
     """A JSON file, or one sentence why not."""
     try:
-        return json.loads(path.read_text())
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
+        plain = json.loads(path.read_text())
+        if not seal_holds(plain):
+            raise ValueError("its sha256 is not that of its content")
+        return plain
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the folder of a run or study") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); restore it or delete the folder"
         ) from None

@@ -1,8 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that carries its own checksum."""
 
+import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def write_bytes(path: Path, raw: bytes) -> None:
@@ -43,3 +46,17 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sealed(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same with `sha256`, a checksum of all its values."""
+    bare = {key: value for key, value in plain.items() if key != "sha256"}
+    text = json.dumps(bare, sort_keys=True)
+    return bare | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def seal_holds(plain: Any) -> bool:
+    """Whether what was read is what was sealed. What an earlier version wrote has no seal."""
+    if not isinstance(plain, dict) or "sha256" not in plain:
+        return True
+    return plain["sha256"] == sealed(plain)["sha256"]
