@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from triptych.cli import main
@@ -88,6 +88,7 @@ def table(head, rows):
     st.dictionaries(KEYS, VALUES, max_size=4),
     st.dictionaries(KEYS, VALUES, max_size=2),
 )
+@example({}, "", {"base": []}, {})
 def test_a_study_file(tmp_path, top, base, recipe, evaluation):
     path = tmp_path / "study.toml"
     text = table("", top) + table("[[recipe]]", {"base": base} | recipe)

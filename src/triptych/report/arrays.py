@@ -30,9 +30,10 @@ def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray]:
         *(KeyError, ValueError, OSError, EOFError, RuntimeError, OverflowError, SyntaxError),
         *(zipfile.BadZipFile, zlib.error, TypeError, MemoryError),
     ) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} cannot be read ({' '.join(str(error).split())}): it should hold "
-            f"{', '.join(names)}; evaluate the run again."
+            f"{path} cannot be read ({reason}): it should hold {', '.join(names)}; "
+            f"evaluate the run again."
         ) from error
 
 

@@ -209,7 +209,7 @@ def _name_of(path: Path) -> str:
 def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     known, settings = recipes_for(dataset), dict(row)
     base = settings.pop("base", None)
-    if base not in known:
+    if not isinstance(base, str) or base not in known:
         raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
     return override(known[base], **settings)
 
