@@ -89,6 +89,7 @@ def table(head, rows):
     st.dictionaries(KEYS, VALUES, max_size=2),
 )
 @example({}, "", {"base": []}, {})
+@example({}, "ddpm", {}, {"\n": 1})
 def test_a_study_file(tmp_path, top, base, recipe, evaluation):
     path = tmp_path / "study.toml"
     text = table("", top) + table("[[recipe]]", {"base": base} | recipe)

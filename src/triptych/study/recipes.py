@@ -149,7 +149,7 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         return TypeAdapter(cls).validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or what
+        place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
         value = repr(first["input"])[:100]
         raise UserError(f"{what}: {place} = {value} is wrong: {first['msg']}") from None
     except RecursionError:
