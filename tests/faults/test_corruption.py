@@ -132,6 +132,18 @@ def test_the_scores_of_a_run(run, rng):
     assert survives([run.path / "scores.json"], run.scores, original.__eq__, rng) > 0.7 * TIMES
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("config.json", '"components": 50', '"components": 51'), ("scores.json", "-80.12", "-81.12")],
+)
+def test_a_digit_that_changed_is_seen(run, name, old, new):
+    text = (run.path / name).read_text()
+    assert old in text
+    (run.path / name).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=f"{name} cannot be read .its sha256 is not that of"):
+        run.config() if name == "config.json" else run.scores()
+
+
 def test_why_a_run_failed(run, rng):
     run.write_failure("log_px was not finite at step 3")
     survives([run.path / "failure.json"], lambda: run.failure() or "", lambda f: True, rng)
