@@ -147,8 +147,7 @@ def test_processes_do_the_same_and_a_job_that_breaks_stops_no_other(tmp_path):
     assert found["scores"] == [r for r in whole["scores"] if r["model"] == "a"]
     ((model, seed, reason),) = (f.values() for f in found["failures"])
     assert (model, seed) == ("b", 0)
-    assert reason.startswith("UserError: ")
-    assert "config.json" in reason
+    assert "config.json is not a run's config" in reason
 
 
 def test_scores_are_those_of_the_averaged_weights_that_were_best_on_validation(tmp_path, digits):
@@ -217,7 +216,7 @@ def test_a_latent_ddpm_stands_on_a_vae_of_its_own_that_is_trained_once(tmp_path,
             assert torch.equal(ours[f"autoencoder.{name}"], value)
     fits.clear()
     train(job, digits)
-    assert [f[0] for f in fits] == ["latent-ddpm"] * 2  # each goes on from its end
+    assert [f[0] for f in fits] == ["latent-ddpm"]  # both go on from their end
 
 
 def test_the_steps_of_both_trainings_are_counted_as_one(tmp_path, digits):
@@ -272,5 +271,6 @@ def test_other_seeds_have_other_weights_and_the_same_seed_the_same(digits):
 
 def test_nothing_is_pickled(tmp_path):
     go(study(seeds=(0,), names=("a",)), tmp_path)
-    suffixes = {p.suffix for p in Path(tmp_path).rglob("*") if p.is_file()}
-    assert suffixes <= {".json", ".jsonl", ".safetensors", ".npz"}
+    plain = {"SHA256SUMS", "lock"}
+    files = [p for p in Path(tmp_path).rglob("*") if p.is_file() and p.name not in plain]
+    assert {p.suffix for p in files} <= {".json", ".jsonl", ".safetensors", ".npz"}

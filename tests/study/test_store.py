@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from triptych.evaluate.judge import Judgement
+from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score, UserError
 from triptych.study.recipes import override, recipes_for
 from triptych.study.store import RunFolder, manifest, read_json
@@ -26,7 +26,7 @@ def test_scores_and_arrays_come_back_as_they_were_written(folder):
     arrays = {"latent": {"prior": np.arange(6.0).reshape(3, 2)}}
     folder.path.mkdir(parents=True)
     assert not folder.finished
-    folder.write_judgement(Judgement(scores, arrays))
+    folder.write_judgement(Judgement(scores, arrays), Evaluation())
     assert folder.finished
     assert folder.scores() == scores
     with np.load(folder.path / "latent.npz", allow_pickle=False) as loaded:
@@ -42,7 +42,7 @@ def test_scores_are_written_last(folder, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(OSError):
-        folder.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}))
+        folder.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}), Evaluation())
     assert not folder.finished
 
 
@@ -68,7 +68,7 @@ def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
     folder.ready(resume=False)
     with pytest.raises(UserError, match="leave out --resume"):
         folder.ready(resume=True)
-    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}))
+    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}, {}))
     folder.ready(resume=True)
     with pytest.raises(UserError, match="go on with --resume"):
         folder.ready(resume=False)

@@ -1,5 +1,7 @@
-"""The command line. Exit codes: 0 done; 2 the request is wrong; 1 it failed or was stopped."""
+"""The command line. Exit codes: 0 done; 2 the request is wrong; 1 it failed or was stopped; 75
+(EX_TEMPFAIL of sysexits.h) SIGTERM stopped it, and a batch system should queue it again."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +9,18 @@ from typing import Any
 import tyro
 
 from triptych.cli.data import Data, TrainFeatures
+from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Evaluate, Sample, Train
 from triptych.cli.studies import Demo, Handin, Report, Study
-from triptych.protocols import RunFailed, UserError
 
+REQUEUE = 75
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "study": Study,
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "reproduce": Reproduce,
     "report": Report,
     "handin": Handin,
     "data": Data,
@@ -32,22 +36,31 @@ def main(words: Sequence[str] | None = None) -> None:
         description="VAEs with swappable priors, flows and diffusion models: train, judge, report.",
         args=words,
     )
+    code = run(command)
+    if code:
+        sys.exit(code)
+
+
+def run(command: Any) -> int:
+    """Run a command; on a failure say in one sentence what it was. Returns the exit code."""
+    from triptych.train.signals import Stopped, stopped_by_sigterm
+
+    again = "the same command" + (" with --resume" if isinstance(command, Train) else "")
     try:
-        command.run()
-    except UserError as error:
-        sys.exit(_say(2, f"triptych: {error}"))
-    except RunFailed as error:
-        sys.exit(_say(1, f"triptych: {error}"))
+        with stopped_by_sigterm():
+            command.run()
+        return 0
+    except Stopped as stop:
+        terminated = stop.number == signal.SIGTERM
+        code, words = (REQUEUE if terminated else 1), f"{stop}; {again} goes on"
     except KeyboardInterrupt:
-        sys.exit(_say(1, "triptych: stopped; the same command goes on from the last checkpoint"))
+        code, words = 1, f"stopped; {again} goes on from the last checkpoint"
     except Exception as error:
-        from triptych.train.signals import StopRequested
+        from triptych.train.faults import explain
 
-        if isinstance(error, StopRequested):
-            sys.exit(_say(1, f"triptych: {error}; go on with the same command and --resume"))
-        raise
-
-
-def _say(code: int, words: str) -> int:
-    print(words, file=sys.stderr)
+        known = explain(error)
+        if known is None:
+            raise
+        code, words = known
+    print(f"triptych: {' '.join(words.split())}", file=sys.stderr)
     return code

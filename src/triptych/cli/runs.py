@@ -49,6 +49,7 @@ class Train:
         from triptych.data import load
         from triptych.study.display import bar_for
         from triptych.study.execute import device_named
+        from triptych.study.lock import locked
         from triptych.study.recipes import asked_recipe
         from triptych.study.run import Job, train
 
@@ -61,8 +62,11 @@ class Train:
         data = load(self.dataset, self.where.data).to(device_named(self.where.device))
         job = Job(recipe, (self.seed,), self.out)
         folder = job.folder(self.seed)
-        folder.ready(self.resume)
-        train(job, data, progress=bar_for(recipe.name))
+        if self.resume:
+            folder.ready(resume=True)  # before the folder is made
+        with locked(folder.path):
+            folder.ready(self.resume)
+            train(job, data, progress=bar_for(recipe.name))
         if (reason := folder.failure()) is not None:
             raise RunFailed(
                 f"{folder.path}: {reason}; checkpoint/ holds the weights before that step; train "
@@ -94,6 +98,7 @@ class Evaluate:
         from triptych.data import load
         from triptych.evaluate.evaluation import Evaluation
         from triptych.study.execute import device_named
+        from triptych.study.lock import locked
         from triptych.study.recipes import validated
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
@@ -103,7 +108,8 @@ class Evaluate:
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         _, dataset, _ = folder.config()
         data = load(dataset, self.where.data).to(device_named(self.where.device))
-        evaluate(folder, data, how, self.where.features)
+        with locked(folder.path):
+            evaluate(folder, data, how, self.where.features)
         for score in folder.scores():
             error = f" +- {score.mc_std:.2g} (Monte Carlo)" if score.mc_std else ""
             print(f"{score.metric:20s} {score.value:12.4f} {score.unit}{error}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import OmitArgPrefixes, Positional
 
 from triptych.cli.options import DataName, Preset, Where
+from triptych.protocols import RunFailed
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Study:
         from triptych.study.execute import device_named, execute
         from triptych.study.grid import named_study, with_seeds
         from triptych.study.local import Place
+        from triptych.study.lock import locked
 
         study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
         folder = self.out or Path("runs") / study.name
@@ -55,7 +57,14 @@ class Study:
         print(f"wrote {folder / 'results.json'}")
         for failure in outcome.results["failures"]:
             print(f"failed: {failure['model']} seed {failure['seed']}: {failure['reason']}")
-        print(f"wrote {write_report(folder)}")
+        if outcome.results["scores"]:
+            with locked(folder, wait=True):
+                print(f"wrote {write_report(folder)}")
+        if outcome.unfinished:
+            raise RunFailed(
+                f"{outcome.unfinished} runs of {folder} are not finished; what they have is saved, "
+                f"and the same command goes on with them"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from scipy.stats import gaussian_kde
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from triptych.evaluate.memory import in_halves
 from triptych.maths import log_mean_exp, mixture_log_prob
 from triptych.posteriors import GaussianParameters
 from triptych.protocols import Density, Posterior
@@ -45,7 +46,7 @@ class Match:
 @torch.no_grad()
 def encode_all(model: VAE, x: Float[Tensor, "N C H W"]) -> Any:
     """The posterior parameters of every image."""
-    parts = [model.posterior.encode(chunk) for chunk in x.split(1000)]
+    parts = [in_halves(model.posterior.encode, chunk) for chunk in x.split(1000)]
     return tree_map(lambda *chunks: torch.cat(chunks), *parts)
 
 
@@ -79,11 +80,16 @@ def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) ->
     if not isinstance(h, GaussianParameters):
         n = len(tree_leaves(h)[0])
         chunks = z.split(max(1, PAIRS // n))
-        wide = [c[:, None].expand(-1, n, -1) for c in chunks]
-        return torch.cat([log_mean_exp(posterior.log_prob(w, h).double(), 1) for w in wide])
+
+        def pairs(z: Tensor) -> Tensor:
+            wide = z[:, None].expand(-1, n, -1)
+            return log_mean_exp(posterior.log_prob(wide, h).double(), 1)
+
+        return torch.cat([in_halves(pairs, chunk) for chunk in chunks])
     mu, log_sigma = h.mu.double(), h.log_sigma.double()
     log_w = torch.full((len(mu),), -np.log(len(mu)), dtype=torch.float64, device=mu.device)
-    parts = [mixture_log_prob(c, log_w, mu, log_sigma) for c in z.double().split(500)]
+    chunks = z.double().split(500)
+    parts = [in_halves(lambda c: mixture_log_prob(c, log_w, mu, log_sigma), c) for c in chunks]
     return torch.cat(parts)
 
 

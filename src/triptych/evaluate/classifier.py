@@ -7,23 +7,30 @@ be read from its file instead.
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pooch
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from triptych.data import Dataset
+from triptych.evaluate.memory import in_halves
 from triptych.protocols import UserError
+from triptych.train.files import write_bytes
 from triptych.train.order import batch_indices, generator_for
 
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
+LARGEST_COURSE_FILE = 2**26  # bytes; its 1.2 million weights take 5 MB
 SHIPPED = files("triptych.evaluate") / "mnist_features.safetensors"
 
 
@@ -89,7 +96,8 @@ class Features:
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 128"]:
         """Features in float64 of grey images in [0, 1]; never rescaled, whatever their range."""
-        parts = [self.net.features(2 * c - 1).double() for c in x.split(500)]  # pyright: ignore
+        net: Any = self.net.features
+        parts = [in_halves(lambda c: net(2 * c - 1), c).double() for c in x.split(500)]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -110,10 +118,17 @@ def features_for(data: Dataset, course_file: Path | None = None) -> Features:
         return _unpack(SHIPPED.read_bytes(), data, "triptych-mnist")
     key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]
     path = Path(pooch.os_cache("triptych")) / "features" / f"{data.name}-{key}.safetensors"
-    if not path.exists():
-        net, accuracy = train_classifier(data)
-        write_features(path, net, accuracy)
-    return _unpack(path.read_bytes(), data, f"triptych-{data.name}")
+    try:
+        return _unpack(path.read_bytes(), data, f"triptych-{data.name}")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+        pass  # not there yet, or damaged
+    raw = packed(*train_classifier(data))
+    try:
+        write_bytes(path, raw)
+    except OSError as error:
+        told = f"{path} could not be kept ({error.strerror}), so every command trains it anew"
+        print(f"triptych: {told}; XDG_CACHE_HOME may name another folder", file=sys.stderr)
+    return _unpack(raw, data, f"triptych-{data.name}")
 
 
 def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
@@ -162,13 +177,14 @@ def grey(images: Tensor, levels: int) -> Tensor:
 
 
 def write_features(path: Path, net: nn.Module, accuracy: float) -> None:
-    """Write the weights in half precision, with their accuracy in the header."""
+    """Write the file that `packed` gives."""
+    write_bytes(path, packed(net, accuracy))
+
+
+def packed(net: nn.Module, accuracy: float) -> bytes:
+    """The weights in half precision, with their accuracy in the header."""
     tensors = {k: v.half() for k, v in net.state_dict().items()}
-    raw = save_bytes(tensors, metadata={"accuracy": f"{accuracy:.4f}"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes(raw)
-    fresh.replace(path)
+    return save_bytes(tensors, metadata={"accuracy": f"{accuracy:.4f}"})
 
 
 def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
@@ -184,9 +200,11 @@ def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
     if shape != (1, 28, 28):
         raise UserError(f"--features {path} needs 28x28 images, not {shape[1]}x{shape[2]}")
     try:
+        if path.stat().st_size > LARGEST_COURSE_FILE:
+            raise ValueError("too large")
         raw = path.read_bytes()
         net = CourseNet()
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        net.load_state_dict(torch.load(BytesIO(raw), map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise UserError(f"--features {path} does not exist; name the course's file") from error
     except Exception as error:

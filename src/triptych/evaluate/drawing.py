@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import UserError
@@ -30,7 +31,8 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     bf16, chain = bf16_helps(g.device), chain_of(model)
 
     @torch.no_grad()
-    def draw(n: int) -> Tensor:
+    def together(rows: Tensor) -> Tensor:
+        n = len(rows)
         with networks_in_bf16(model, bf16):
             if isinstance(model, LatentDDPM):
                 return model.decode(latents(model, how, n, g))
@@ -40,7 +42,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
                 return model.sample(n, g, how.temperature)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
-    return draw
+    return lambda n: in_halves(together, torch.arange(n))
 
 
 def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n C H W"]:

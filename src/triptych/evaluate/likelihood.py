@@ -1,7 +1,7 @@
 """Bounds on log p(x) of trained models: one number for each image, in nats.
 
 Memory is bounded: importance samples pass in chunks through a running log-mean-exp, any number
-of them, and the encoder runs once for each image.
+of them, and the encoder runs once for each image. A chunk that does not fit is halved.
 """
 
 import math
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
+from triptych.evaluate.memory import in_halves
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp, bits_per_dim, log_mean_exp
 from triptych.pixelflow import PixelFlow
@@ -85,7 +86,7 @@ def importance_bounds(
 
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor, ...]:
     """ELBO, its variance, IWAE-K, ESS, k-hat and growth of a few images, streamed over K."""
-    h = model.posterior.encode(x)
+    h = in_halves(model.posterior.encode, x)
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
     chunk, left, growth = max(1, ROWS // len(x)), K, []
@@ -94,7 +95,7 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor
         eps = torch.randn(
             k, len(x), model.posterior.latent_dim, generator=generator, device=x.device
         )
-        log_w = model.log_weight(x, eps.to(x.dtype), h).double()
+        log_w = in_halves(lambda e: model.log_weight(x, e, h), eps.to(x.dtype)).double()
         growth += [log_mean_w.after(log_w[: m - done]) for m in marks(K) if done < m <= done + k]
         log_mean_w.update(log_w)
         log_mean_w2.update(2 * log_w)
@@ -116,8 +117,8 @@ def flow_bounds(
     K > 1."""
     rows = []
     for chunk in x.split(250):
-        draws = [model.log_weight(chunk, model.noise(len(chunk), generator)) for _ in range(K)]
-        rows.append(torch.stack(draws).double())
+        noise = [model.noise(len(chunk), generator) for _ in range(K)]
+        rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in noise]).double())
     log_w = torch.cat(rows, 1)
     error = _jackknife(log_w).sum().sqrt().item() / len(x)
     return _from_draws(log_w), Estimate(log_mean_exp(log_w), error)
@@ -174,7 +175,7 @@ def _ddpm_draw(model: DDPM, x: Tensor, generator: Generator) -> Float[Tensor, "B
     u = (torch.randperm(n, generator=generator, device=device) + _uniform(n, generator)) / n
     t = 1 + (u * (model.T - 1)).long().clamp(max=model.T - 2)
     eps, eps_0 = model.start(n, generator), model.start(n, generator)
-    return model.bound(x, t, eps, eps_0)
+    return in_halves(model.bound, x, t, eps, eps_0)
 
 
 @torch.no_grad()

@@ -1,20 +1,24 @@
 """Samples as one picture or one array."""
 
 import math
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from triptych.train.files import write_bytes
+
 GAP, ZOOM = 2, 3
 
 
 def write_images(path: Path, images: NDArray[np.uint8]) -> None:
     """Write uint8 [n, 1, H, W] to a .npz (array `images`) or, as a near-square grid, to a .png."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        np.savez_compressed(path, images=images)
+        raw = BytesIO()
+        np.savez_compressed(raw, images=images)
+        write_bytes(path, raw.getvalue())
         return
     n, _, h, w = images.shape
     columns = math.ceil(math.sqrt(n))
@@ -26,4 +30,6 @@ def write_images(path: Path, images: NDArray[np.uint8]) -> None:
         canvas[y : y + h, x : x + w] = image
     picture = Image.fromarray(canvas)
     size = (ZOOM * picture.width, ZOOM * picture.height)
-    picture.resize(size, Image.Resampling.NEAREST).save(path)
+    raw = BytesIO()
+    picture.resize(size, Image.Resampling.NEAREST).save(raw, "png")
+    write_bytes(path, raw.getvalue())

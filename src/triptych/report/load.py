@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from triptych.protocols import UserError
+from triptych.report.arrays import check_shapes, read_npz
+from triptych.train.files import seal_holds
 
 T = TypeVar("T")
 
@@ -154,9 +156,10 @@ def read_study(folder: Path) -> Study:
             failures=_records(Failure, results.get("failures", [])),
             edition=str(asked.get("edition", "2024")),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        reason = ", ".join(str(error).splitlines()[:3])
         raise UserError(
-            f"study.json or results.json in {folder} lacks what a report needs ({error}): "
+            f"study.json or results.json in {folder} lacks what a report needs ({reason}): "
             "run the study again to write them anew."
         ) from error
 
@@ -169,7 +172,10 @@ def read_latent(study: Study, recipe: Recipe) -> Latent | None:
     seed, path = found
     names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density", "explained")
     chain = ("chain",) if recipe.family == "latent" else ()
-    arrays = _npz(path, (*names, *chain, "components"))
+    arrays = read_npz(path, (*names, *chain, "components"))
+    n, density = len(arrays["posterior"]), (arrays["grid_y"].size, arrays["grid_x"].size)
+    shapes = {"posterior": (n, 2), "labels": (n,), "explained": (2,)}
+    check_shapes(path, arrays, shapes | dict.fromkeys(("density", *chain), density))
     first, second = (float(v) for v in arrays["explained"])
     return Latent(
         seed=seed,
@@ -185,8 +191,8 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
     if found is None:
         return None
     seed, path = found
-    images = _npz(path, ("images",))["images"]
-    if images.ndim != 4 or len(images) < n:
+    images = read_npz(path, ("images",))["images"]
+    if images.ndim != 4 or len(images) < n or images.dtype != np.uint8:
         raise UserError(
             f"{path} holds images of shape {images.shape}, and the report shows {n} of "
             "[n, 1, H, W]: evaluate the run again."
@@ -197,7 +203,7 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
 def read_arrays(study: Study, recipe: Recipe, file: str, *names: str) -> list[dict[str, Any]]:
     """The arrays of every run of the recipe that has `file`, in the order of the seeds."""
     paths = [study.folder / recipe.name / f"seed-{seed}" / file for seed in study.seeds]
-    return [_npz(path, names) for path in paths if path.is_file()]
+    return [read_npz(path, names) for path in paths if path.is_file()]
 
 
 def _turned(d: Difference) -> Difference:
@@ -211,7 +217,10 @@ def _records(kind: type[T], entries: Iterable[dict[str, Any]]) -> list[T]:
     # Keys that a later writer adds are no reason to refuse a study.
     fields: Iterable[str] = kind.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
     known = set(fields)
-    return [kind(**{k: v for k, v in entry.items() if k in known}) for entry in entries]
+    return [
+        TypeAdapter(kind).validate_python({k: v for k, v in entry.items() if k in known})
+        for entry in entries
+    ]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -221,21 +230,12 @@ def _json(path: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): run the study again.") from error
+    if not seal_holds(content):
+        raise UserError(f"{path} is not as it was written (its sha256): run the study again.")
     if not isinstance(content, dict) or content.get("schema") != 1:
         raise UserError(
             f"{path} is not of schema 1, which this version reads: run the study again."
         )
     return content
-
-
-def _npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): it should hold {', '.join(names)}; "
-            "evaluate the run again."
-        ) from error

@@ -12,10 +12,11 @@ from triptych.evaluate.classifier import features_for
 from triptych.protocols import UserError
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
+from triptych.study.lock import locked
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty, read_json
-from triptych.train.checkpoint import write_text
+from triptych.train.files import sealed, write_text
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,32 @@ class Outcome:
     folder: Path
     results: dict[str, Any]
 
+    @property
+    def unfinished(self) -> int:
+        """How many runs the same command would take up again."""
+        runs = (self.folder / f["model"] / f"seed-{f['seed']}" for f in self.results["failures"])
+        return sum(not RunFolder(path).settled for path in runs)
+
 
 def execute(
     study: Study, folder: Path, place: Place, display: Display, workers: int = 0
 ) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json."""
     data = load(study.dataset, place.root)
-    claim(study, folder, study_json(study, data.shape, data.levels))
+    with locked(folder, wait=True):
+        claim(study, folder, study_json(study, data.shape, data.levels))
     if any(plan.recipe.part == "B" for plan in study.plans):
         features_for(data, place.features)  # fails early, and trains only once what is cached
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
-    todo = [job for job in jobs if not all(_settled(job.folder(s)) for s in job.seeds)]
+    todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     count = workers or default_workers(len(todo))
-    if place.device.type != "cpu" or count == 1:
-        run_here(todo, place, study.evaluation, display)
-    else:
-        run_processes(todo, place, study.evaluation, display, count)
-    return Outcome(folder, gather(study, folder))
-
-
-def _settled(folder: RunFolder) -> bool:
-    return folder.finished or folder.failure() is not None
+    for wait in (False, True):  # what other processes have is waited for when all else is done
+        if place.device.type != "cpu" or count == 1:
+            todo = run_here(todo, place, study.evaluation, display, wait)
+        else:
+            todo = run_processes(todo, place, study.evaluation, display, count, wait)
+    with locked(folder, wait=True):
+        return Outcome(folder, gather(study, folder))
 
 
 def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
@@ -57,12 +63,15 @@ def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
             f"{folder} holds a study that was asked for differently (see its study.json); delete "
             f"the folder, or choose another with --out"
         )
-    write_text(path, pretty(plain))
+    write_text(path, pretty(sealed(plain)))
 
 
 def _without_seeds(plain: dict[str, Any]) -> dict[str, Any]:
-    recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
-    return {**plain, "seeds": None, "recipes": recipes}
+    try:
+        recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
+        return {**plain, "seeds": None, "recipes": recipes, "sha256": None}
+    except (TypeError, AttributeError):
+        return {}  # no study at all
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
@@ -88,7 +97,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
             else:
                 reason = run.failure() or "not finished"
                 failures.append({"model": plan.recipe.name, "seed": seed, "reason": reason})
-    found = results(study.name, scores, failures)
+    found = sealed(results(study.name, scores, failures))
     write_text(folder / "results.json", pretty(found))
     return found
 

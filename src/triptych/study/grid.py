@@ -1,5 +1,6 @@
 """Studies: which recipes, which seeds, judged how. Built in by name, or read from a TOML file."""
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from triptych.study.recipes import (
 
 Preset = Literal["cpu", "gpu"]
 MOST_SEEDS = 1000
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 BETAS = {"1e-6": 1e-6, "1e-3": 1e-3, "1": 1.0}
 STUDIES = ("demo", "brief-2024", "brief-2026", "priors")
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
@@ -162,7 +164,7 @@ class _File:
     """The tables of a study file; see docs/studies.md."""
 
     recipe: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")] | None = None
+    name: Annotated[str, Field(pattern=NAME)] | None = None
     dataset: str = "digits"
     seeds: Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -176,7 +178,7 @@ def from_toml(path: Path) -> Study:
         raise UserError(
             f"{path} does not exist; name a study file, or one of the built-in"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
     unknown = sorted(plain.keys() - {"recipe", "name", "dataset", "seeds", "evaluation"})
     if unknown:
@@ -201,13 +203,20 @@ def from_toml(path: Path) -> Study:
             f"{others[0]} is none; choose 1, or a study of pixel flows alone"
         )
     plans = tuple(Plan(r, seeds) for r in recipes)
-    return Study(asked.name or path.stem, dataset, plans, asked.evaluation)
+    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation)
+
+
+def _name_of(path: Path) -> str:
+    """A study without a name has its file's, which is to be a folder."""
+    if not re.fullmatch(NAME, path.stem):
+        raise UserError(f"{path} is no name for a folder; write name = ... in it")
+    return path.stem
 
 
 def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     known, settings = recipes_for(dataset), dict(row)
     base = settings.pop("base", None)
-    if base not in known:
+    if not isinstance(base, str) or base not in known:
         raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
     return override(known[base], **settings)
 

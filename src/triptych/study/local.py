@@ -1,13 +1,13 @@
 """The engine of this machine: a process for each core on a CPU, seeds side by side on a GPU."""
 
-import multiprocessing
 import os
-import queue
+import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ import torch
 
 from triptych.data import load
 from triptych.evaluate.evaluation import Evaluation
+from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
-from triptych.train.checkpoint import write_text
+from triptych.train.faults import explain
+from triptych.train.files import write_text
 from triptych.train.fit import Progress
-from triptych.train.signals import StopRequested
+from triptych.train.signals import Stop, Stopped, stop_on_signals
 
+Tell = Callable[[Progress | str], None]
 Display = Callable[[Job, Progress | str], None]
+HELD = "left to another process: "
 
 
 @dataclass(frozen=True)
@@ -33,82 +37,178 @@ class Place:
     device: torch.device
 
 
-def run_job(
-    job: Job, place: Place, how: Evaluation, tell: Callable[[Progress | str], None]
-) -> None:
-    """Train and judge what of a job is not done."""
-    data = load(place.dataset, place.root).to(place.device)
-    train(job, data, progress=tell)
-    for seed in job.seeds:
-        folder = job.folder(seed)
-        if not folder.finished and folder.failure() is None:
-            tell(f"evaluating seed {seed}")
-            evaluate(folder, data, how, place.features)
+def run_job(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool = False) -> None:
+    """Train and judge what of a job is not done, while no other process does.
+
+    Raises:
+        HeldError: another one does, and `wait` is not asked for.
+    """
+    folders = {seed: job.folder(seed) for seed in sorted(job.seeds)}
+    with ExitStack() as stack:
+        for folder in folders.values():
+            stack.enter_context(locked(folder.path, wait))
+        if all(folder.settled for folder in folders.values()):
+            return
+        data = load(place.dataset, place.root).to(place.device)
+        train(job, data, progress=tell)
+        for seed, folder in folders.items():
+            if not folder.settled:
+                tell(f"evaluating seed {seed}")
+                evaluate(folder, data, how, place.features)
 
 
-def run_here(jobs: Sequence[Job], place: Place, how: Evaluation, display: Display) -> None:
-    """One job after another in this process."""
-    for job in jobs:
-        run_job(job, place, how, lambda p, job=job: display(job, p))
-        display(job, "done")
-
-
-def run_processes(
-    jobs: Sequence[Job], place: Place, how: Evaluation, display: Display, workers: int
-) -> None:
-    """Several processes of one thread each. A job that fails is noted and does not stop others."""
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(messages,))
+def attempt(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool) -> str:
+    """Run a job and say how it ended: "done", or why not. A failure is noted, to be tried again."""
     try:
-        submitted = [pool.submit(_worker, i, job, place, how) for i, job in enumerate(jobs)]
-        _follow(dict(zip(submitted, jobs, strict=True)), jobs, messages, display)
-    finally:
-        # On Ctrl-C the workers save their checkpoints; what has not begun is dropped.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_messages: Any = None
-
-
-def _start_worker(messages: Any) -> None:
-    global _messages
-    _messages = messages
-    torch.set_num_threads(1)
-
-
-def _worker(index: int, job: Job, place: Place, how: Evaluation) -> str:
-    """Runs in its own process: "done", "stopped", or why the job failed."""
-    try:
-        run_job(job, place, how, lambda said: _messages.put((index, said)))
-    except StopRequested:
-        return "stopped"
+        run_job(job, place, how, tell, wait)
+    except HeldError as error:
+        return f"{HELD}{error}"
     except Exception as error:
-        for seed in job.seeds:
-            if not job.folder(seed).finished:
-                job.folder(seed).write_failure(f"{type(error).__name__}: {error}")
-        write_text(job.study / job.recipe.name / "traceback.txt", traceback.format_exc())
-        return f"failed: {error}"
+        known = explain(error)
+        reason = known[1] if known else f"{type(error).__name__}: {error}"
+        note_failure(job, reason)
+        if known is None:
+            with suppress(OSError):
+                trace = job.study / job.recipe.name / "traceback.txt"
+                write_text(trace, traceback.format_exc())
+        return f"failed: {reason}"
     return "done"
 
 
-def _follow(
-    futures: dict[Future[str], Job], jobs: Sequence[Job], messages: Any, display: Display
-) -> None:
-    """Pass on what the workers say until all have ended."""
-    pending, stopped = set(futures), False
-    while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        with suppress(queue.Empty):
-            while True:
-                index, said = messages.get_nowait()
-                display(jobs[index], said)
-        for future in done:
-            word = future.result()
-            stopped |= word == "stopped"
-            display(futures[future], word)
-    if stopped:
-        raise KeyboardInterrupt
+def note_failure(job: Job, reason: str) -> None:
+    """Write down why the seeds that are not finished are not; on a full disk that too may fail."""
+    for folder in map(job.folder, job.seeds):
+        if not folder.settled:
+            with suppress(OSError):
+                folder.write_failure(reason, final=False)
+
+
+def run_here(
+    jobs: Sequence[Job], place: Place, how: Evaluation, display: Display, wait: bool = False
+) -> list[Job]:
+    """One job after another in this process. Returns those that other processes have."""
+    held = []
+    for job in jobs:
+        word = attempt(job, place, how, lambda p, job=job: display(job, p), wait)
+        display(job, word)
+        held += [job] if word.startswith(HELD) else []
+    return held
+
+
+class Worker:
+    """A process of one thread that does one job after another; a new one if it is killed."""
+
+    def __init__(self, *what: Any) -> None:
+        self.what = what
+        self.job: Job | None = None
+        self.start()
+
+    def start(self) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, *self.what), daemon=True)
+        # The process inherits the mask: Ctrl-C reaches the study, and that asks its workers.
+        kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+        theirs.close()
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        with suppress(BrokenPipeError):  # a dead process is found when it is listened to
+            self.pipe.send(job)
+
+    def hear(self, stopping: bool) -> tuple[Job, Progress | str, bool]:
+        """What the process says of its job, and whether that ends it; how it ended, if dead."""
+        job = self.job
+        assert job is not None
+        try:
+            said, ended = self.pipe.recv()
+            self.job = None if ended else job
+            return job, said, ended
+        except (EOFError, OSError):
+            self.process.join()
+        self.job = None
+        if stopping:
+            return job, "stopped", True
+        code = self.process.exitcode or 0
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with {code}"
+        reason = (
+            f"its process {how}; if memory ran out, take fewer --workers or a smaller batch_size"
+        )
+        note_failure(job, reason)
+        self.start()
+        return job, f"failed: {reason}", True
+
+
+def _serve(pipe: Any, place: Place, how: Evaluation, wait: bool) -> None:
+    torch.set_num_threads(1)
+
+    def tell(said: Progress | str) -> None:
+        try:
+            pipe.send((said, False))
+        except OSError:  # the study is gone: save and stop
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with suppress(EOFError, OSError):
+        while True:
+            job = pipe.recv()
+            try:
+                word = attempt(job, place, how, tell, wait)
+            except Stopped:
+                word = "stopped"
+            pipe.send((word, True))
+
+
+def run_processes(
+    jobs: Sequence[Job],
+    place: Place,
+    how: Evaluation,
+    display: Display,
+    workers: int,
+    wait: bool = False,
+) -> list[Job]:
+    """Several processes. A job that fails or is killed is noted and does not stop others.
+
+    Returns the jobs that other processes have. Raises Stopped when a signal asked for that, after
+    what is being trained has been saved.
+    """
+    crew = [Worker(place, how, wait) for _ in range(min(workers, len(jobs)))]
+    try:
+        with stop_on_signals() as stop:
+            held = _follow(crew, deque(jobs), display, stop)
+    finally:
+        for worker in crew:
+            worker.process.kill()
+            worker.process.join()
+    if stop.requested:
+        raise Stopped("stopped; everything is saved", stop.number)
+    return held
+
+
+def _follow(crew: list[Worker], todo: deque[Job], display: Display, stop: Stop) -> list[Job]:
+    """Hand out the jobs and pass on what is said of them until all have ended."""
+    held: list[Job] = []
+    told = False
+    while todo or any(worker.job for worker in crew):
+        if stop.requested and not told:
+            todo.clear()
+            for worker in crew:
+                worker.process.terminate()
+            told = True
+        for worker in crew:
+            if worker.job is None and todo:
+                worker.begin(todo.popleft())
+        busy = {worker.pipe: worker for worker in crew if worker.job}
+        for pipe in connection.wait(list(busy), timeout=0.2):
+            worker = busy[pipe]  # pyright: ignore[reportArgumentType]
+            job, said, ended = worker.hear(stop.requested)
+            display(job, said)
+            if ended and str(said).startswith(HELD):
+                held.append(job)
+    return held
 
 
 def default_workers(jobs: int) -> int:

@@ -160,8 +160,11 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         return TypeAdapter(cls).validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or what
-        raise UserError(f"{what}: {place} = {first['input']!r} is wrong: {first['msg']}") from None
+        place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
+        value = repr(first["input"])[:100]
+        raise UserError(f"{what}: {place} = {value} is wrong: {first['msg']}") from None
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply; write it flat") from None
 
 
 def asked_recipe(name: str, dataset: str, settings: dict[str, Any]) -> Recipe:

@@ -21,9 +21,10 @@ from triptych.study.configs import LatentDDPMConfig
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
 from triptych.train import checkpoint
+from triptych.train.files import write_text
 from triptych.train.fit import Progress, fit
 from triptych.train.order import total_steps
-from triptych.train.trainer import TrainingData
+from triptych.train.trainer import TrainingData, common_step
 from triptych.vdm import VDM
 
 Tell = Callable[[Progress], None]
@@ -53,13 +54,36 @@ def train(
     """
     for seed in job.seeds:
         job.folder(seed).claim(job.recipe, data.name, seed)
-    started = [s for s in job.seeds if resume and checkpoint.exists(job.folder(s).path)]
-    fresh = [s for s in job.seeds if s not in started]
+        job.folder(seed).forget_failure()
+    stacks = stacks_of(job) if resume else []
+    fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
     if isinstance(job.recipe.model, LatentDDPMConfig):
         fresh, progress = _with_autoencoders(job, fresh, data, progress)
-    for seeds, going_on in (*(((s,), True) for s in started), (tuple(fresh), False)):
+    for seeds, going_on in (*((stack, True) for stack in stacks), (tuple(fresh), False)):
         if seeds:
             _fit(job, seeds, data, going_on, progress)
+
+
+def stacks_of(job: Job) -> list[tuple[int, ...]]:
+    """The seeds that have a checkpoint, those together that were trained side by side.
+
+    They must go on so to the last bit: a stack rounds differently from its seeds alone. Where
+    members are missing, have another checkpoint or were started anew, each goes on alone.
+    """
+    begun = [s for s in job.seeds if checkpoint.exists(job.folder(s).path)]
+    saved = {s: checkpoint.loops(job.folder(s).path) for s in begun}
+    stack_of = {
+        s: tuple(found[0].get("stack", (s,))) if found else (s,) for s, found in saved.items()
+    }
+    stacks, alone = [], []
+    for stack in sorted(set(stack_of.values())):
+        members = [s for s in begun if stack_of[s] == stack]
+        folders = [job.folder(s).path for s in members]
+        if members == list(stack) and common_step(folders) is not None:
+            stacks.append(stack)
+        elif max(loop["step"] for s in members for loop in saved[s]) > 0:
+            alone += [(s,) for s in members]
+    return stacks + alone
 
 
 def autoencoder_job(job: Job) -> Job:
@@ -100,7 +124,7 @@ def _fit(
     for model, seed in zip(models, seeds, strict=True):
         if isinstance(model, LatentDDPM) and not resume:
             trained = checkpoint.load(autoencoder_job(job).folder(seed).path)
-            model.autoencoder.load_state_dict(trained.best)
+            checkpoint.load_into(model.autoencoder, trained.best, job.folder(seed).path)
     sight = TrainingData(
         data.train_images, data.validation_images, view(job.recipe.view), data.levels
     )
@@ -121,7 +145,7 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
     """The model of a run with the averaged weights that were best on validation."""
     recipe, _, seed = folder.config()
     model = new_model(recipe, seed, data)
-    model.load_state_dict(checkpoint.load(folder.path).best)
+    checkpoint.load_into(model, checkpoint.load(folder.path).best, folder.path)
     return model.to(data.test_images.device).eval()
 
 
@@ -140,7 +164,7 @@ def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Modu
             f"1, or train it again with early = 0.25"
         )
     guide = trained_model(folder, data)
-    guide.load_state_dict(early)
+    checkpoint.load_into(guide, early, folder.path)
     chain.net = Autoguidance(chain.net, chain_of(guide).net, guidance)  # pyright: ignore
     return model
 
@@ -165,5 +189,5 @@ def evaluate(
     trained = checkpoint.load(folder.path).loop["seconds"]
     cost = {"train": trained, "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)
-    checkpoint.write_text(folder.path / "manifest.json", pretty(found))
-    folder.write_judgement(judgement)
+    write_text(folder.path / "manifest.json", pretty(found))
+    folder.write_judgement(judgement, how)

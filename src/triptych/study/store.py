@@ -8,19 +8,21 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from triptych.evaluate.judge import Judgement
+from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score, UserError
-from triptych.study.recipes import Recipe, from_dict, to_dict
+from triptych.study.recipes import Recipe, from_dict, to_dict, validated
 from triptych.train import checkpoint
-from triptych.train.checkpoint import write_text
+from triptych.train.files import seal_holds, sealed, write_bytes, write_text
 
 SCHEMA = 1
+LARGEST_JSON = 2**26
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -46,12 +48,12 @@ class RunFolder:
                 )
             return
         plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
-        write_text(target, pretty(plain))
+        write_text(target, pretty(sealed(plain)))
 
     def ready(self, resume: bool) -> None:
         """Refuse to overwrite a run, or to go on with one that never began."""
         begun = checkpoint.exists(self.path)
-        if resume and not begun:
+        if resume and not begun and not (self.path / "config.json").exists():
             raise UserError(f"{self.path} has no checkpoint to go on from; leave out --resume")
         if begun and not resume:
             raise UserError(
@@ -66,27 +68,51 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is not a run's config ({error})") from None
 
-    def write_judgement(self, judgement: Judgement) -> None:
-        """Arrays first, scores last."""
+    def write_judgement(self, judgement: Judgement, how: Evaluation) -> None:
+        """Arrays first; scores last, with how they were judged."""
         for name, arrays in judgement.arrays.items():
-            fresh = self.path / f"{name}.new.npz"
-            np.savez_compressed(fresh, allow_pickle=False, **arrays)
-            fresh.replace(self.path / f"{name}.npz")
+            raw = BytesIO()
+            np.savez_compressed(raw, allow_pickle=False, **arrays)
+            write_bytes(self.path / f"{name}.npz", raw.getvalue())
         scores = [asdict(s) for s in judgement.scores]
-        write_text(self.path / "scores.json", pretty({"schema": SCHEMA, "scores": scores}))
+        plain = {"schema": SCHEMA, "evaluation": asdict(how), "scores": scores}
+        write_text(self.path / "scores.json", pretty(sealed(plain)))
 
     def scores(self) -> list[Score]:
         """The scores of a finished run."""
-        return [Score(**s) for s in read_json(self.path / "scores.json")["scores"]]
+        plain = read_json(self.path / "scores.json")
+        rows = plain.get("scores") if isinstance(plain, dict) else plain
+        return validated(list[Score], rows, f"{self.path}/scores.json")
 
-    def write_failure(self, reason: str) -> None:
-        """Note why the run has no scores."""
-        write_text(self.path / "failure.json", pretty({"schema": SCHEMA, "reason": reason}))
+    def write_failure(self, reason: str, final: bool = True) -> None:
+        """Note why the run has no scores: `final` if it would fail again, as mathematics does."""
+        plain = {"schema": SCHEMA, "reason": reason, "final": final}
+        write_text(self.path / "failure.json", pretty(plain))
 
     def failure(self) -> str | None:
         """Why the run failed, if it did."""
+        return str(self._failure()["reason"]) if self._failure() else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to do: the run is finished, or failed for good."""
+        return self.finished or bool(self._failure().get("final", False))
+
+    def forget_failure(self) -> None:
+        """Drop the note of a failure, before another try."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def _failure(self) -> dict[str, Any]:
+        """failure.json; empty if there is none. Before `final` was noted, its words tell."""
         path = self.path / "failure.json"
-        return read_json(path)["reason"] if path.is_file() else None
+        if not path.is_file():
+            return {}
+        plain = read_json(path)
+        if not isinstance(plain, dict) or "reason" not in plain:
+            raise UserError(
+                f"{path} is not what a run writes; delete it, and the run is tried again"
+            )
+        return {"final": "not finite" in str(plain["reason"])} | plain
 
 
 def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
@@ -133,10 +159,15 @@ def git_commit() -> str | None:
 def read_json(path: Path) -> Any:
     """A JSON file, or one sentence why not."""
     try:
-        return json.loads(path.read_text())
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
+        plain = json.loads(path.read_text())
+        if not seal_holds(plain):
+            raise ValueError("its sha256 is not that of its content")
+        return plain
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the folder of a run or study") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); restore it or delete the folder"
         ) from None

@@ -5,6 +5,7 @@ device: losses are read, and non-finite numbers found, only where a line is logg
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,8 +17,8 @@ from torch import nn
 
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import UserError
-from triptych.train import checkpoint
 from triptych.train.failure import Failure, drop_failed
+from triptych.train.files import write_text
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.train.signals import Stop, StopRequested, stop_on_signals
@@ -53,6 +54,7 @@ def fit(
         trainer.resume()
     else:
         prepare(trainer)
+        trainer.save()  # so that seeds in a stack always have a step in common
     for run in runs:
         cut_log(run.folder / "metrics.jsonl", trainer.step)
     bf16 = config.bf16 and bf16_helps(trainer.device)
@@ -80,10 +82,10 @@ def _loop(
         if trainer.first_bad.item() >= 0:
             failures += drop_failed(trainer)
             continue
+        values = losses.tolist()
         if planned:
             trainer.keep_early()
-        values = losses.tolist()
-        trainer.log(loss=values, seconds=round(trainer.seconds, 3))
+            trainer.log(loss=values, seconds=round(trainer.seconds, 3))
         progress(Progress(trainer.step, trainer.steps, float(np.mean(values))))
         if last or new_epoch:
             validation = trainer.validate()
@@ -93,7 +95,7 @@ def _loop(
             trainer.save()
             saved_at = time.monotonic()
         if stop.requested and not last:
-            raise StopRequested(trainer.step, trainer.steps)
+            raise StopRequested(trainer.step, trainer.steps, stop.number)
     return failures
 
 
@@ -114,7 +116,15 @@ def prepare(trainer: Trainer) -> None:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that a run goes on from."""
-    lines = path.read_text().splitlines() if path.exists() and step else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    checkpoint.write_text(path, "".join(line + "\n" for line in kept))
+    """Drop what was logged after the checkpoint that a run goes on from, and torn lines."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() and step else []
+    kept = [line for line in lines if logged_step(line) <= step]
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def logged_step(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity if it is torn."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

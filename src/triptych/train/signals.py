@@ -8,40 +8,70 @@ from dataclasses import dataclass
 from typing import Any
 
 
-class StopRequested(Exception):
+class Stopped(BaseException):
+    """A signal asked to stop. Like KeyboardInterrupt no error, and not to be caught as one."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopRequested(Stopped):
     """A training was asked to stop and has saved its checkpoint."""
 
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(step, steps)
+    def __init__(self, step: int, steps: int, number: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped at step {step} of {steps}; everything is saved", number)
         self.step, self.steps = step, steps
-
-    def __str__(self) -> str:
-        return f"stopped at step {self.step} of {self.steps}; everything is saved"
 
 
 @dataclass
 class Stop:
     """Set by the signal handler, read by the loop between two steps."""
 
-    requested: bool = False
+    number: int = 0
+
+    @property
+    def requested(self) -> bool:
+        return self.number != 0
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request; restore the handlers afterwards."""
+    """Turn SIGINT and SIGTERM into a request; restore the handlers afterwards.
+
+    A batch system may repeat its SIGTERM; only a second SIGINT means that saving takes too long.
+    """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def handle(number: int, frame: Any) -> None:
-        if stop.requested:
+        if stop.number == number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.requested = True
+        stop.number = stop.number or number
 
-    kept = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(handle, signal.SIGINT, signal.SIGTERM):
         yield stop
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own."""
+
+    def handle(number: int, frame: Any) -> None:
+        raise Stopped("stopped; what was finished before is saved", number)
+
+    with handling(handle, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def handling(handle: Any, *numbers: int) -> Iterator[None]:
+    """Handle these signals so for a while; a thread that is not the main one cannot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

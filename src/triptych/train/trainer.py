@@ -13,9 +13,11 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from triptych.objectives import step_noise
+from triptych.protocols import UserError
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.ensemble import Ensemble
+from triptych.train.files import flush
 from triptych.train.order import (
     VALIDATION,
     TrainConfig,
@@ -26,6 +28,7 @@ from triptych.train.order import (
     total_steps,
 )
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 View = Callable[[Tensor, int, Generator | None], Tensor]
 
 
@@ -48,6 +51,12 @@ class Run:
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     early: dict[str, Tensor] = field(default_factory=dict)
+
+
+def common_step(folders: Sequence[Path]) -> int | None:
+    """The last step of which all these folders have a whole checkpoint."""
+    steps = [{loop["step"] for loop in checkpoint.loops(folder)} for folder in folders]
+    return max(set.intersection(*steps), default=None)
 
 
 class Trainer:
@@ -156,27 +165,45 @@ class Trainer:
     # --- what is on disk ---
 
     def save(self) -> None:
-        """One checkpoint for each seed."""
-        adam = [self.optimizer.state[p] for p in self.ensemble.parameters]
+        """One checkpoint for each seed, after the log that leads up to it."""
+        adam = [self._moments(p) for p in self.ensemble.parameters]
         for s, run in enumerate(self.runs):
             moments = {
                 f"{m}.{name}": tensor
-                for m in ("exp_avg", "exp_avg_sq")
+                for m in MOMENTS
                 for name, tensor in self.ensemble.state(s, [a[m] for a in adam]).items()
             }
             model = self.ensemble.full_state(s, self.parameters())
             ema = self.ensemble.full_state(s, self.ema)
             loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
             loop |= {"steps": self.steps, "seed": run.seed}
+            loop["stack"] = [r.seed for r in self.runs]
+            if (log := run.folder / "metrics.jsonl").exists():
+                flush(log)
             saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
             checkpoint.save(run.folder, saved)
 
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Adam's state of a parameter, which is zero before the first step."""
+        zeros = {m: torch.zeros_like(parameter) for m in MOMENTS}
+        return self.optimizer.state.get(parameter) or zeros
+
     def resume(self) -> None:
-        """Take every seed up where its checkpoint left it; all must stand at the same step."""
-        saved = [checkpoint.load(run.folder) for run in self.runs]
+        """Take every seed up at the last step of which all have a checkpoint.
+
+        After a crash in the middle of a save, that is the one before for some of them.
+        """
+        step = common_step([run.folder for run in self.runs])
+        saved = [checkpoint.load(run.folder, step) for run in self.runs]
+        if step is None and len(saved) > 1:
+            raise UserError(
+                f"{self.runs[0].folder} and its stack have no step in common; delete them"
+            )
         for model, run, c in zip(self.models, self.runs, saved, strict=True):
-            model.load_state_dict(c.model)
-            run.best_loss, run.best, run.early = c.loop["best"], c.best, c.early
+            checkpoint.load_into(model, c.model, run.folder)
+            self._check(c, run.folder)
+            run.best_loss, run.early = c.loop["best"], c.early
+            run.best = c.best if math.isfinite(run.best_loss) else {}
         self.use(self.models)
         self.step, self.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
         names = self.ensemble.names
@@ -187,13 +214,22 @@ class Trainer:
 
         for mine, theirs in zip(self.ema, gather([c.ema for c in saved]), strict=True):
             mine.copy_(theirs)
-        moments = [gather([c.optimizer for c in saved], f"{m}.") for m in ("exp_avg", "exp_avg_sq")]
+        moments = [gather([c.optimizer for c in saved], f"{m}.") for m in MOMENTS]
         for p, first, second in zip(self.ensemble.parameters, *moments, strict=True):
             self.optimizer.state[p] = {
                 "step": torch.tensor(float(self.step), device=self.device),
                 "exp_avg": first.to(self.device),
                 "exp_avg_sq": second.to(self.device),
             }
+
+    def _check(self, saved: Checkpoint, folder: Path) -> None:
+        """Refuse what would not fit, or would be broadcast until it does."""
+        state = saved.model
+        weights = {n: state[n] for n in self.ensemble.names}
+        moments = {f"{m}.{n}": w for m in MOMENTS for n, w in weights.items()}
+        checkpoint.check_like(saved.optimizer, moments, folder)
+        for part in (saved.ema, saved.best, saved.early):
+            checkpoint.check_like(part or state, state, folder)
 
     def log(self, **values: Any) -> None:
         """A line in each seed's metrics.jsonl; lists hold one value for each seed."""

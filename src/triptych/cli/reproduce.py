@@ -1,0 +1,39 @@
+"""The command that does a run again."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from triptych.cli.options import Where
+from triptych.protocols import RunFailed
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train and judge a run again from its config.json, and compare every weight and score."""
+
+    path: Positional[Path]
+    """folder of a finished run, STUDY/MODEL/seed-S"""
+    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    out: Path = Path("runs/reproduce")
+    """folder; the new run is written to OUT/MODEL/seed-S"""
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.study.display import bar_for
+        from triptych.study.execute import device_named
+        from triptych.study.reproduce import reproduce, table
+        from triptych.study.store import RunFolder
+
+        run = RunFolder(self.path)
+        recipe, dataset, _ = run.config()
+        data = load(dataset, self.where.data).to(device_named(self.where.device))
+        rows = reproduce(run, self.out, data, self.where.features, bar_for(recipe.name))
+        print(table(rows))
+        if wrong := [row.what for row in rows if not row.equal]:
+            raise RunFailed(
+                f"{self.path} came out differently in {', '.join(wrong)}; compare its "
+                f"manifest.json with this machine, its libraries and its --device"
+            )
+        print(f"{self.path} came out the same in all {len(rows)}")

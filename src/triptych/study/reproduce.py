@@ -1,0 +1,129 @@
+"""Do a run again from its config.json, and compare what comes out, to the bit."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triptych.data import Dataset
+from triptych.evaluate.evaluation import Evaluation
+from triptych.protocols import UserError
+from triptych.study.lock import locked
+from triptych.study.recipes import validated
+from triptych.study.run import Job, Tell, evaluate, train
+from triptych.study.store import RunFolder, read_json
+from triptych.train import checkpoint
+from triptych.train.checkpoint import Checkpoint, Tensors
+
+WALL_CLOCK = ("samples-per-second",)  # what no run can repeat
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that came out, then and now."""
+
+    what: str
+    first: str
+    again: str
+    equal: bool
+
+
+def reproduce(
+    run: RunFolder, out: Path, data: Dataset, features: Path | None, progress: Tell
+) -> list[Row]:
+    """Train and, if the run was judged, judge once more in a folder of `out`.
+
+    Seeds that were trained side by side are so again, and with as many threads.
+    """
+    recipe, _, seed = run.config()
+    first = checkpoint.load(run.path)
+    if first.loop["step"] != first.loop.get("steps"):
+        raise UserError(f"{run.path} is not trained to its end; go on with it first")
+    stack = tuple(first.loop.get("stack", (seed,)))
+    job = Job(recipe, stack if seed in stack else (seed,), out)
+    again = job.folder(seed)
+    with locked(again.path):
+        if checkpoint.exists(again.path):
+            raise UserError(f"{again.path} exists; delete it, or choose another --out")
+        use_threads_of(run)
+        train(job, data, progress=progress)
+        rows = compare_training(run, first, again)
+        if run.finished and (how := judged_how(run)):
+            evaluate(again, data, how, features)
+            rows += compare_scores(run, again)
+    return rows
+
+
+def use_threads_of(run: RunFolder) -> None:
+    """Sums are rounded differently by another number of threads."""
+    path = run.path / "manifest.json"
+    threads = read_json(path).get("threads") if path.is_file() else None
+    if isinstance(threads, int) and 0 < threads <= 1024:
+        torch.set_num_threads(threads)
+
+
+def judged_how(run: RunFolder) -> Evaluation | None:
+    """The settings noted with the scores; before they were, those of the study."""
+    for path in (run.path / "scores.json", run.path.parents[1] / "study.json"):
+        plain = read_json(path) if path.is_file() else {}
+        if isinstance(plain, dict) and "evaluation" in plain:
+            return validated(Evaluation, plain["evaluation"], str(path))
+    return None
+
+
+def compare_training(run: RunFolder, first: Checkpoint, again: RunFolder) -> list[Row]:
+    """All that a checkpoint holds, and the log but for its clock."""
+    second = checkpoint.load(again.path)
+    rows = []
+    for name in (*checkpoint.FILES, *(["early"] if first.early or second.early else [])):
+        ours, theirs = digest(getattr(first, name)), digest(getattr(second, name))
+        rows.append(Row(name, ours[:12], theirs[:12], ours == theirs))
+    ours, theirs = logged(run), logged(again)
+    return [*rows, Row("metrics", f"{len(ours)} lines", f"{len(theirs)} lines", ours == theirs)]
+
+
+def digest(tensors: Tensors) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def logged(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without their seconds."""
+    try:
+        lines = (run.path / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{run.path}/metrics.jsonl cannot be read ({error}); restore it") from None
+
+
+def compare_scores(run: RunFolder, again: RunFolder) -> list[Row]:
+    """Every score with its protocol, but those of a clock."""
+    found = [{s.metric: s for s in folder.scores()} for folder in (run, again)]
+    names = [name for name in found[0] | found[1] if name not in WALL_CLOCK]
+    rows = []
+    for name in names:
+        ours, theirs = (scores.get(name) for scores in found)
+        # As text, because nan is not itself.
+        same = ours and theirs and json.dumps(asdict(ours)) == json.dumps(asdict(theirs))
+        then, now = (f"{s.value:.6g}" if s else "none" for s in (ours, theirs))
+        rows.append(Row(name, then, now, bool(same)))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows under a heading."""
+    head = f"{'':20s} {'then':>14s} {'now':>14s}"
+    lines = (
+        f"{r.what:20s} {r.first:>14s} {r.again:>14s}  {'equal' if r.equal else 'DIFFERENT'}"
+        for r in rows
+    )
+    return "\n".join([head, *lines])

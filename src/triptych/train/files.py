@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all, and JSON that carries its own checksum."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, raw: bytes) -> None:
+    """Write a file beside its place, flush it to the disk and rename it into place.
+
+    Raises:
+        OSError: with the name of the file; what was there before is still there.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_flushed(fresh, raw)
+        fresh.replace(path)
+        flush(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Like `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_flushed(path: Path, raw: bytes) -> None:
+    """Write a file in its place and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sealed(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same with `sha256`, a checksum of all its values."""
+    bare = {key: value for key, value in plain.items() if key != "sha256"}
+    text = json.dumps(bare, sort_keys=True)
+    return bare | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def seal_holds(plain: Any) -> bool:
+    """Whether what was read is what was sealed. What an earlier version wrote has no seal."""
+    if not isinstance(plain, dict) or "sha256" not in plain:
+        return True
+    return plain["sha256"] == sealed(plain)["sha256"]
