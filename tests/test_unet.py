@@ -3,9 +3,10 @@ import itertools
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from toys import randomised
+from toys import randomised, tiny_ddpm
 
-from triptych.nets.unet import SelfAttention, TimeEmbedding, UNet
+from triptych.nets.unet import ResidualBlock, SelfAttention, TimeEmbedding, UNet
+from triptych.objectives import step_noise
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,41 @@ def test_levels_too_small_to_normalise_are_refused():
     """Of one number a group, normalisation leaves nothing."""
     with pytest.raises(ValueError, match="8 channels at 1x1 are too few"):
         UNet((1, 8, 8), (8, 8, 8), 1)
+
+
+@torch.no_grad()
+def test_dropout_is_what_torch_does_with_the_same_maps():
+    """Only the blocks' second convolutions see less, each channel scaled or gone."""
+    net, (x, t) = (
+        randomised(UNet((1, 8, 8), (8, 16), 1, dropout=0.25), 0.1),
+        (
+            torch.randn(3, 1, 8, 8),
+            torch.tensor([0, 5, 900]),
+        ),
+    )
+    u = torch.rand(3, net.drops)
+    blocks = [m for m in net.modules() if isinstance(m, ResidualBlock)]
+    assert net.drops == sum(block.conv2.in_channels for block in blocks)
+    keep = iter(((u >= 0.25).float() / 0.75).split([b.conv2.in_channels for b in blocks], 1))
+    for block in blocks:
+        part = next(keep)[..., None, None]
+        block.conv2.register_forward_pre_hook(lambda m, inputs, part=part: (inputs[0] * part,))
+    expected = net(x, t)
+    for block in blocks:
+        block.conv2._forward_pre_hooks.clear()
+    torch.testing.assert_close(net(x, t, u), expected)
+    assert not torch.allclose(net(x, t), expected)
+
+
+def test_dropout_keeps_each_channel_as_often_as_it_says_and_the_mean_as_it_is(g):
+    net = UNet((1, 8, 8), (8,), 1, dropout=0.25)
+    kept = net.kept(torch.rand(20_000, net.drops, generator=g))
+    assert (kept > 0).float().mean().item() == pytest.approx(0.75, abs=0.005)
+    assert kept.mean().item() == pytest.approx(1, abs=0.005)
+
+
+def test_dropout_is_of_training_alone(g):
+    model = tiny_ddpm(dropout=0.3)
+    assert "dropout" not in model.noise(4, g)
+    assert step_noise(model, 4, g, 0.5)["dropout"].shape == (4, model.net.drops)
+    assert "dropout" not in step_noise(tiny_ddpm(), 4, g, 0.5)

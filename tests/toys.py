@@ -154,8 +154,10 @@ def tiny_pixelflow(**settings: Any) -> PixelFlow:
     return flow
 
 
-def tiny_ddpm(T: int = 6, clip: bool = True, variance: Variance = "small") -> DDPM:
-    net = UNet(SHAPE, (8,), 1, 2 if variance == "learned" else 1)
+def tiny_ddpm(
+    T: int = 6, clip: bool = True, variance: Variance = "small", dropout: float = 0.0
+) -> DDPM:
+    net = UNet(SHAPE, (8,), 1, 2 if variance == "learned" else 1, dropout=dropout)
     return DDPM(net, cosine_beta(T), SHAPE, LEVELS, "v", clip, variance=variance)
 
 
@@ -194,6 +196,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "pixelflow-mlp": (lambda: tiny_pixelflow(network="mlp"), "raw"),
     "ddpm": (tiny_ddpm, "raw"),
     "ddpm-learned": (lambda: tiny_ddpm(variance="learned"), "raw"),
+    "ddpm-dropout": (lambda: tiny_ddpm(dropout=0.3), "raw"),
     "vdm": (tiny_vdm, "raw"),
     "latent-ddpm": (tiny_latent_ddpm, "raw"),
 }

@@ -62,6 +62,7 @@ class DDPM(nn.Module):
         self.net, self.shape, self.levels = net, shape, levels
         self.prediction, self.clip, self.variance = prediction, clip, variance
         self.T, self.dims = len(beta), math.prod(shape)
+        self.drops = getattr(net, "drops", 0)  # uniform numbers that its dropout takes in training
         self.last_alpha_bar = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
         coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
@@ -91,7 +92,7 @@ class DDPM(nn.Module):
         t, eps = noise["t"], noise["eps"]
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
-        out, log_sigma = self.predict(x_t, t)
+        out, log_sigma = self.predict(x_t, t, noise.get("dropout"))
         target = {"eps": eps, "x_0": x_0, "v": self.v(x_0, eps, t)}[self.prediction]
         error = self.loss_weight[t] * (out - target).square().flatten(1).mean(1)
         if self.variance != "learned":
@@ -113,9 +114,12 @@ class DDPM(nn.Module):
         """The v of Salimans & Ho 2022."""
         return at(self.sqrt_alpha_bar, t) * eps - at(self.sqrt_one_minus_alpha_bar, t) * x_0
 
-    def predict(self, x_t: Tensor, t: Int[Tensor, "B"]) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, x_t: Tensor, t: Int[Tensor, "B"], dropout: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The network's prediction in the precision of x_t, and log sigma_t."""
-        out = self.net(x_t, t).to(x_t.dtype)
+        out = self.net(x_t, t) if dropout is None else self.net(x_t, t, dropout)
+        out = out.to(x_t.dtype)
         small, large = at(self.log_small, t), at(self.log_large, t)
         if self.variance != "learned":
             return out, small if self.variance == "small" else large

@@ -106,8 +106,11 @@ def with_gradient_times(z: Tensor, factor: Tensor) -> Tensor:
 
 
 def step_noise(model: Any, n: int, generator: Generator, progress: float) -> Any:
-    """The noise of a training step, with what the objective makes of the `progress` so far."""
+    """The noise of a training step: with that of dropout, which is of training alone, and with what
+    the objective makes of the `progress` so far."""
     noise = model.noise(n, generator)
+    if drops := getattr(model, "drops", 0):
+        noise["dropout"] = torch.rand(n, drops, generator=generator, device=generator.device)
     at = getattr(getattr(model, "objective", None), "at", None)
     if at is None:
         return noise

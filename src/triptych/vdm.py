@@ -41,7 +41,7 @@ class VDM(nn.Module):
         self.net, self.shape, self.levels = FineScale(net, levels), shape, levels
         self.prediction: Prediction = prediction
         self.timesteps = timesteps
-        self.dims = math.prod(shape)
+        self.dims, self.drops = math.prod(shape), getattr(net, "drops", 0)
         self.gamma_0 = nn.Parameter(torch.tensor(START))
         self.gamma_1 = nn.Parameter(torch.tensor(END))
 
@@ -66,7 +66,7 @@ class VDM(nn.Module):
         nats = {
             "prior": self.prior_term(x_0),
             "reconstruction": self.reconstruction(x_0, noise["eps_0"]),
-            "diffusion": self.diffusion(x_0, noise["t"], noise["eps"]),
+            "diffusion": self.diffusion(x_0, noise["t"], noise["eps"], noise.get("dropout")),
         }
         return {name: value / (self.dims * math.log(2)) for name, value in nats.items()}
 
@@ -85,12 +85,14 @@ class VDM(nn.Module):
         lower = torch.where(x_0 < -1 + half, -math.inf, -half / spread - eps)
         return -log_normal_mass(lower, upper).flatten(1).sum(1)
 
-    def diffusion(self, x_0: Tensor, t: Float[Tensor, "B"], eps: Tensor) -> Float[Tensor, "B"]:
+    def diffusion(
+        self, x_0: Tensor, t: Float[Tensor, "B"], eps: Tensor, dropout: Tensor | None = None
+    ) -> Float[Tensor, "B"]:
         """1/2 gamma'(t) ||eps - eps_hat||^2, gamma' = gamma_1 - gamma_0."""
         gamma = self.gamma(t)
         a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
         z = a * x_0 + s * eps
-        out = self.net(z, network_time(gamma)).to(z.dtype)
+        out = self.net(z, network_time(gamma), dropout).to(z.dtype)
         eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
         slope = self.gamma_1 - self.gamma_0
         return 0.5 * slope * (eps - eps_hat).square().flatten(1).sum(1)
@@ -135,10 +137,13 @@ class FineScale(nn.Module):
         top = math.floor(math.log2(levels))
         self.octaves = (top - 1, top)
 
-    def forward(self, z: Float[Tensor, "B C H W"], t: Tensor) -> Tensor:
+    def forward(
+        self, z: Float[Tensor, "B C H W"], t: Tensor, dropout: Tensor | None = None
+    ) -> Tensor:
         angles = [2**n * math.pi * z for n in self.octaves]
         waves = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
-        return self.net(torch.cat([z, *waves], -3), t)
+        features = torch.cat([z, *waves], -3)
+        return self.net(features, t) if dropout is None else self.net(features, t, dropout)
 
 
 def network_time(gamma: Tensor) -> Tensor:

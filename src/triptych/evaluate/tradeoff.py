@@ -25,7 +25,7 @@ from triptych.train.order import generator_for
 WAYS: dict[SamplerName, tuple[int, ...]] = {
     "dpm-solver++": (5, 10, 20),
     "heun": (5, 10),
-    "ddim": (10, 25, 50, 100),
+    "ddim": (10, 25, 50),
 }
 
 

@@ -8,6 +8,7 @@ itself.
 
 import math
 from collections.abc import Sequence
+from itertools import repeat
 
 import torch
 from jaxtyping import Float
@@ -72,11 +73,18 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = SelfAttention(c_out) if attend else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B C H W"], e: Float[Tensor, "B E"]) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        e: Float[Tensor, "B E"],
+        keep: Float[Tensor, "B D"] | None = None,
+    ) -> Tensor:
         scale, shift = self.time(e)[..., None, None].chunk(2, -3)
         h = self.conv1(self.act(self.norm1(x)))
-        h = self.norm2(h) * (1 + scale) + shift
-        return self.attention(self.skip(x) + self.conv2(self.act(h)))
+        h = self.act(self.norm2(h) * (1 + scale) + shift)
+        if keep is not None:
+            h = h * keep[..., None, None].to(h.dtype)
+        return self.attention(self.skip(x) + self.conv2(h))
 
 
 class UNet(nn.Module):
@@ -85,6 +93,10 @@ class UNet(nn.Module):
 
     `widths` gives the channels at H/2, H/4, ...; `blocks` the residual blocks at each of them, on
     the way down and on the way up. H and W must be divisible by 2^len(widths).
+
+    `dropout` is the share of a block's channels that are dropped where `forward` is given the
+    uniform numbers to choose them by, `drops` an image: whole feature maps (Tompson et al. 2015,
+    arXiv:1411.4280), for which a number each is enough.
     """
 
     def __init__(
@@ -94,6 +106,7 @@ class UNet(nn.Module):
         blocks: int,
         outputs: int = 1,
         inputs: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         c = shape[0]
@@ -128,23 +141,37 @@ class UNet(nn.Module):
             nn.PixelShuffle(2),
         )
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
+        self.dropout = dropout
+        blocks_in_turn = [*self.down, *self.middle, *self.up]
+        self.parts = [b.conv1.out_channels for b in blocks_in_turn if isinstance(b, ResidualBlock)]
+        self.drops = sum(self.parts) if dropout else 0
 
-    def forward(self, x: Float[Tensor, "B A H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B A H W"],
+        t: Tensor,
+        u: Float[Tensor, "B drops"] | None = None,
+    ) -> Float[Tensor, "B D H W"]:
         """Down, middle, up; every layer's output on the way down is read once on the way up."""
         e = nn.functional.silu(self.time(t.to(x.dtype)))
+        keep = repeat(None) if u is None else iter(self.kept(u).split(self.parts, -1))
         h = self.door(x)
         skips = [h]
         for layer in self.down:
-            h = layer(h, e) if isinstance(layer, ResidualBlock) else layer(h)
+            h = layer(h, e, next(keep)) if isinstance(layer, ResidualBlock) else layer(h)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, e)
+            h = layer(h, e, next(keep))
         for layer in self.up:
             if isinstance(layer, ResidualBlock):
-                h = layer(torch.cat([h, skips.pop()], -3), e)
+                h = layer(torch.cat([h, skips.pop()], -3), e, next(keep))
             else:
                 h = layer(h)
         return self.out(h)
+
+    def kept(self, u: Float[Tensor, "B drops"]) -> Float[Tensor, "B drops"]:
+        """What channels are multiplied by: 0, or enough to leave their mean as it is."""
+        return (u >= self.dropout).to(u.dtype) / (1 - self.dropout)
 
 
 class Upsample(nn.Sequential):

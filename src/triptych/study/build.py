@@ -65,9 +65,10 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:
     if config.schedule == "learned":
-        net = UNet(shape, config.widths, config.blocks, inputs=5)
+        net = UNet(shape, config.widths, config.blocks, inputs=5, dropout=config.dropout)
         return VDM(net, shape, levels, config.prediction, config.timesteps)
-    net = UNet(shape, config.widths, config.blocks, 2 if config.variance == "learned" else 1)
+    outputs = 2 if config.variance == "learned" else 1
+    net = UNet(shape, config.widths, config.blocks, outputs, dropout=config.dropout)
     beta = SCHEDULES[config.schedule](config.timesteps)
     chain, min_snr, variance = config.prediction, config.min_snr, config.variance
     return DDPM(net, beta, shape, levels, chain, min_snr=min_snr, variance=variance)

@@ -147,6 +147,8 @@ class DDPMConfig:
     widths: EightChannels = (64, 128)
     """Channels at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the feature maps that each residual block drops in training."""
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     schedule: Literal["linear", "cosine", "learned"] = "cosine"
     """A learned one makes a VDM: continuous time, trained on its bound, `timesteps` to sample."""
