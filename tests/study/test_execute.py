@@ -104,6 +104,23 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     assert fits == []
 
 
+def test_a_study_from_before_there_was_a_setting_goes_on(tmp_path, fits):
+    """A setting that a study.json lacks has its default."""
+    found = go(study(), tmp_path)
+    fits.clear()
+    path = tmp_path / "study.json"
+    plain = json.loads(path.read_text())
+    del plain["sha256"], plain["evaluation"]["guidance"], plain["recipes"][0]["train"]["early"]
+    plain["recipes"][0]["architecture"] = "as it was once described"
+    path.write_text(json.dumps(plain))
+    assert go(study(), tmp_path) == found
+    assert fits == []
+    plain["evaluation"]["guidance"] = 2.0
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="asked for differently"):
+        go(study(), tmp_path)
+
+
 def test_a_study_may_grow_by_seeds_and_shrink_again(tmp_path, fits):
     """What is trained stays as it is; results.json covers the seeds that were asked for last."""
     two = go(study(), tmp_path)

@@ -1,7 +1,7 @@
 """Run a study: claim its folder, run what is missing, gather results.json."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import torch
 
 from triptych.data import load
 from triptych.evaluate.classifier import features_for
+from triptych.evaluate.evaluation import Evaluation
 from triptych.protocols import UserError
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
+from triptych.study.recipes import Recipe, from_dict, validated
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty, read_json
@@ -58,7 +60,7 @@ def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
     """Write study.json, or refuse if the folder holds another study: one that differs in more than
     its seeds, of which there may be more or fewer than before."""
     path = folder / "study.json"
-    if path.exists() and _without_seeds(read_json(path)) != _without_seeds(plain):
+    if path.exists() and _asked(read_json(path)) != _asked(plain):
         raise UserError(
             f"{folder} holds a study that was asked for differently (see its study.json); delete "
             f"the folder, or choose another with --out"
@@ -66,12 +68,16 @@ def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
     write_text(path, pretty(sealed(plain)))
 
 
-def _without_seeds(plain: dict[str, Any]) -> dict[str, Any]:
+def _asked(plain: Any) -> Any:
+    """What a study.json asks for, its seeds apart. Settings that it lacks, having been written
+    before there were any, have their defaults; what it says beside is derived from these."""
+    known = {f.name for f in fields(Recipe)}
     try:
-        recipes = [{**recipe, "seeds": None} for recipe in plain.get("recipes", [])]
-        return {**plain, "seeds": None, "recipes": recipes, "sha256": None}
-    except (TypeError, AttributeError):
-        return {}  # no study at all
+        recipes = [from_dict({k: v for k, v in r.items() if k in known}) for r in plain["recipes"]]
+        how = validated(Evaluation, plain["evaluation"], "evaluation")
+        return plain["name"], plain["dataset"], plain.get("edition", "2024"), how, recipes
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None  # no study at all
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
