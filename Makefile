@@ -32,7 +32,7 @@ $(VENV)/product: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/checks: $(VENV)/product
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/checks

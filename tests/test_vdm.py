@@ -35,8 +35,8 @@ class Optimal(nn.Module):
 
 def optimal(prediction="eps", ends=(START, END)):
     model = VDM(Optimal(prediction), SMALL, LEVELS, prediction)
-    model.gamma_0.data.fill_(ends[0])
-    model.gamma_1.data.fill_(ends[1])
+    model.moved_0.data.fill_(ends[0] - START)
+    model.moved_1.data.fill_(ends[1] - END)
     return model
 
 
@@ -101,7 +101,7 @@ def test_both_ends_of_the_schedule_learn(g):
     randomised(model)
     noise = model.noise(6, g)
     model.loss(x, noise).mean().backward()
-    for name in ("gamma_0", "gamma_1"):
+    for name in ("moved_0", "moved_1"):
         p, h = getattr(model, name), 1e-5
         grad = p.grad.item()
         p.data.add_(h)

@@ -24,6 +24,8 @@ class PixelFlow(nn.Module):
     """`flow` is a density of images with values in [0, 1]; `levels` the number of grey levels L;
     `dequantizer` the map g, uniform if not given."""
 
+    images_to_prepare = 256
+
     def __init__(
         self,
         flow: Flow,

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from triptych.ddpm import DDPM, Prediction
 from triptych.maths import log_normal_mass
 
-START, END = -13.3, 5.0  # of gamma before training, as in the paper's code
+START, END = -13.3, 5.0  # of gamma before training, as in the paper's code; decay pulls to them
 
 
 class VDM(nn.Module):
@@ -42,8 +42,17 @@ class VDM(nn.Module):
         self.prediction: Prediction = prediction
         self.timesteps = timesteps
         self.dims, self.drops = math.prod(shape), getattr(net, "drops", 0)
-        self.gamma_0 = nn.Parameter(torch.tensor(START))
-        self.gamma_1 = nn.Parameter(torch.tensor(END))
+        self.moved_0, self.moved_1 = (nn.Parameter(torch.zeros(())) for _ in range(2))
+
+    @property
+    def gamma_0(self) -> Tensor:
+        """gamma at t = 0."""
+        return START + self.moved_0
+
+    @property
+    def gamma_1(self) -> Tensor:
+        """gamma at t = 1."""
+        return END + self.moved_1
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """t, one in each n-th of [0, 1), and eps of z_t and of z_0."""
@@ -101,13 +110,18 @@ class VDM(nn.Module):
         """log(sigma_t^2 / alpha_t^2)."""
         return self.gamma_0 + (self.gamma_1 - self.gamma_0) * t
 
+    def take_schedule(self, other: "VDM") -> None:
+        """Have another one's gamma."""
+        self.moved_0.data, self.moved_1.data = other.moved_0.data, other.moved_1.data
+
     def chain(self) -> DDPM:
         """The discrete chain of times 1/T, 2/T .. 1 with this network, which the samplers take."""
         T = self.timesteps
-        alpha_bar = (-self.gamma(torch.arange(1, T + 1) / T).detach().cpu().double()).sigmoid()
+        t = torch.arange(1, T + 1, device=self.moved_0.device) / T
+        alpha_bar = (-self.gamma(t).detach().cpu().double()).sigmoid()
         beta = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         chain = DDPM(AtStep(self), beta, self.shape, self.levels, self.prediction)
-        return chain.to(self.gamma_0.device).train(self.training)
+        return chain.to(self.moved_0.device).train(self.training)
 
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """Ancestral sampling along `chain()`."""

@@ -201,6 +201,37 @@ def test_a_ddpm_is_guided_by_its_own_early_weights(tmp_path, digits):
     assert fid[3.0].protocol["guidance"] == 3.0
 
 
+def test_a_vdm_and_its_guide_are_asked_at_the_same_noise(tmp_path, digits):
+    """The schedule is learned too: that of the early weights ended elsewhere."""
+    recipe = override(recipes_for("digits")["vdm"], widths=[8], timesteps=10, epochs=0.5)
+    job = Job(recipe, (0,), tmp_path)
+    train(job, digits)
+    folder = job.folder(0)
+    saved = checkpoint.load(folder.path)
+    saved.early["moved_0"] = torch.tensor(3.0)
+    checkpoint.save(folder.path, saved)
+    good, bad = new_model(recipe, 0, digits), new_model(recipe, 0, digits)
+    good.load_state_dict(saved.best)
+    bad.load_state_dict(saved.early)
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([0, 4, 9])
+    bad.moved_0.data, bad.moved_1.data = good.moved_0.data, good.moved_1.data
+    a, b = (model.chain().net(x, t) for model in (good, bad))
+    torch.testing.assert_close(sampling_model(folder, digits, 2.0).net(x, t), 2 * a - b)
+
+
+def test_a_run_that_is_not_trained_to_its_end_is_not_judged(tmp_path, digits):
+    """A study would take its scores for those of a finished run."""
+    job = Job(study().plans[0].recipe, (0,), tmp_path)
+    train(job, digits)
+    folder = job.folder(0)
+    saved = checkpoint.load(folder.path)
+    saved.loop["step"] -= 1
+    checkpoint.save(folder.path, saved)
+    with pytest.raises(UserError, match="train it to its end first"):
+        evaluate(folder, digits, QUICK)
+    assert not folder.finished
+
+
 def test_guidance_without_early_weights_is_refused_in_a_sentence(tmp_path, digits):
     for name, weights in (("ddpm", {"widths": [8]}), ("vae-gaussian", {"hidden": [8]})):
         recipe = override(recipes_for("digits")[name], epochs=0.1, early=None, **weights)

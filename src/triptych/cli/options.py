@@ -41,7 +41,7 @@ class Sampling:
     steps: int = 50
     """steps, unless ancestral"""
     eta: float = 0.0
-    """noise of the steps, unless ancestral: 0 none, 1 as much as the chain's"""
+    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
     guidance: float = 1.0
     """weight of the prediction over that of early weights, if those were kept; 1: none"""
     temperature: float = 1.0

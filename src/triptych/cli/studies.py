@@ -40,20 +40,29 @@ class Study:
     """runs of every model, if not the study's own number"""
     workers: int = 0
     """processes on a CPU; 0: one for each core"""
+    on: str | None = None
+    """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
+    gpus_per_run: float = 1.0
+    """of a run on Ray with --device cuda; 0.5: two share one"""
 
     def run(self) -> None:
+        import torch
+
         from triptych.report import write_report
         from triptych.study.display import Bars
         from triptych.study.execute import device_named, execute
         from triptych.study.grid import named_study, with_seeds
         from triptych.study.local import Place
         from triptych.study.lock import locked
+        from triptych.study.on_ray import cluster_named
 
         study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
         folder = self.out or Path("runs") / study.name
         where = self.where
-        place = Place(study.dataset, where.data, where.features, device_named(where.device))
-        outcome = execute(study, folder, place, Bars(), self.workers)
+        cluster = cluster_named(self.on, self.workers, self.gpus_per_run)
+        device = torch.device(where.device) if cluster else device_named(where.device)
+        place = Place(study.dataset, where.data, where.features, device)
+        outcome = execute(study, folder, place, Bars(), self.workers, cluster)
         print(f"wrote {folder / 'results.json'}")
         for failure in outcome.results["failures"]:
             print(f"failed: {failure['model']} seed {failure['seed']}: {failure['reason']}")

@@ -3,11 +3,13 @@ itself, how much of what it draws is no grey level."""
 
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from triptych.evaluate.drawing import sampling_protocol
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.likelihood import bits, flow_bounds
+from triptych.evaluate.memory import in_halves
 from triptych.flows.dequantization import UniformDequantization
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
@@ -28,8 +30,10 @@ def judge_flow(
     if K > 1:
         scores.append(bits(f"bpd-iwae-{K}", iwae, model.dims, protocol_of_bounds))
     some = x[:INVERTED]
-    parts = [model.inverse_error(part, model.noise(len(part), g)) for part in some.split(250)]
-    error = max(part.max().item() for part in parts)
+    parts = [
+        in_halves(model.inverse_error, part, model.noise(len(part), g)) for part in some.split(250)
+    ]
+    error = torch.cat(parts).max().item()
     return [*scores, Score("inverse-error", error, "levels", None, protocol | {"n": len(some)})]
 
 

@@ -164,7 +164,10 @@ def ddpm_terms(
     x_0, nats = model.scale(x), []
     for step in times:
         t, eps = torch.full((len(x),), step, device=x.device), model.start(len(x), generator)
-        L_t = model.gaussian_term(x_0, t, eps) if step else model.last_term(x_0, eps)
+        if step:
+            L_t = in_halves(model.gaussian_term, x_0, t, eps)
+        else:
+            L_t = in_halves(model.last_term, x_0, eps)
         nats.append(L_t.double().mean().item())
     bits_there = np.array(nats) / (model.dims * math.log(2))
     return {"t": times, "bits": bits_there, "T": np.array(model.T)}
@@ -185,12 +188,17 @@ def vdm_bound(
     """The bound of each image in continuous time, from `draws` (t, eps) pairs, the times spread as
     `ddpm_bound` spreads them."""
     nats, rows = model.dims * math.log(2), []
+
+    def loss(x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor) -> Tensor:
+        return model.loss(x, {"t": t, "eps": eps, "eps_0": eps_0})
+
     for chunk in x.split(250):
         batch = []
         for _ in range(draws):
             noise = model.noise(len(chunk), generator)
             order = torch.randperm(len(chunk), generator=generator, device=generator.device)
-            batch.append(-nats * model.loss(chunk, noise | {"t": noise["t"][order]}))
+            drawn = noise["t"][order], noise["eps"], noise["eps_0"]
+            batch.append(-nats * in_halves(loss, chunk, *drawn))
         rows.append(torch.stack(batch).double())
     return _from_draws(torch.cat(rows, 1))
 

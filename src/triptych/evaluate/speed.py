@@ -20,7 +20,7 @@ def sampling_speed(
     """Samples a second by the clock: the median of a few batches after one that is not counted, the
     device waited for each time. It holds for this machine as busy as it was."""
 
-    draw(BATCH)
+    clocked(lambda: draw(BATCH), device)
     seconds = statistics.median(clocked(lambda: draw(BATCH), device)[1] for _ in range(LAPS))
     how = {"device": device.type, "threads": torch.get_num_threads(), "n": BATCH}
     return Score("samples-per-second", BATCH / seconds, "1/s", None, protocol | how)

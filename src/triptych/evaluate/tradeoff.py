@@ -67,5 +67,5 @@ def tradeoff(
 
 def timed(draw: Callable[[int], Tensor], n: int, device: torch.device) -> tuple[Tensor, float]:
     """n samples, and the seconds they take once the first batch is past."""
-    draw(min(n, BATCH))
+    clocked(lambda: draw(min(n, BATCH)), device)
     return clocked(lambda: enough(draw(min(n, BATCH)), draw, n), device)

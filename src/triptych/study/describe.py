@@ -44,9 +44,10 @@ def describe(config: ModelConfig, shape: Shape) -> str:
             f"beta = {config.vae.beta:g}."
         )
     widths = "-".join(str(w) for w in config.widths)
+    dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
     return (
         f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
-        f"level with GroupNorm, attention at the lowest, sinusoidal time embedding; "
+        f"level with GroupNorm, {dropout}attention at the lowest, sinusoidal time embedding; "
         f"{describe_chain(config)}."
     )
 

@@ -14,6 +14,7 @@ from triptych.protocols import UserError
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
+from triptych.study.on_ray import Cluster, run_on_ray
 from triptych.study.recipes import Recipe, from_dict, validated
 from triptych.study.results import results
 from triptych.study.run import Job
@@ -36,7 +37,12 @@ class Outcome:
 
 
 def execute(
-    study: Study, folder: Path, place: Place, display: Display, workers: int = 0
+    study: Study,
+    folder: Path,
+    place: Place,
+    display: Display,
+    workers: int = 0,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json."""
     data = load(study.dataset, place.root)
@@ -48,7 +54,9 @@ def execute(
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     count = workers or default_workers(len(todo))
     for wait in (False, True):  # what other processes have is waited for when all else is done
-        if place.device.type != "cpu" or count == 1:
+        if cluster is not None:
+            todo = run_on_ray(cluster, todo, place, study.evaluation, display, wait)
+        elif place.device.type != "cpu" or count == 1:
             todo = run_here(todo, place, study.evaluation, display, wait)
         else:
             todo = run_processes(todo, place, study.evaluation, display, count, wait)

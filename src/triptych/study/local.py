@@ -6,14 +6,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from triptych.data import load
+from triptych.data import Dataset, load
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
@@ -35,6 +35,12 @@ class Place:
     root: Path | None
     features: Path | None
     device: torch.device
+    data: Dataset | None = None
+    """The data set itself, where a process was given it."""
+
+    def load(self) -> Dataset:
+        """The data set, on the device."""
+        return (self.data or load(self.dataset, self.root)).to(self.device)
 
 
 def run_job(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool = False) -> None:
@@ -47,14 +53,15 @@ def run_job(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool = Fa
     with ExitStack() as stack:
         for folder in folders.values():
             stack.enter_context(locked(folder.path, wait))
-        if all(folder.settled for folder in folders.values()):
+        todo = tuple(seed for seed, folder in folders.items() if not folder.settled)
+        if not todo:
             return
-        data = load(place.dataset, place.root).to(place.device)
-        train(job, data, progress=tell)
-        for seed, folder in folders.items():
-            if not folder.settled:
+        data = place.load()
+        train(replace(job, seeds=todo), data, progress=tell)
+        for seed in todo:
+            if not folders[seed].settled:
                 tell(f"evaluating seed {seed}")
-                evaluate(folder, data, how, place.features)
+                evaluate(folders[seed], data, how, place.features)
 
 
 def attempt(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool) -> str:

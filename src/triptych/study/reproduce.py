@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,24 +47,20 @@ def reproduce(
     stack = tuple(first.loop.get("stack", (seed,)))
     job = Job(recipe, stack if seed in stack else (seed,), out)
     again = job.folder(seed)
-    with locked(again.path):
-        if checkpoint.exists(again.path):
-            raise UserError(f"{again.path} exists; delete it, or choose another --out")
-        use_threads_of(run)
+    with ExitStack() as held:
+        for folder in map(job.folder, sorted(job.seeds)):
+            held.enter_context(locked(folder.path))
+            if checkpoint.exists(folder.path):
+                raise UserError(f"{folder.path} exists; delete it, or choose another --out")
+        threads = first.loop.get("threads")  # sums are rounded differently by another number
+        if isinstance(threads, int) and 0 < threads <= 1024:
+            torch.set_num_threads(threads)
         train(job, data, progress=progress)
         rows = compare_training(run, first, again)
         if run.finished and (how := judged_how(run)):
             evaluate(again, data, how, features)
             rows += compare_scores(run, again)
     return rows
-
-
-def use_threads_of(run: RunFolder) -> None:
-    """Sums are rounded differently by another number of threads."""
-    path = run.path / "manifest.json"
-    threads = read_json(path).get("threads") if path.is_file() else None
-    if isinstance(threads, int) and 0 < threads <= 1024:
-        torch.set_num_threads(threads)
 
 
 def judged_how(run: RunFolder) -> Evaluation | None:

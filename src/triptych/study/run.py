@@ -151,9 +151,8 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
 
 def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Module:
     """The model to draw from: the trained one, its chain if it has one guided by its early self."""
-    model = trained_model(folder, data)
-    if isinstance(model, VDM):
-        model = model.chain()
+    trained = trained_model(folder, data)
+    model = trained.chain() if isinstance(trained, VDM) else trained
     chain = chain_of(model)
     if guidance == 1 or chain is None:
         return model
@@ -165,6 +164,8 @@ def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Modu
         )
     guide = trained_model(folder, data)
     checkpoint.load_into(guide, early, folder.path)
+    if isinstance(guide, VDM) and isinstance(trained, VDM):
+        guide.take_schedule(trained)  # both are to be asked at the noise that the chain has
     chain.net = Autoguidance(chain.net, chain_of(guide).net, guidance)  # pyright: ignore
     return model
 
@@ -182,12 +183,15 @@ def evaluate(
         device = torch.device("cpu")
         data = data.to(device)
     recipe, _, seed = folder.config()
-    began = time.monotonic()
+    began, loop = time.monotonic(), checkpoint.load(folder.path).loop
+    if loop["step"] < loop.get("steps", 0):
+        raise UserError(
+            f"{folder.path} is at step {loop['step']} of {loop['steps']}; train it to its end first"
+        )
     features = features_for(data, course_file).to(device) if recipe.part == "B" else None
     model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
     judgement = judge(model, data, recipe.view, how, seed, features, drawn_by)
-    trained = checkpoint.load(folder.path).loop["seconds"]
-    cost = {"train": trained, "evaluate": time.monotonic() - began}
+    cost = {"train": loop["seconds"], "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)
     write_text(folder.path / "manifest.json", pretty(found))
     folder.write_judgement(judgement, how)

@@ -76,7 +76,8 @@ def _loop(
         last = trainer.step == trainer.steps
         new_epoch = int(trainer.step / per_epoch) > int((trainer.step - 1) / per_epoch)
         planned = last or new_epoch or trainer.step % log_every == 0
-        if not (planned or stop.requested):
+        due = time.monotonic() - saved_at > save_every
+        if not (planned or due or stop.requested):
             continue
         trainer.seconds = base + time.monotonic() - began
         if trainer.first_bad.item() >= 0:
@@ -91,7 +92,7 @@ def _loop(
             validation = trainer.validate()
             trainer.keep_best(validation)
             trainer.log(validation=validation)
-        if last or stop.requested or time.monotonic() - saved_at > save_every:
+        if last or stop.requested or due:
             trainer.save()
             saved_at = time.monotonic()
         if stop.requested and not last:

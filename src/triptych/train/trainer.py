@@ -176,7 +176,7 @@ class Trainer:
             model = self.ensemble.full_state(s, self.parameters())
             ema = self.ensemble.full_state(s, self.ema)
             loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
-            loop |= {"steps": self.steps, "seed": run.seed}
+            loop |= {"steps": self.steps, "seed": run.seed, "threads": torch.get_num_threads()}
             loop["stack"] = [r.seed for r in self.runs]
             if (log := run.folder / "metrics.jsonl").exists():
                 flush(log)

@@ -1,0 +1,209 @@
+"""The engine of a Ray cluster (https://docs.ray.io), on this machine or elsewhere: a task a job.
+
+A task whose worker dies is begun again by Ray and goes on from its checkpoint. Where a worker sees
+the study's folder it writes there. Where it does not, it works in a folder of its own, from what
+the study has of the run, and what comes of it is fetched back.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triptych.data import Dataset, load
+from triptych.evaluate.evaluation import Evaluation
+from triptych.protocols import UserError
+from triptych.study.local import HELD, Display, Place, attempt, note_failure
+from triptych.study.run import Job
+from triptych.train.files import write_bytes
+from triptych.train.fit import Progress
+
+RETRIES = 3  # of a job whose worker died
+TOKEN = "ray-token"
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which Ray, and what of it a job needs."""
+
+    address: str | None = None
+    """ray://HOST:PORT; None: one on this machine, made for the study"""
+    cores: int = 0
+    """of a cluster on this machine; 0: all"""
+    gpus: float = 1.0
+    """of a job whose device is a GPU; 0.5: two jobs share one"""
+
+
+def cluster_named(on: str | None, cores: int, gpus: float) -> Cluster | None:
+    """The cluster of --on; None without it."""
+    if on is None:
+        return None
+    if on != "ray" and not on.startswith("ray://"):
+        raise UserError(
+            f"--on {on} is no cluster; choose ray, or ray://HOST:PORT of one that is running"
+        )
+    if gpus <= 0:
+        raise UserError(f"--gpus-per-run {gpus:g} cannot be had; choose more than 0")
+    return Cluster(None if on == "ray" else on, cores, gpus)
+
+
+def run_on_ray(
+    cluster: Cluster,
+    jobs: Sequence[Job],
+    place: Place,
+    how: Evaluation,
+    display: Display,
+    wait: bool = False,
+) -> list[Job]:
+    """Run the jobs; one that fails or loses its workers is noted and stops no other. Returns those
+    that other processes have."""
+    if not jobs:
+        return []
+    ray = connect(cluster)
+    try:
+        board: Any = ray.remote(num_cpus=0)(Board).remote()
+        gpus = cluster.gpus if place.device.type == "cuda" else 0
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
+        data = ray.put(load(place.dataset, place.root))
+        with token_in(jobs[0].study) as token:
+            running = {}
+            for i, job in enumerate(jobs):
+                asked = replace(job, study=job.study.resolve())
+                given = files_of(job) if cluster.address else {}
+                ref = task.remote(asked, place, how, wait, data, given, token, board, i)
+                running[ref] = job
+            return follow(ray, running, jobs, board, display)
+    finally:
+        ray.shutdown()
+
+
+def connect(cluster: Cluster) -> Any:
+    """Ray, connected, and told to report its use to nobody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--on ray needs Ray, which is not installed; pip install 'triptych[ray]', or leave out "
+            "--on"
+        ) from None
+    here: dict[str, Any] = {}
+    if cluster.address is None:
+        here = {"num_cpus": cluster.cores or None, "include_dashboard": False}
+    try:
+        ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR, **here)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--on {cluster.address or 'ray'} cannot be reached ({error}); start that cluster, or "
+            f"name another"
+        ) from None
+    return ray
+
+
+def follow(
+    ray: Any, running: dict[Any, Job], jobs: Sequence[Job], board: Any, display: Display
+) -> list[Job]:
+    """Pass on what is said of the jobs until all have ended."""
+    held = []
+    while running:
+        ended, _ = ray.wait(list(running), timeout=0.5)
+        for i, said in ray.get(board.take.remote()):
+            display(jobs[i], said)
+        for ref in ended:
+            job = running.pop(ref)
+            try:
+                word, files = ray.get(ref)
+                put_back(job.study, files)
+            except ray.exceptions.RayError as error:
+                reason = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
+                note_failure(job, reason)
+                word = f"failed: {reason}"
+            display(job, word)
+            held += [job] if word.startswith(HELD) else []
+    return held
+
+
+class Board:
+    """Where tasks write what the study's process shows."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, Progress | str]] = []
+
+    def tell(self, i: int, said: Progress | str) -> None:
+        """What is said of the i-th job."""
+        self.rows.append((i, said))
+
+    def take(self) -> list[tuple[int, Progress | str]]:
+        """All of it, once."""
+        rows, self.rows = self.rows, []
+        return rows
+
+
+def work(
+    job: Job,
+    place: Place,
+    how: Evaluation,
+    wait: bool,
+    data: Dataset,
+    given: Files,
+    token: str,
+    board: Any,
+    i: int,
+) -> tuple[str, Files]:
+    """In a worker: run the job. Returns how it ended, and its files where the study is not seen."""
+    torch.set_num_threads(1)
+    place = replace(place, data=data)
+
+    def tell(said: Progress | str) -> None:
+        board.tell.remote(i, said)
+
+    if sees(job.study, token):
+        return attempt(job, place, how, tell, wait), {}
+    with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
+        here = replace(job, study=Path(folder))
+        put_back(here.study, given)
+        return attempt(here, place, how, tell, wait), files_of(here)
+
+
+@contextmanager
+def token_in(study: Path) -> Iterator[str]:
+    """A secret in the study's folder, by which a worker knows that it sees that very folder."""
+    token = secrets.token_hex(16)
+    write_bytes(study / TOKEN, token.encode())
+    try:
+        yield token
+    finally:
+        (study / TOKEN).unlink(missing_ok=True)
+
+
+def sees(study: Path, token: str) -> bool:
+    """Whether the folder of that name is the one with the token."""
+    try:
+        return (study / TOKEN).read_text() == token
+    except OSError:
+        return False
+
+
+def files_of(job: Job) -> Files:
+    """What there is of a job, by its path in the study; locks are no part of it."""
+    roots = [job.study / job.recipe.name / part for part in ("autoencoder", *map(_seed, job.seeds))]
+    paths = (p for root in roots for p in root.rglob("*") if p.is_file() and p.name != "lock")
+    return {p.relative_to(job.study).as_posix(): p.read_bytes() for p in paths}
+
+
+def _seed(seed: int) -> str:
+    return f"seed-{seed}"
+
+
+def put_back(study: Path, files: Files) -> None:
+    """Write them, scores last: a run that has them is whole."""
+    for name in sorted(files, key=lambda name: name.endswith("scores.json")):
+        write_bytes(study / name, files[name])

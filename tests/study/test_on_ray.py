@@ -1,0 +1,142 @@
+"""Studies on a Ray cluster of this machine, and the parts of it that need no cluster."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from triptych.data import load
+from triptych.evaluate.evaluation import Evaluation
+from triptych.protocols import UserError
+from triptych.study import on_ray
+from triptych.study.execute import execute
+from triptych.study.grid import Plan, Study
+from triptych.study.local import HELD, Place
+from triptych.study.lock import locked
+from triptych.study.on_ray import Cluster, cluster_named, files_of, put_back, work
+from triptych.study.recipes import override, recipes_for
+from triptych.study.run import Job, train
+from triptych.train import checkpoint
+from triptych.train.fit import Progress
+from triptych.train.signals import StopRequested
+
+PLACE = Place("digits", None, None, torch.device("cpu"))
+QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=30)
+
+
+def study(names="ab", seeds=(0, 1), epochs=0.3):
+    base = recipes_for("digits")["vae-gaussian"]
+    recipes = [override(base, name=n, hidden=[8], epochs=epochs) for n in names]
+    return Study("tiny", "digits", tuple(Plan(r, seeds) for r in recipes), QUICK)
+
+
+def scores(outcome):
+    return [(s["model"], s["metric"], s["values"]) for s in outcome.results["scores"]]
+
+
+class Deaf:
+    """A board that nobody reads."""
+
+    class tell:  # noqa: N801
+        @staticmethod
+        def remote(i, said):
+            pass
+
+
+def test_a_study_on_ray_is_the_same_study_and_a_killed_worker_costs_nothing(tmp_path):
+    """One run is long enough to be killed; Ray begins it again, and its checkpoint goes on."""
+    pytest.importorskip("ray")
+    asked = study(epochs=12.0)
+    serial = execute(asked, tmp_path / "serial", PLACE, lambda job, said: None, 1)
+    victim, killed, said = tmp_path / "ray" / "a" / "seed-1", [], []
+
+    def display(job, word):
+        said.append(word)
+        if (job.recipe.name, job.seeds) == ("a", (1,)) and isinstance(word, Progress):
+            owner = (victim / "lock").read_text()
+            if owner and not killed and checkpoint.exists(victim):
+                killed.append(json.loads(owner)["pid"])
+                os.kill(killed[0], signal.SIGKILL)
+
+    cluster = Cluster(cores=3)
+    found = execute(asked, tmp_path / "ray", PLACE, display, cluster=cluster)
+    assert killed
+    assert found.results["failures"] == []
+    assert scores(found) == scores(serial)
+    assert said.count("done") == 4
+    assert not (tmp_path / "ray" / on_ray.TOKEN).exists()
+
+
+def test_what_a_worker_without_the_folder_made_is_fetched_back(tmp_path):
+    job = Job(study().plans[0].recipe, (0,), tmp_path / "there")
+    data = load("digits")
+    word, files = work(job, PLACE, QUICK, False, data, {}, "another token", Deaf, 0)
+    assert word == "done"
+    assert not job.study.exists()
+    here = replace(job, study=tmp_path / "here")
+    put_back(here.study, files)
+    seen = replace(job, study=tmp_path / "seen")
+    with on_ray.token_in(seen.study) as token:
+        assert work(seen, PLACE, QUICK, False, data, {}, token, Deaf, 0) == ("done", {})
+    assert here.folder(0).scores() == seen.folder(0).scores()
+    assert files_of(here).keys() == files_of(seen).keys() == files.keys()
+
+
+def test_a_worker_without_the_folder_goes_on_from_what_the_study_has(tmp_path, monkeypatch):
+    job = Job(study(epochs=4.0).plans[0].recipe, (0,), tmp_path)
+    data, told = load("digits"), []
+
+    def stop(progress):
+        told.append(progress.step)
+        if len(told) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(StopRequested):
+        train(job, data, progress=stop)
+    begun = checkpoint.load(job.folder(0).path).loop["step"]
+    given, steps = files_of(job), []
+
+    class Board:
+        class tell:  # noqa: N801
+            @staticmethod
+            def remote(i, said):
+                steps.append(getattr(said, "step", 0))
+
+    word, files = work(job, PLACE, QUICK, False, data, given, "another token", Board, 0)
+    assert word == "done"
+    assert steps[0] > begun > 0
+    assert any(name.endswith("scores.json") for name in files)
+    assert "a/seed-0/lock" not in files
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
+    job = Job(study().plans[0].recipe, (0,), tmp_path)
+    with on_ray.token_in(tmp_path) as token, locked(job.folder(0).path):
+        word, _ = work(job, PLACE, QUICK, False, load("digits"), {}, token, Deaf, 0)
+    assert word.startswith(HELD)
+
+
+def test_scores_are_put_back_last(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(on_ray, "write_bytes", lambda path, raw: written.append(path.name))
+    put_back(tmp_path, {"a/seed-0/scores.json": b"", "a/seed-0/config.json": b"", "a/z": b""})
+    assert written[-1] == "scores.json"
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'triptych\[ray\]'"):
+        on_ray.connect(Cluster())
+
+
+def test_clusters_by_name():
+    assert cluster_named(None, 2, 1.0) is None
+    assert cluster_named("ray", 2, 0.5) == Cluster(None, 2, 0.5)
+    assert cluster_named("ray://head:10001", 0, 1.0) == Cluster("ray://head:10001", 0, 1.0)
+    for on, gpus, match in (("dask", 1.0, "dask"), ("ray", 0.0, "--gpus-per-run 0")):
+        with pytest.raises(UserError, match=match):
+            cluster_named(on, 0, gpus)
