@@ -11,6 +11,7 @@ import torch
 from triptych.protocols import UserError
 from triptych.train import checkpoint, files
 from triptych.train.checkpoint import Checkpoint
+from triptych.train.trainer import common_step
 
 
 def example(value=1.0):
@@ -51,6 +52,20 @@ def test_saving_again_replaces_the_whole_checkpoint_and_keeps_the_one_before(tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "checkpoint.old"]
     (tmp_path / "checkpoint").rename(tmp_path / "gone")
     assert checkpoint.load(tmp_path).loop["best"] == 2.0
+
+
+def at_step(step):
+    return dataclasses.replace(example(), loop=example().loop | {"step": step})
+
+
+def test_two_seeds_that_lose_a_save_each_still_have_a_step_in_common(tmp_path):
+    """Both have 100; the first alone saves 200; they go back to 100, and it alone saves 150."""
+    both = [tmp_path / "0", tmp_path / "1"]
+    for step, folders in ((50, both), (100, both), (200, both[:1]), (150, both[:1])):
+        for folder in folders:
+            checkpoint.save(folder, at_step(step))
+    assert [loop["step"] for loop in checkpoint.loops(both[0])] == [150, 100]
+    assert common_step(both) == 100
 
 
 def test_a_crash_between_the_renames_leaves_the_old_one(tmp_path):

@@ -54,7 +54,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `folder/checkpoint` so that at every moment a whole one exists.
 
     The new one is read back before it gets its name. The one before is kept until the next but
-    one, and only a whole one takes its place.
+    one, and only a whole one takes its place; one of a later step, left by a stack that went back
+    to the step that all its seeds had, does not.
     """
     target, old = (folder / name for name in PLACES)
     fresh = folder / "checkpoint.new"
@@ -69,7 +70,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         raise OSError(
             number, getattr(error, "strerror", None) or str(error), str(target)
         ) from error
-    if _is_whole(target):
+    if _is_whole(target) and _read_loop(target)["step"] <= checkpoint.loop["step"]:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     else:
