@@ -32,7 +32,7 @@ $(VENV)/product: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/checks: $(VENV)/product
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/checks
