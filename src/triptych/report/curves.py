@@ -19,6 +19,12 @@ from triptych.report.wording import count, label
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
+BESIDE: dict[str, Any] = {
+    "frameon": False,
+    "loc": "upper left",
+    "bbox_to_anchor": (1.02, 1.0),
+    "borderaxespad": 0.0,
+}
 PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # of the axes, and of the figure: the legend is right
 
 
@@ -101,11 +107,7 @@ def dimensions(study: Study) -> Path | None:
 
 def frechet(study: Study) -> Path | None:
     """FID against the number of samples, beside that of real images: none compares across N."""
-    found = [
-        (label(study, r), read_arrays(study, r, "fid-growth.npz", "n", "fid", "floor"))
-        for r in study.part("B")
-    ]
-    lines = {name: runs for name, runs in found if runs}
+    lines = _runs_of_part_b(study, "fid-growth.npz", "n", "fid", "floor")
     if not lines:
         return None
     with rc_context(STYLE):
@@ -116,37 +118,39 @@ def frechet(study: Study) -> Path | None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_formatter(NullFormatter())
-        for i, (name, runs) in enumerate(lines.items()):
-            mean = np.mean([run["fid"] for run in runs], 0)
-            ax.plot(runs[0]["n"], mean, label=wrapped(name, 4.8), **_style(i))
+        _draw_means(ax, {name: (r[0]["n"], [a["fid"] for a in r]) for name, r in lines.items()})
         real = next(iter(lines.values()))[0]
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "fid-growth")
 
 
 def terms(study: Study) -> Path | None:
     """The terms L_t of each DDPM's bound against the noise's step: where the bits are paid."""
-    found = [
-        (label(study, r), read_arrays(study, r, "terms.npz", "t", "bits", "T"))
-        for r in study.part("B")
-    ]
-    lines = {name: runs for name, runs in found if runs}
+    lines = _runs_of_part_b(study, "terms.npz", "t", "bits")
     if not lines:
         return None
     with rc_context(STYLE):
         figure = blank(HEIGHT)
         ax = axes_at(figure, PLACE)
         ax.set(xscale="log", yscale="log", xlabel="t + 1", ylabel="Lₜ in bits/dim")
-        for axis in (ax.xaxis, ax.yaxis):
+        for axis, form in ((ax.xaxis, "{x:,g}"), (ax.yaxis, "{x:g}")):
+            axis.set_major_formatter(form)
             axis.set_minor_formatter(NullFormatter())
-        ax.xaxis.set_major_formatter("{x:,g}")
-        ax.yaxis.set_major_formatter("{x:g}")
-        for i, (name, runs) in enumerate(lines.items()):
-            mean = np.mean([run["bits"] for run in runs], 0)
-            ax.plot(runs[0]["t"] + 1, mean, label=wrapped(name, 4.8), **_style(i))
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        _draw_means(ax, {n: (r[0]["t"] + 1, [a["bits"] for a in r]) for n, r in lines.items()})
+        ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "bound-terms")
+
+
+def _runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
+    """The arrays of each model of part B that has them, by its title."""
+    found = ((label(study, r), read_arrays(study, r, file, *names)) for r in study.part("B"))
+    return {name: runs for name, runs in found if runs}
+
+
+def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]]) -> None:
+    for i, (name, (x, runs)) in enumerate(lines.items()):
+        ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **_style(i))
 
 
 WAYS = {
@@ -160,10 +164,8 @@ WAYS = {
 def tradeoff(study: Study) -> Path | None:
     """FID against seconds a sample: colours are models, markers their samplers, a line joins the
     numbers of steps of one sampler. One run each."""
-    found = [
-        (label(study, r), read_arrays(study, r, "tradeoff.npz", *TRADEOFF)) for r in study.part("B")
-    ]
-    rows = {name: runs[0] for name, runs in found if runs}
+    found = _runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
+    rows = {name: runs[0] for name, runs in found.items()}
     if not rows:
         return None
     with rc_context(STYLE):
@@ -188,7 +190,7 @@ def tradeoff(study: Study) -> Path | None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
             axis.set_major_formatter("{x:,g}")
             axis.set_minor_formatter(NullFormatter())
-        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+        ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "quality-time")
 
 
