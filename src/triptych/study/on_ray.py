@@ -89,7 +89,7 @@ def connect(cluster: Cluster) -> Any:
     """Ray, connected, and told to report its use to nobody."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             "--on ray needs Ray, which is not installed; pip install 'triptych[ray]', or leave out "
