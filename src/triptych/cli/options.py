@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
@@ -18,6 +23,7 @@ PriorName = Literal[
     "hierarchical-vamp",
 ]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
+Trackers = tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,25 @@ class Where:
     """Options of every command that computes."""
 
     data: Path | None = None
-    """folder of the data files; else TRIPTYCH_DATA, else they are fetched"""
+    """folder of data files; else TRIPTYCH_DATA, else fetched"""
     device: Device = "cpu"
     """where to compute"""
     features: Path | None = None
-    """the course's mnist_classifier.pth, to have FID on its features"""
+    """mnist_classifier.pth of the course, to have its FID"""
+    deterministic: bool = False
+    """only operations that a GPU repeats to the bit"""
+
+    def ready(self) -> "torch.device":
+        """The device, if this machine has it, with what follows done as asked."""
+        from triptych.study.execute import device_named
+        from triptych.train.determinism import deterministic
+
+        deterministic(self.deterministic)
+        return device_named(self.device)
+
+
+# Among a command's own options, to save the help a heading.
+Computing = Annotated[Where, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
-from triptych.cli.options import Where
+from triptych.cli.options import Computing, Where
 from triptych.protocols import RunFailed
 
 
@@ -15,20 +15,19 @@ class Reproduce:
 
     path: Positional[Path]
     """folder of a finished run, STUDY/MODEL/seed-S"""
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     out: Path = Path("runs/reproduce")
     """folder; the new run is written to OUT/MODEL/seed-S"""
 
     def run(self) -> None:
         from triptych.data import load
         from triptych.study.display import bar_for
-        from triptych.study.execute import device_named
         from triptych.study.reproduce import reproduce, table
         from triptych.study.store import RunFolder
 
         run = RunFolder(self.path)
         recipe, dataset, _ = run.config()
-        data = load(dataset, self.where.data).to(device_named(self.where.device))
+        data = load(dataset, self.where.data).to(self.where.ready())
         rows = reproduce(run, self.out, data, self.where.features, bar_for(recipe.name))
         print(table(rows))
         if wrong := [row.what for row in rows if not row.equal]:

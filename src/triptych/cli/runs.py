@@ -1,5 +1,6 @@
 """Commands about one run: train it, judge it, draw from it."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from triptych.cli.options import DataName, PriorName, Sampling, Where
+from triptych.cli.options import Computing, DataName, PriorName, Sampling, Trackers, Where
 from triptych.protocols import RunFailed, UserError
 
 
@@ -17,11 +18,11 @@ class Train:
 
     recipe: Positional[str]
     """name of a recipe"""
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     dataset: DataName = "digits"
     """images to train on"""
     out: Path = Path("runs/train")
-    """folder; the run is written to OUT/RECIPE/seed-SEED"""
+    """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0
     """seed of weights, image order and noise"""
     prior: PriorName | None = None
@@ -44,35 +45,44 @@ class Train:
     """highest learning rate"""
     resume: bool = False
     """go on from the run's checkpoint"""
+    track: Trackers = ()
+    """also tell tensorboard, wandb or mlflow what is logged"""
 
     def run(self) -> None:
         from triptych.data import load
         from triptych.study.display import bar_for
-        from triptych.study.execute import device_named
         from triptych.study.lock import locked
         from triptych.study.recipes import asked_recipe
         from triptych.study.run import Job, train
+        from triptych.study.trackers import check_trackers
+        from triptych.train.distributed import joined, leads
 
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
+        check_trackers(self.track)
         model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
         names = (*model, "epochs", "batch_size", "lr")
         asked = {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
-        data = load(self.dataset, self.where.data).to(device_named(self.where.device))
-        job = Job(recipe, (self.seed,), self.out)
-        folder = job.folder(self.seed)
-        if self.resume:
-            folder.ready(resume=True)  # before the folder is made
-        with locked(folder.path):
-            folder.ready(self.resume)
-            train(job, data, progress=bar_for(recipe.name))
-        if (reason := folder.failure()) is not None:
+        with joined(self.where.device):
+            data = load(self.dataset, self.where.data).to(self.where.ready())
+            job = Job(recipe, (self.seed,), self.out)
+            folder = job.folder(self.seed)
+            if self.resume:
+                folder.ready(resume=True)  # before the folder is made
+            with locked(folder.path) if leads() else nullcontext():
+                if leads():
+                    folder.ready(self.resume)
+                told = bar_for(recipe.name) if leads() else lambda p: None
+                train(job, data, progress=told, track=self.track)
+            failed, ours = folder.failure(), leads()
+        if failed is not None:
             raise RunFailed(
-                f"{folder.path}: {reason}; checkpoint/ holds the weights before that step; train "
+                f"{folder.path}: {failed}; checkpoint/ holds the weights before that step; train "
                 f"again with a lower --lr and another --out"
             )
-        print(f"wrote {folder.path}; judge it with: triptych evaluate {folder.path}")
+        if ours:
+            print(f"wrote {folder.path}; judge it with: triptych evaluate {folder.path}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Evaluate:
 
     path: Positional[Path]
     """folder of a run, STUDY/MODEL/seed-S"""
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     importance_samples: int = 1000
     """K of the importance-weighted bound"""
     images: int = 10_000
@@ -97,7 +107,6 @@ class Evaluate:
     def run(self) -> None:
         from triptych.data import load
         from triptych.evaluate.evaluation import Evaluation
-        from triptych.study.execute import device_named
         from triptych.study.lock import locked
         from triptych.study.recipes import validated
         from triptych.study.run import evaluate
@@ -107,7 +116,7 @@ class Evaluate:
         asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         _, dataset, _ = folder.config()
-        data = load(dataset, self.where.data).to(device_named(self.where.device))
+        data = load(dataset, self.where.data).to(self.where.ready())
         with locked(folder.path):
             evaluate(folder, data, how, self.where.features)
         for score in folder.scores():
@@ -122,7 +131,7 @@ class Sample:
 
     path: Positional[Path]
     """folder of a run, STUDY/MODEL/seed-S"""
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """how many"""
     out: Path = Path("samples.png")
@@ -136,7 +145,6 @@ class Sample:
         from triptych.evaluate.drawing import sampler
         from triptych.evaluate.evaluation import Evaluation
         from triptych.report.grid import write_images
-        from triptych.study.execute import device_named
         from triptych.study.recipes import validated
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
@@ -151,7 +159,7 @@ class Sample:
             )
         how = validated(Evaluation, asdict(self.sampling), "sample")
         folder = RunFolder(self.path)
-        device = device_named(self.where.device)
+        device = self.where.ready()
         data = load(folder.config()[1], self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
         images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
-from triptych.cli.options import DataName, Preset, Where
+from triptych.cli.options import Computing, DataName, Preset, Trackers, Where
 from triptych.protocols import RunFailed
 
 
@@ -13,7 +13,7 @@ from triptych.protocols import RunFailed
 class Demo:
     """Train, judge and report everything on the embedded digits, in minutes."""
 
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     out: Path = Path("runs/demo")
     """folder to write"""
     workers: int = 0
@@ -29,7 +29,7 @@ class Study:
 
     name: Positional[str]
     """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
-    where: OmitArgPrefixes[Where] = field(default_factory=Where)
+    where: Computing = field(default_factory=Where)
     out: Path | None = None
     """folder to write; runs/NAME if not given"""
     dataset: DataName | None = None
@@ -44,6 +44,8 @@ class Study:
     """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
     gpus_per_run: float = 1.0
     """of a run on Ray with --device cuda; 0.5: two share one"""
+    track: Trackers = ()
+    """also tell tensorboard, wandb or mlflow what is logged, and the scores"""
 
     def run(self) -> None:
         import torch
@@ -55,13 +57,22 @@ class Study:
         from triptych.study.local import Place
         from triptych.study.lock import locked
         from triptych.study.on_ray import cluster_named
+        from triptych.study.trackers import check_trackers
 
+        check_trackers(self.track)
         study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
         folder = self.out or Path("runs") / study.name
         where = self.where
         cluster = cluster_named(self.on, self.workers, self.gpus_per_run)
         device = torch.device(where.device) if cluster else device_named(where.device)
-        place = Place(study.dataset, where.data, where.features, device)
+        place = Place(
+            study.dataset,
+            where.data,
+            where.features,
+            device,
+            track=self.track,
+            deterministic=where.deterministic,
+        )
         outcome = execute(study, folder, place, Bars(), self.workers, cluster)
         print(f"wrote {folder / 'results.json'}")
         for failure in outcome.results["failures"]:

@@ -11,6 +11,7 @@ and the inverse is the root of a quadratic (eq. 6 to 8).
 """
 
 import math
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -85,7 +86,8 @@ class RationalQuadratic:
     def knots(self, free: Float[Tensor, "n ..."]) -> Float[Tensor, "n+1 ..."]:
         """From -reach to reach in steps that are a softmax, none too small."""
         step = self.smallest + (1 - self.smallest * self.bins) * free.softmax(0)
-        inner = self.reach * (2 * step.cumsum(0)[:-1] - 1)
+        # Not cumsum, which adds in no fixed order on a GPU.
+        inner = self.reach * (2 * torch.stack(list(accumulate(step[:-1]))) - 1)
         end = torch.full_like(inner[:1], self.reach)
         return torch.cat([-end, inner, end])
 

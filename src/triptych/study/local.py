@@ -17,6 +17,7 @@ from triptych.data import Dataset, load
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
+from triptych.train.determinism import deterministic
 from triptych.train.faults import explain
 from triptych.train.files import write_text
 from triptych.train.fit import Progress
@@ -37,9 +38,14 @@ class Place:
     device: torch.device
     data: Dataset | None = None
     """The data set itself, where a process was given it."""
+    track: tuple[str, ...] = ()
+    """Who else is told what is logged: names of `trackers`."""
+    deterministic: bool = False
+    """Only operations that always give the same."""
 
     def load(self) -> Dataset:
-        """The data set, on the device."""
+        """The data set, on the device, where what follows is done as asked."""
+        deterministic(self.deterministic)
         return (self.data or load(self.dataset, self.root)).to(self.device)
 
 
@@ -57,11 +63,11 @@ def run_job(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool = Fa
         if not todo:
             return
         data = place.load()
-        train(replace(job, seeds=todo), data, progress=tell)
+        train(replace(job, seeds=todo), data, progress=tell, track=place.track)
         for seed in todo:
             if not folders[seed].settled:
                 tell(f"evaluating seed {seed}")
-                evaluate(folders[seed], data, how, place.features)
+                evaluate(folders[seed], data, how, place.features, place.track)
 
 
 def attempt(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool) -> str:

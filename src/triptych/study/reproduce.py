@@ -19,6 +19,7 @@ from triptych.study.run import Job, Tell, evaluate, train
 from triptych.study.store import RunFolder, read_json
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
+from triptych.train.determinism import deterministic
 
 WALL_CLOCK = ("samples-per-second",)  # what no run can repeat
 
@@ -55,6 +56,7 @@ def reproduce(
         threads = first.loop.get("threads")  # sums are rounded differently by another number
         if isinstance(threads, int) and 0 < threads <= 1024:
             torch.set_num_threads(threads)
+        deterministic(first.loop.get("deterministic") is True)
         train(job, data, progress=progress)
         rows = compare_training(run, first, again)
         if run.finished and (how := judged_how(run)):

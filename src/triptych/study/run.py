@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
+from triptych.study.trackers import tracking
 from triptych.train import checkpoint
+from triptych.train.distributed import leads, wait
 from triptych.train.files import write_text
 from triptych.train.fit import Progress, fit
 from triptych.train.order import total_steps
@@ -47,21 +50,23 @@ def train(
     data: Dataset,
     resume: bool = True,
     progress: Tell = lambda p: None,
+    track: Sequence[str] = (),
 ) -> None:
     """Train the job's seeds on the device that holds the data. Finished training is left alone.
 
     Of a latent DDPM, the VAE first.
     """
-    for seed in job.seeds:
+    for seed in job.seeds if leads() else ():
         job.folder(seed).claim(job.recipe, data.name, seed)
         job.folder(seed).forget_failure()
+    wait()
     stacks = stacks_of(job) if resume else []
     fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
     if isinstance(job.recipe.model, LatentDDPMConfig):
-        fresh, progress = _with_autoencoders(job, fresh, data, progress)
+        fresh, progress = _with_autoencoders(job, fresh, data, progress, track)
     for seeds, going_on in (*((stack, True) for stack in stacks), (tuple(fresh), False)):
         if seeds:
-            _fit(job, seeds, data, going_on, progress)
+            _fit(job, seeds, data, going_on, progress, track)
 
 
 def stacks_of(job: Job) -> list[tuple[int, ...]]:
@@ -96,17 +101,22 @@ def autoencoder_job(job: Job) -> Job:
 
 
 def _with_autoencoders(
-    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell
+    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell, track: Sequence[str]
 ) -> tuple[list[int], Tell]:
     """Train the VAEs of these seeds. Returns the seeds whose VAE did not fail, and a progress that
     counts the steps of both trainings."""
     first = replace(autoencoder_job(job), seeds=tuple(seeds))
     n, config = len(data.train_images), first.recipe.train
     before, after = total_steps(config, n), total_steps(job.recipe.train, n)
+
+    def at_first(p: Progress) -> None:
+        progress(Progress(p.step, before + after, p.loss))
+
     if seeds:
-        train(first, data, True, lambda p: progress(Progress(p.step, before + after, p.loss)))
+        train(first, data, True, at_first, track)
     for seed in seeds:
-        if reason := first.folder(seed).failure():
+        reason = first.folder(seed).failure()
+        if reason and leads():
             job.folder(seed).write_failure(f"its VAE: {reason}")
     whole = [s for s in seeds if first.folder(s).failure() is None]
     return whole, lambda p: progress(Progress(before + p.step, before + after, p.loss))
@@ -118,6 +128,7 @@ def _fit(
     data: Dataset,
     resume: bool,
     progress: Tell,
+    track: Sequence[str],
 ) -> None:
     device = data.train_images.device
     models = [new_model(job.recipe, s, data).to(device) for s in seeds]
@@ -129,9 +140,14 @@ def _fit(
         data.train_images, data.validation_images, view(job.recipe.view), data.levels
     )
     folders = [job.folder(s).path for s in seeds]
-    failures = fit(models, seeds, folders, sight, job.recipe.train, resume, progress)
-    for failure in failures:
+    with ExitStack() as stack:
+        heard = [stack.enter_context(tracking(f, track if leads() else ())) for f in folders]
+        failures = fit(
+            models, seeds, folders, sight, job.recipe.train, resume, progress, listeners=heard
+        )
+    for failure in failures if leads() else ():
         job.folder(failure.seed).write_failure(str(failure))
+    wait()
 
 
 def new_model(recipe: Recipe, seed: int, data: Dataset) -> nn.Module:
@@ -171,7 +187,11 @@ def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Modu
 
 
 def evaluate(
-    folder: RunFolder, data: Dataset, how: Evaluation, course_file: Path | None = None
+    folder: RunFolder,
+    data: Dataset,
+    how: Evaluation,
+    course_file: Path | None = None,
+    track: Sequence[str] = (),
 ) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
 
@@ -195,3 +215,5 @@ def evaluate(
     found = manifest(data.sha256, device, cost)
     write_text(folder.path / "manifest.json", pretty(found))
     folder.write_judgement(judgement, how)
+    with tracking(folder.path, track) as tell:
+        tell(loop["step"], {f"test {s.metric}": s.value for s in judgement.scores})

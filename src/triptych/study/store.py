@@ -131,6 +131,7 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         "system": platform.system(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "git_commit": git_commit(),
         "data_sha256": data_sha256,
         "seconds": {k: round(v, 1) for k, v in seconds.items()},

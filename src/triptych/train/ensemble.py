@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from triptych.train.distributed import parallel
+
 
 class Ensemble:
     """One model, or several of the same build with a leading seed dimension on every parameter.
@@ -26,19 +28,20 @@ class Ensemble:
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.model, self.size = models[0], len(models)
         self.names = [name for name, _ in self.model.named_parameters()]
+        self.wrapped: nn.Module = _Loss(self.model)
         if self.size == 1:
             self.parameters = [p for _, p in self.model.named_parameters()]
+            self.wrapped = parallel(self.wrapped, self.parameters[0].device)
             return
         states = [m.state_dict() for m in models]
         stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
         self.parameters = [stacked.pop(n).requires_grad_() for n in self.names]
         self.buffers = stacked
-        self.wrapped = _Loss(self.model)
 
     def losses(self, x: Float[Tensor, "S B C H W"], noise: Any) -> Float[Tensor, "S B"]:
         """Each copy's loss on its own images and noise (leading dimension S in all leaves)."""
         if self.size == 1:
-            return self.model.loss(x[0], tree_map(lambda a: a[0], noise))[None]  # pyright: ignore
+            return self.wrapped(x[0], tree_map(lambda a: a[0], noise))[None]
 
         def one(state: dict[str, Tensor], x: Tensor, noise: Any) -> Tensor:
             named = {f"model.{k}": v for k, v in state.items()}
@@ -83,7 +86,7 @@ class Ensemble:
 
 
 class _Loss(nn.Module):
-    """`functional_call` calls `forward`; a model's training loss is `loss`."""
+    """`functional_call` and DDP call `forward`; a model's training loss is `loss`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

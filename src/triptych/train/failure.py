@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from triptych.train.distributed import leads
 from triptych.train.trainer import Run, Trainer
 
 
@@ -37,7 +38,8 @@ def drop_failed(trainer: Trainer) -> list[Failure]:
         if term is None:
             good.append(s)
             continue
-        keep_batch(run, x, noise)
+        if leads():
+            keep_batch(run, x, noise)
         failures.append(Failure(run.seed, trainer.step, term))
     if not failures:
         raise RuntimeError(f"step {trainer.step} was not finite once, and is when repeated")
@@ -55,11 +57,10 @@ def non_finite_term(trainer: Trainer, s: int, x: Tensor, noise: object) -> str |
     for name, value in model.terms(x, noise).items():  # pyright: ignore[reportCallIssue]
         if not bool(torch.isfinite(value).all()):
             return name
-    model.zero_grad(set_to_none=True)
-    model.loss(x, noise).mean().backward()  # pyright: ignore[reportCallIssue]
-    grads = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
-    bad = [n for n, g in grads if not bool(torch.isfinite(g).all())]
-    model.zero_grad(set_to_none=True)
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    loss = model.loss(x, noise).mean()  # pyright: ignore[reportCallIssue]
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    bad = [n for n, g in zip(named, grads, strict=True) if g is not None and not g.isfinite().all()]
     return f"the gradient of {bad[0]}" if bad else None
 
 

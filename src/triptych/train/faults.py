@@ -35,6 +35,9 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _of_system(error)
+    if isinstance(error, RuntimeError) and "deterministic implementation" in str(error):
+        operation = str(error).split(" does not have", 1)[0]
+        return FAILED, f"{operation} cannot be repeated to the bit; leave out --deterministic"
     return None
 
 

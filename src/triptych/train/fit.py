@@ -6,6 +6,7 @@ device: losses are read, and non-finite numbers found, only where a line is logg
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,12 +18,13 @@ from torch import nn
 
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import UserError
+from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
 from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.train.signals import Stop, StopRequested, stop_on_signals
-from triptych.train.trainer import Run, Trainer, TrainingData
+from triptych.train.trainer import Listener, Run, Trainer, TrainingData, nobody
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,22 @@ def fit(
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda p: None,
     save_every: float = 60.0,
+    listeners: Sequence[Listener] = (),
 ) -> list[Failure]:
     """Train; leave a checkpoint in each folder; return the seeds that failed.
 
-    `save_every` is in seconds. Raises StopRequested after saving when a signal asks to stop.
+    `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
+    StopRequested after saving when a signal asks to stop.
     """
-    runs = [Run(seed, folder) for seed, folder in zip(seeds, folders, strict=True)]
+    heard = listeners or [nobody] * len(seeds)
+    runs = [Run(*of_seed) for of_seed in zip(seeds, folders, heard, strict=True)]
     trainer = Trainer(models, runs, data, config)
     if resume:
         trainer.resume()
     else:
         prepare(trainer)
         trainer.save()  # so that seeds in a stack always have a step in common
-    for run in runs:
+    for run in runs if leads() else ():
         cut_log(run.folder / "metrics.jsonl", trainer.step)
     bf16 = config.bf16 and bf16_helps(trainer.device)
     with ExitStack() as stack:
@@ -76,8 +81,9 @@ def _loop(
         last = trainer.step == trainer.steps
         new_epoch = int(trainer.step / per_epoch) > int((trainer.step - 1) / per_epoch)
         planned = last or new_epoch or trainer.step % log_every == 0
+        asked = world() == 1 or trainer.step % AGREE_EVERY == 0
         due = time.monotonic() - saved_at > save_every
-        if not (planned or due or stop.requested):
+        if not (planned or (asked and any(agreed(trainer, stop, due)))):
             continue
         trainer.seconds = base + time.monotonic() - began
         if trainer.first_bad.item() >= 0:
@@ -92,12 +98,21 @@ def _loop(
             validation = trainer.validate()
             trainer.keep_best(validation)
             trainer.log(validation=validation)
-        if last or stop.requested or due:
+        stopping, saving = agreed(trainer, stop, due)
+        if last or stopping or saving:
             trainer.save()
             saved_at = time.monotonic()
-        if stop.requested and not last:
-            raise StopRequested(trainer.step, trainer.steps, stop.number)
+        if stopping and not last:
+            number = stop.number or signal.SIGTERM  # of another process
+            raise StopRequested(trainer.step, trainer.steps, number)
     return failures
+
+
+def agreed(trainer: Trainer, stop: Stop, due: bool) -> tuple[bool, bool]:
+    """Whether to stop, and whether to save: what one process wants, all do at the same step."""
+    if world() == 1:
+        return stop.requested, due
+    return anyone(stop.requested, trainer.device), anyone(due, trainer.device)
 
 
 def prepare(trainer: Trainer) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ from triptych.objectives import step_noise
 from triptych.protocols import UserError
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
+from triptych.train.distributed import (
+    check_batch,
+    image_dimensions,
+    leads,
+    mine,
+    share,
+    summed,
+    world,
+)
 from triptych.train.ensemble import Ensemble
 from triptych.train.files import flush
 from triptych.train.order import (
@@ -30,6 +39,8 @@ from triptych.train.order import (
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 View = Callable[[Tensor, int, Generator | None], Tensor]
+Values = Mapping[str, float]
+Listener = Callable[[int, Values], None]
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,17 @@ class TrainingData:
     levels: int
 
 
+def nobody(step: int, values: Values) -> None:
+    """Hears and does nothing."""
+
+
 @dataclass
 class Run:
-    """One seed's place on disk and its best validation loss so far."""
+    """One seed's place on disk, who else is told what it logs, its best validation loss so far."""
 
     seed: int
     folder: Path
+    listener: Listener = nobody
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     early: dict[str, Tensor] = field(default_factory=dict)
@@ -73,6 +89,10 @@ class Trainer:
         self.device = data.images.device
         self.steps = total_steps(config, len(data.images))
         self.step, self.seconds = 0, 0.0
+        if world() > 1 and len(models) > 1:
+            raise ValueError("seeds side by side are trained by one process, not by several")
+        check_batch(config.batch_size)
+        self.images_at = self._images_at(models[0]) if world() > 1 else None
         self.use(models)
 
     def use(self, models: Sequence[nn.Module]) -> None:
@@ -98,17 +118,29 @@ class Trainer:
         x = data.view(data.images[index], data.levels, g)
         return x, step_noise(self.models[0], size, g, step / self.steps)
 
+    def _images_at(self, model: nn.Module) -> Any:
+        """Which dimension of each leaf of a step's noise counts images."""
+        g = generator_for(0, 0, self.device)
+        return image_dimensions(lambda n: step_noise(model, n, g, 0.0))
+
+    def my_share(self, x: Tensor, noise: Any) -> tuple[Tensor, Any]:
+        """Of a batch, what this process computes."""
+        if self.images_at is None:
+            return x, noise
+        return share(x, 0), tree_map(share, noise, self.images_at)
+
     def train_step(self) -> Tensor:
         """One optimizer step of all seeds; returns the per-seed mean loss, still on the device.
 
         The first non-finite number freezes the weights where they are (the fused optimizer
         skips its update on `found_inf`), so that the step can be found and repeated later.
         """
-        pairs = [self.batch(run, self.step) for run in self.runs]
+        pairs = [self.my_share(*self.batch(run, self.step)) for run in self.runs]
         x = torch.stack([x for x, _ in pairs])
         noise = tree_map(lambda *leaves: torch.stack(leaves), *[n for _, n in pairs])
         losses = self.ensemble.losses(x, noise).mean(1)
         losses.sum().backward()
+        losses = summed(losses.detach()) / world()
         norms = self.ensemble.clip_grad_norm_(self.config.clip)
         bad = ~(norms.isfinite() & losses.isfinite()).all()
         self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
@@ -122,7 +154,7 @@ class Trainer:
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
         lerp(self.ema, self.parameters(), [weight] * len(self.ema))
         self.step += 1
-        return losses.detach()
+        return losses
 
     def parameters(self) -> list[Tensor]:
         """What is being trained, out of autograd's sight."""
@@ -135,14 +167,14 @@ class Trainer:
         """Mean loss of the averaged weights on the validation images, under fixed noise."""
         data, total = self.data, torch.zeros(len(self.runs), device=self.device)
         with self.ensemble.holding(self.ema):
-            for first in range(0, len(data.validation), 500):
-                images = data.validation[first : first + 500]
-                g = generator_for(VALIDATION, first, self.device)
+            for start in mine(range(0, len(data.validation), 500)):
+                images = data.validation[start : start + 500]
+                g = generator_for(VALIDATION, start, self.device)
                 x = data.view(images, data.levels, g)
                 noise = self.models[0].noise(len(images), g)  # pyright: ignore
                 wide = tree_map(lambda a: a.expand(len(self.runs), *a.shape), (x, noise))
                 total += self.ensemble.losses(*wide).sum(1)
-        return (total / len(data.validation)).tolist()
+        return (summed(total) / len(data.validation)).tolist()
 
     def keep_best(self, losses: Sequence[float]) -> None:
         """Remember the averaged weights of the seeds that have never been better."""
@@ -166,6 +198,8 @@ class Trainer:
 
     def save(self) -> None:
         """One checkpoint for each seed, after the log that leads up to it."""
+        if not leads():
+            return
         adam = [self._moments(p) for p in self.ensemble.parameters]
         for s, run in enumerate(self.runs):
             moments = {
@@ -178,6 +212,7 @@ class Trainer:
             loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
             loop |= {"steps": self.steps, "seed": run.seed, "threads": torch.get_num_threads()}
             loop["stack"] = [r.seed for r in self.runs]
+            loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
             if (log := run.folder / "metrics.jsonl").exists():
                 flush(log)
             saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
@@ -212,14 +247,14 @@ class Trainer:
             rows = [[part[prefix + n] for part in parts] for n in names]
             return [r[0] if len(r) == 1 else torch.stack(r) for r in rows]
 
-        for mine, theirs in zip(self.ema, gather([c.ema for c in saved]), strict=True):
-            mine.copy_(theirs)
+        for ours, theirs in zip(self.ema, gather([c.ema for c in saved]), strict=True):
+            ours.copy_(theirs)
         moments = [gather([c.optimizer for c in saved], f"{m}.") for m in MOMENTS]
-        for p, first, second in zip(self.ensemble.parameters, *moments, strict=True):
+        for p, exp_avg, exp_avg_sq in zip(self.ensemble.parameters, *moments, strict=True):
             self.optimizer.state[p] = {
                 "step": torch.tensor(float(self.step), device=self.device),
-                "exp_avg": first.to(self.device),
-                "exp_avg_sq": second.to(self.device),
+                "exp_avg": exp_avg.to(self.device),
+                "exp_avg_sq": exp_avg_sq.to(self.device),
             }
 
     def _check(self, saved: Checkpoint, folder: Path) -> None:
@@ -233,7 +268,10 @@ class Trainer:
 
     def log(self, **values: Any) -> None:
         """A line in each seed's metrics.jsonl; lists hold one value for each seed."""
+        if not leads():
+            return
         for s, run in enumerate(self.runs):
             line = {k: v[s] if isinstance(v, list) else v for k, v in values.items()}
             with open(run.folder / "metrics.jsonl", "a") as f:
                 f.write(json.dumps({"step": self.step, **line}) + "\n")
+            run.listener(self.step, line)

@@ -1,0 +1,5 @@
+"""`python -m triptych`, and what torchrun starts."""
+
+from triptych.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""One run over several devices: `torchrun --nproc-per-node N -m triptych train ...`.
+
+Every process holds the whole model. It makes the images and the noise of the whole batch, as one
+process would, and takes its share of them; DistributedDataParallel (Li et al. 2020,
+arXiv:2006.15704) averages the gradients. So N processes follow the loss curve of one, at the same
+batch size, up to the rounding of sums. The first process alone writes.
+
+In a process that torchrun did not start there is a world of one, and nothing here does anything.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+
+from triptych.protocols import RunFailed, UserError
+
+AGREE_EVERY = 8  # steps between two questions whether to save or to stop: each waits for the device
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did, each with a device of its own."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group({"cuda": "nccl"}.get(device, "gloo"))
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise RunFailed("another process of this training ended; what it said is why") from None
+    finally:
+        dist.destroy_process_group()
+
+
+def lost(error: RuntimeError) -> bool:
+    """Whether a process could not be reached."""
+    return isinstance(error, dist.DistError) or "Connection" in str(error)
+
+
+def world() -> int:
+    """How many processes train the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over the processes."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def anyone(wants: bool, device: torch.device) -> bool:
+    """Whether any process wants it: all get the same answer."""
+    return bool(summed(torch.tensor(float(wants), device=device)).item())
+
+
+def check_batch(size: int) -> None:
+    """Raises UserError where a batch cannot be shared out evenly."""
+    if size % world():
+        raise UserError(
+            f"batch_size = {size} cannot be shared by {world()} processes; choose a multiple of "
+            f"{world()}"
+        )
+
+
+def image_dimensions(noise: Callable[[int], Any]) -> Any:
+    """The dimension of each leaf of a model's noise that counts images; -1 if it has none.
+
+    It is the one that grows with the number of images.
+    """
+
+    def growing(small: Tensor, large: Tensor) -> int:
+        pairs = zip(small.shape, large.shape, strict=True)
+        return next((d for d, (a, b) in enumerate(pairs) if a != b), -1)
+
+    return tree_map(growing, noise(2), noise(3))
+
+
+def share(leaf: Tensor, dimension: int) -> Tensor:
+    """This process's part of a leaf: every N-th image, so that what is ordered (the times of a
+    DDPM) is spread evenly. A leaf without images is everybody's."""
+    if world() == 1 or dimension < 0:
+        return leaf
+    every = torch.arange(dist.get_rank(), leaf.shape[dimension], world(), device=leaf.device)
+    return leaf.index_select(dimension, every)
+
+
+def mine(pieces: Sequence[int]) -> Sequence[int]:
+    """Every N-th piece of some work: this process's."""
+    return pieces[dist.get_rank() :: world()] if world() > 1 else pieces
+
+
+def parallel(loss: nn.Module, device: torch.device) -> nn.Module:
+    """A module whose gradients are averaged over the processes; as it is in a world of one."""
+    if world() == 1:
+        return loss
+    ids = [torch.cuda.current_device()] if device.type == "cuda" else None
+    # Which weights a loss uses never changes during a training, and not all models use all.
+    return DistributedDataParallel(loss, ids, broadcast_buffers=False, static_graph=True)

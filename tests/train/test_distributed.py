@@ -1,0 +1,124 @@
+"""Several processes follow the training of one: torchrun, gloo."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils._pytree import tree_map
+from toys import MODELS, built, training_data
+
+from triptych.objectives import step_noise
+from triptych.protocols import UserError
+from triptych.train import checkpoint, distributed
+from triptych.train.distributed import check_batch, image_dimensions, share
+from triptych.train.order import generator_for
+
+CASES = {
+    "vae": ["vae", "--prior", "resampled", "--epochs", "2"],
+    "latent": ["latent-ddpm", "--epochs", "1"],
+}
+IN_FP32 = """
+import triptych.train.fit as fit
+from triptych.cli import main
+
+fit.bf16_helps = lambda device: False
+main()
+"""
+PROGRAM = ["-m", "triptych"]
+
+
+def started(processes, out, words, program=PROGRAM):
+    """One run that so many processes train."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", str(processes)]
+    command = [*launcher, *program, "train", *words, "--out", str(out)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, text=True, **pipes)
+
+
+def torchrun(processes, out, words, program=PROGRAM):
+    """Train it to its end."""
+    with started(processes, out, words, program) as process:
+        told, said = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(words, process.returncode, told, said)
+
+
+def wait_for(condition):
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", CASES)
+def test_two_processes_follow_the_loss_curve_of_one(recipe, tmp_path):
+    """In fp32: in bf16 a sum that is rounded otherwise soon shows."""
+    script = tmp_path / "in_fp32.py"
+    script.write_text(IN_FP32)
+    runs = []
+    for processes in (1, 2):
+        done = torchrun(processes, tmp_path / str(processes), CASES[recipe], [str(script)])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("wrote") == 1
+        runs += (tmp_path / str(processes)).glob("*/seed-0")
+    one, two = map(log_of, runs)
+    assert len(one) == len(two) > 3
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        numbers = ("step", "loss", "validation")
+        assert {k: b[k] for k in numbers if k in b} == pytest.approx(
+            {k: a[k] for k in numbers if k in a}, rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shares_of_a_batch_are_its_images_with_their_noise(name, monkeypatch):
+    model = built(name).eval()
+    data = training_data(MODELS[name][1], n=6)
+    g = generator_for(0, 0, torch.device("cpu"))
+    x = data.view(data.images, data.levels, g)
+    where = image_dimensions(lambda n: step_noise(model, n, g, 0.5))
+    noise = step_noise(model, 6, g, 0.5)
+    whole = model.loss(x, noise)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
+        part = model.loss(share(x, 0), tree_map(share, noise, where))
+        torch.testing.assert_close(part, whole[rank::2])
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    check_batch(9)
+    with pytest.raises(UserError, match=r"batch_size = 10 cannot be shared by 3.*multiple of 3"):
+        check_batch(10)
+
+
+def test_processes_that_torchrun_stops_save_the_same_step_and_go_on(tmp_path):
+    """What one process is told, all do at one step; the run ends as if it had not been stopped."""
+    words = ["vae-gaussian", "--epochs", "40"]
+    straight = torchrun(2, tmp_path / "straight", words)
+    assert straight.returncode == 0, straight.stderr
+    run = tmp_path / "stopped" / "vae-gaussian" / "seed-0"
+    with started(2, tmp_path / "stopped", words) as process:
+        wait_for(lambda: (run / "metrics.jsonl").exists() and len(log_of(run)) > 5)
+        process.terminate()
+        process.wait(60)
+    step = checkpoint.load(run).loop["step"]
+    assert 0 < step < checkpoint.load(run).loop["steps"]
+    again = torchrun(2, tmp_path / "stopped", [*words, "--resume"])
+    assert again.returncode == 0, again.stderr
+    other = tmp_path / "straight" / "vae-gaussian" / "seed-0"
+    ours, theirs = checkpoint.load(other), checkpoint.load(run)
+    for name, weight in ours.model.items():
+        assert torch.equal(weight, theirs.model[name]), name
+    assert [m["step"] for m in log_of(run)] == [m["step"] for m in log_of(other)]
