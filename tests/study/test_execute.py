@@ -39,9 +39,9 @@ def fits(monkeypatch):
     """The seeds of every training that is begun, and the data that it is given."""
     begun, fit = [], run_module.fit
 
-    def recording(models, seeds, folders, data, *rest):
+    def recording(models, seeds, folders, data, *rest, **named):
         begun.append((folders[0].parent.name, *seeds, data))
-        return fit(models, seeds, folders, data, *rest)
+        return fit(models, seeds, folders, data, *rest, **named)
 
     monkeypatch.setattr(run_module, "fit", recording)
     return begun
@@ -87,10 +87,10 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path, fits, monkeypatch):
 
 
 def stopping_at(model, seed, fit):
-    def stop(models, seeds, folders, *rest):
+    def stop(models, seeds, folders, *rest, **named):
         if (folders[0].parent.name, seeds[0]) == (model, seed):
             raise StopRequested(0, 10)
-        return fit(models, seeds, folders, *rest)
+        return fit(models, seeds, folders, *rest, **named)
 
     return stop
 

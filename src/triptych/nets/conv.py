@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 GROUPS = 8  # of every group normalisation
 LEAST = 4  # numbers in a group: of one there is nothing left, of two only which is larger
@@ -34,3 +35,8 @@ class ConvNet(nn.Sequential):
             nn.SiLU(),
             last,
         )
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H W"]:
+        """With channels last in memory, which suits convolutions of few channels."""
+        # Not `memory_format`, which vmap does not know
+        return super().forward(input.movedim(-3, -1).contiguous().movedim(-1, -3))
