@@ -162,7 +162,7 @@ def test_a_sample_takes_the_level_whose_cell_it_falls_in(g):
 
 def test_what_had_to_be_moved_into_range_is_counted(g):
     y = torch.tensor([0.0, 0.5, 1.0, -0.3, 1.7, 2.0, 0.1, 0.2]).view(1, 1, 2, 4)
-    assert recording((1, 2, 4), 4, y).share_outside(1, g) == pytest.approx(3 / 8)
+    assert recording((1, 2, 4), 4, y).share_outside(1, g).item() == pytest.approx(3 / 8)
 
 
 def test_prepare_normalises_what_each_layer_passes_on(g):

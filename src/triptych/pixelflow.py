@@ -89,10 +89,12 @@ class PixelFlow(nn.Module):
         return k.clamp(0, self.levels - 1) / (self.levels - 1)
 
     @torch.no_grad()
-    def share_outside(self, n: int, generator: Generator, temperature: float = 1.0) -> float:
-        """Share of sampled pixels that fell outside [0, 1] and had to be moved."""
+    def share_outside(
+        self, n: int, generator: Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "n"]:
+        """Share of each sample's pixels that fell outside [0, 1] and had to be moved."""
         y = self.flow.sample(n, generator, temperature)
-        return ((y < 0) | (y > 1)).float().mean().item()
+        return ((y < 0) | (y > 1)).float().flatten(1).mean(1)
 
     @torch.no_grad()
     def inverse_error(

@@ -41,12 +41,16 @@ def cases():
     known = recipes_for("digits")
     vae = override(known["vae-flow"], hidden=[16], coupling_hidden=[8], couplings=2, epochs=8)
     small = {"hidden": [16], "latent_dim": 2, "likelihood": "gaussian", "beta": 1e-3}
+    spline = {"coupling": "spline", "bins": 4, "blocks": 1, "dequantization": "variational"}
+    chain = {"widths": [8], "timesteps": 20, "epochs": 2}
     latent = {"vae": small, "vae_train": {"epochs": 3}, "width": 16, "timesteps": 20, "epochs": 4}
     return {
         "vae": (vae, (0,)),
         "stack": (override(vae, epochs=4), (0, 1, 2)),
         "pixelflow": (override(known["pixelflow"], steps=1, width=8, epochs=2), (0,)),
-        "ddpm": (override(known["ddpm"], widths=[8], timesteps=20, epochs=2), (0,)),
+        "spline": (override(known["pixelflow"], steps=1, width=8, epochs=1, **spline), (0,)),
+        "ddpm": (override(known["ddpm"], **chain, dropout=0.3, variance="learned"), (0,)),
+        "vdm": (override(known["ddpm"], **chain, schedule="learned"), (0,)),
         "latent": (override(known["latent-ddpm"], **latent), (0,)),
     }
 

@@ -21,10 +21,10 @@ from triptych.report.arrays import read_npz
 from triptych.report.load import read_study
 from triptych.study.grid import from_toml
 from triptych.study.recipes import recipes_for
-from triptych.study.store import RunFolder, read_json
+from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
-from triptych.train.files import sealed
+from triptych.train.files import read_json, sealed
 from triptych.train.fit import cut_log
 
 TIMES = int(os.environ.get("TRIPTYCH_CORRUPTIONS", "40"))

@@ -133,7 +133,10 @@ SMALL = {
     "view": st.sampled_from(["threshold", "dynamic", "raw"]),
     "network": st.sampled_from(["mlp", "gated", "residual"]),
     "objective": st.sampled_from(["elbo", "iwae"]),
-    "schedule": st.sampled_from(["cosine", "linear"]),
+    "schedule": st.sampled_from(["cosine", "linear", "learned"]),
+    "coupling": st.sampled_from(["affine", "spline"]),
+    "dequantization": st.sampled_from(["uniform", "variational"]),
+    "dropout": st.sampled_from([0.0, 0.5, 0.999]),
     "variance": st.sampled_from(["small", "large", "learned"]),
     "prediction": st.sampled_from(["v", "eps"]),
     "coupling_hidden": st.lists(st.integers(1, 9), max_size=2),
@@ -150,7 +153,8 @@ SMALL = {
     ),
     **dict.fromkeys(("bins", "components", "pseudo_inputs", "logistics"), st.integers(0, 50)),
     **dict.fromkeys(("iwae_samples", "context", "truncation", "batch_size"), st.integers(0, 50)),
-    **dict.fromkeys(("width", "timesteps"), st.integers(0, 20)),
+    **dict.fromkeys(("width", "timesteps", "dequantization_width"), st.integers(0, 20)),
+    "dequantization_steps": st.integers(1, 4),
 }
 
 

@@ -14,9 +14,13 @@ from toys import built, images, tiny_vae
 
 from triptych.cli import REQUEUE, main
 from triptych.evaluate import classifier
+from triptych.evaluate.ais import Annealing, annealed_log_px
 from triptych.evaluate.classifier import FeatureNet, features_for
+from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.judge_flow import outside_score
 from triptych.evaluate.likelihood import ddpm_bound, flow_bounds, importance_bounds
 from triptych.evaluate.memory import in_halves
+from triptych.evaluate.ode import ode_bound
 from triptych.protocols import UserError
 from triptych.study import display
 from triptych.train import checkpoint
@@ -151,6 +155,34 @@ def test_judging_goes_on_in_halves(monkeypatch, g):
             narrow = lambda x, e, h, f=f: scarce(lambda e: f(x, e, h), 2)(e)  # noqa: E731
         monkeypatch.setattr(model, name, narrow)
         torch.testing.assert_close(bound().values, whole, atol=1e-4, rtol=1e-5)
+
+
+def test_annealing_the_ode_and_drawing_go_on_in_halves(monkeypatch):
+    x = images(5).float()
+    vae, chain, flow = tiny_vae(), built("ddpm"), built("pixelflow")
+    how = Evaluation(temperature=0.7)
+
+    def again():
+        return torch.Generator().manual_seed(3)
+
+    def all_estimates():
+        yield annealed_log_px(vae, x.gt(8).float(), Annealing(4, 5, 2), again()).values
+        yield ode_bound(chain, x, again())
+        yield torch.tensor(outside_score(flow, 5, how, {}, again()).protocol["n"])
+
+    whole = list(all_estimates())
+    monkeypatch.setattr(vae.likelihood, "log_prob", scarce(vae.likelihood.log_prob, 2))
+    monkeypatch.setattr(chain.net, "forward", scarce(chain.net.forward, 2))
+    monkeypatch.setattr(
+        flow.flow.base, "sample", lambda n, g, f=flow.flow.base.sample: most(f, n, g)
+    )
+    for ours, theirs in zip(all_estimates(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def most(f, n, g):
+    """f(n, g), where memory holds two rows."""
+    return scarce(lambda rows: f(len(rows), g), 2)(torch.arange(n))
 
 
 def test_halves_end_where_one_row_does_not_fit_or_something_else_is_wrong():

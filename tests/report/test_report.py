@@ -272,7 +272,7 @@ def test_a_failed_first_seed_gives_way_to_the_next(folder, code):
 @pytest.mark.parametrize("name", ["study.json", "results.json"])
 def test_a_missing_file_is_one_sentence(folder, code, name):
     (folder / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing"):
+    with pytest.raises(UserError, match=f"{name} does not exist"):
         write_report(folder, code)
 
 

@@ -6,9 +6,10 @@ import pytest
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score, UserError
 from triptych.study.recipes import override, recipes_for
-from triptych.study.store import RunFolder, manifest, read_json
+from triptych.study.store import RunFolder, manifest
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
+from triptych.train.files import read_json
 
 RECIPE = recipes_for("digits")["vae-mixture"]
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from triptych.evaluate.likelihood import Estimate
+from triptych.evaluate.memory import in_halves
 from triptych.maths import log_mean_exp
 from triptych.vae import VAE
 
@@ -55,10 +56,13 @@ class AnnealedPath:
 
     def log_w(self, z: Float[Tensor, "K B M"]) -> Float[Tensor, "K B"]:
         """log p(x, z) - log q(z|x)."""
-        return self._log_joint(z) - self.model.posterior.log_prob(z, self.h)
+        return in_halves(lambda z: self._log_joint(z) - self.model.posterior.log_prob(z, self.h), z)
 
     def gradient(self, z: Tensor, beta: float) -> tuple[Float[Tensor, "K B"], Tensor]:
         """log f_beta(z) and its gradient in z."""
+        return in_halves(lambda z: self._gradient(z, beta), z)
+
+    def _gradient(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_q = self.model.posterior.log_prob(z, self.h)

@@ -15,6 +15,7 @@ the whole ones that it was trained on. Integers are dequantized, u ~ U(-1/2, 1/2
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
+from triptych.evaluate.memory import in_halves
 from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
 
@@ -115,7 +117,7 @@ def ode_bound(
     for part in x.split(chunk):
         u = uniform(part, generator) - 0.5
         probe = uniform(part, generator).round() * 2 - 1
-        log_p = log_density(model, model.scale(part) + width * u, probe)
+        log_p = in_halves(partial(log_density, model), model.scale(part) + width * u, probe)
         rows.append(log_p.double() + model.dims * math.log(width))
     return torch.cat(rows)
 

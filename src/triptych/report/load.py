@@ -1,6 +1,5 @@
 """What a study stored, read back as plain values. Nothing here knows a model."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from triptych.protocols import UserError
 from triptych.report.arrays import check_shapes, read_npz
-from triptych.train.files import seal_holds
+from triptych.train.files import read_json
 
 T = TypeVar("T")
 
@@ -224,16 +223,7 @@ def _records(kind: type[T], entries: Iterable[dict[str, Any]]) -> list[T]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing: name the folder of a finished study, or run the study first."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): run the study again.") from error
-    if not seal_holds(content):
-        raise UserError(f"{path} is not as it was written (its sha256): run the study again.")
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != 1:
         raise UserError(
             f"{path} is not of schema 1, which this version reads: run the study again."

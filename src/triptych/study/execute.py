@@ -18,8 +18,8 @@ from triptych.study.on_ray import Cluster, run_on_ray
 from triptych.study.recipes import Recipe, from_dict, validated
 from triptych.study.results import results
 from triptych.study.run import Job
-from triptych.study.store import RunFolder, pretty, read_json
-from triptych.train.files import sealed, write_text
+from triptych.study.store import RunFolder, pretty
+from triptych.train.files import read_json, sealed, write_text
 
 
 @dataclass(frozen=True)

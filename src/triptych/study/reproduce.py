@@ -16,10 +16,11 @@ from triptych.protocols import UserError
 from triptych.study.lock import locked
 from triptych.study.recipes import validated
 from triptych.study.run import Job, Tell, evaluate, train
-from triptych.study.store import RunFolder, read_json
+from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
 from triptych.train.determinism import deterministic
+from triptych.train.files import read_json
 
 WALL_CLOCK = ("samples-per-second",)  # what no run can repeat
 
@@ -43,7 +44,7 @@ def reproduce(
     """
     recipe, _, seed = run.config()
     first = checkpoint.load(run.path)
-    if first.loop["step"] != first.loop.get("steps"):
+    if first.loop["step"] < first.loop.get("steps", 0):  # what earlier versions did not note
         raise UserError(f"{run.path} is not trained to its end; go on with it first")
     stack = tuple(first.loop.get("stack", (seed,)))
     job = Job(recipe, stack if seed in stack else (seed,), out)

@@ -19,10 +19,9 @@ from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score, UserError
 from triptych.study.recipes import Recipe, from_dict, to_dict, validated
 from triptych.train import checkpoint
-from triptych.train.files import seal_holds, sealed, write_bytes, write_text
+from triptych.train.files import read_json, sealed, write_bytes, write_text
 
 SCHEMA = 1
-LARGEST_JSON = 2**26
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
 
 
@@ -155,23 +154,6 @@ def git_commit() -> str | None:
         return commit + ("+" if git("status", "--porcelain") else "") if commit else None
     except (OSError, subprocess.TimeoutExpired):
         return None
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, or one sentence why not."""
-    try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
-        plain = json.loads(path.read_text())
-        if not seal_holds(plain):
-            raise ValueError("its sha256 is not that of its content")
-        return plain
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name the folder of a run or study") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); restore it or delete the folder"
-        ) from None
 
 
 def pretty(value: Any) -> str:

@@ -7,6 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from triptych.protocols import UserError
+
+LARGEST_JSON = 2**26
+
 
 def write_bytes(path: Path, raw: bytes) -> None:
     """Write a file beside its place, flush it to the disk and rename it into place.
@@ -60,3 +64,20 @@ def seal_holds(plain: Any) -> bool:
     if not isinstance(plain, dict) or "sha256" not in plain:
         return True
     return plain["sha256"] == sealed(plain)["sha256"]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, or one sentence why not."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
+        plain = json.loads(path.read_text())
+        if not seal_holds(plain):
+            raise ValueError("its sha256 is not that of its content")
+        return plain
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the folder of a run or study") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); restore it, or delete it and run its command again"
+        ) from None
