@@ -35,7 +35,7 @@ class Where:
     device: Device = "cpu"
     """where to compute"""
     features: Path | None = None
-    """mnist_classifier.pth of the course, to have its FID"""
+    """network of the FID: mnist_classifier.pth of the course, or inception"""
     deterministic: bool = False
     """only operations that a GPU repeats to the bit"""
 

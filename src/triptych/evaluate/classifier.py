@@ -2,7 +2,7 @@
 
 A data set's own labels train a 128-d feature network by a fixed recipe. For MNIST its weights
 ship with the package; for the others they are trained once and cached. The course's network can
-be read from its file instead.
+be read from its file instead, and so can Inception's.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from triptych.data import Dataset
+from triptych.evaluate.inception import is_inception, read_inception
 from triptych.evaluate.memory import in_halves
 from triptych.protocols import UserError
 from triptych.train.files import write_bytes
@@ -94,14 +95,14 @@ class Features:
     accuracy: float | None
 
     @torch.no_grad()
-    def __call__(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N 128"]:
+    def __call__(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
         """Features in float64 of grey images in [0, 1]; never rescaled, whatever their range."""
         net: Any = self.net.features
         parts = [in_halves(lambda c: net(2 * c - 1), c).double() for c in x.split(500)]
         return torch.cat(parts)
 
     @torch.no_grad()
-    def logits(self, features: Float[Tensor, "N 128"]) -> Float[Tensor, "N classes"]:
+    def logits(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N classes"]:
         """What the classifier makes of features."""
         return self.net.head(features.float())  # pyright: ignore[reportCallIssue]
 
@@ -110,10 +111,13 @@ class Features:
         return Features(self.net.to(device), self.name, self.hash, self.accuracy)
 
 
-def features_for(data: Dataset, course_file: Path | None = None) -> Features:
-    """The feature network of a data set: the course's, shipped, cached, or trained now."""
-    if course_file is not None:
-        return course_features(course_file, data.shape)
+def features_for(data: Dataset, file: Path | None = None) -> Features:
+    """The feature network of a data set: a file's, shipped, cached, or trained now."""
+    if file is not None and is_inception(file):
+        net, raw = read_inception(file)
+        return Features(net.eval(), "inception-v3", hashlib.sha256(raw).hexdigest()[:12], None)
+    if file is not None:
+        return course_features(file, data.shape)
     if data.name == "mnist":
         return _unpack(SHIPPED.read_bytes(), data, "triptych-mnist")
     key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]

@@ -190,7 +190,7 @@ def evaluate(
     folder: RunFolder,
     data: Dataset,
     how: Evaluation,
-    course_file: Path | None = None,
+    feature_file: Path | None = None,
     track: Sequence[str] = (),
 ) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
@@ -208,7 +208,7 @@ def evaluate(
         raise UserError(
             f"{folder.path} is at step {loop['step']} of {loop['steps']}; train it to its end first"
         )
-    features = features_for(data, course_file).to(device) if recipe.part == "B" else None
+    features = features_for(data, feature_file).to(device) if recipe.part == "B" else None
     model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
     judgement = judge(model, data, recipe.view, how, seed, features, drawn_by)
     cost = {"train": loop["seconds"], "evaluate": time.monotonic() - began}
