@@ -35,7 +35,7 @@ class Where:
     device: Device = "cpu"
     """where to compute"""
     features: Path | None = None
-    """network of the FID: mnist_classifier.pth of the course, or inception"""
+    """what FID is on: mnist_classifier.pth, or inception"""
     deterministic: bool = False
     """only operations that a GPU repeats to the bit"""
 
