@@ -1,7 +1,7 @@
 """Training and evaluation throughput beside peers, in one run on one core: `make bench`.
 
 Every contender sees the same images, batch size and network sizes. Rounds alternate between the
-contenders, after a warm-up, and the median of the rounds counts.
+contenders, after a warm-up, and the median of the rounds counts; a chain's 1,000 steps have one.
 """
 
 import json

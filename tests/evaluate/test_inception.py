@@ -14,6 +14,7 @@ from triptych.evaluate import inception
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.fidelity import kernel_distance
 from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_samples import sample_scores
 from triptych.protocols import UserError
 
 
@@ -57,14 +58,20 @@ def test_features_are_those_of_torch_fidelity(peer, weights):
     features = features_for(data(), weights)
     levels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
     theirs = peer.FeatureExtractorInceptionV3(
-        "peer", ["2048", "logits"], feature_extractor_weights_path=str(weights)
+        "peer", ["2048"], feature_extractor_weights_path=str(weights)
     )
     with torch.no_grad():
-        expected, logits = theirs(levels.expand(-1, 3, -1, -1))
+        (expected,) = theirs(levels.expand(-1, 3, -1, -1))
     found = features(levels / 255)
     torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(features.logits(found), logits, rtol=1e-4, atol=1e-5)
     assert features.name == "inception-v3"
+    with pytest.raises(ValueError, match="finite"):
+        features(torch.full((1, 1, 8, 8), torch.nan))
+
+
+def test_its_classes_are_not_those_of_the_images(weights, digits):
+    scores, _ = sample_scores(torch.rand(5, 1, 8, 8), digits, features_for(digits, weights), {})
+    assert [score.metric for score in scores] == ["fid"]
 
 
 def test_distances_are_those_of_torch_fidelity(peer):

@@ -1,6 +1,13 @@
 """Trackers copy what is logged, and cannot stop a run."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -11,7 +18,7 @@ from triptych.protocols import UserError
 from triptych.study import trackers
 from triptych.study.recipes import override, recipes_for
 from triptych.study.run import Job, evaluate, train
-from triptych.study.trackers import TRACKERS, check_trackers, tracking
+from triptych.study.trackers import TRACKERS, Track, check_trackers, id_of, tracking
 
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=30)
 
@@ -29,6 +36,7 @@ def at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(trackers, "given_up", set())
 
 
 def logged(job):
@@ -39,7 +47,7 @@ def logged(job):
 
 def test_tensorboard_and_mlflow_have_the_log_and_the_scores(job):
     data = load("digits")
-    names = ("tensorboard", "mlflow")
+    names = Track(("tensorboard", "mlflow"), job.study)
     train(job, data, track=names)
     evaluate(job.folder(0), data, QUICK, track=names)
     expected = logged(job)
@@ -70,8 +78,8 @@ def from_mlflow(job):
 
 
 def test_weights_and_biases_offline_keeps_one_id_and_has_the_log(job):
-    train(job, load("digits"), track=("wandb",))
-    with tracking(job.folder(0).path, ("wandb",)) as tell:
+    train(job, load("digits"), track=Track(("wandb",), job.study))
+    with tracking(job.folder(0).path, Track(("wandb",), job.study)) as tell:
         tell(10**6, {"test elbo": -1.0, "not finite": float("nan")})
     files = sorted((job.folder(0).path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len({f.name for f in files}) == 1
@@ -105,7 +113,7 @@ class Broken:
 
     when = "log"
 
-    def __init__(self, run):
+    def __init__(self, run, track, id):
         self.told = 0
         if self.when == "start":
             raise OSError("no way to the server")
@@ -115,7 +123,7 @@ class Broken:
         if self.when == "log" and self.told == 2:
             raise RuntimeError("the server\nis gone")
 
-    def close(self):
+    def close(self, ending):
         if self.when == "close":
             raise ValueError("never heard of this run")
 
@@ -124,11 +132,83 @@ class Broken:
 def test_a_tracker_that_fails_is_given_up_with_one_line(when, job, monkeypatch, capsys):
     monkeypatch.setattr(Broken, "when", when)
     monkeypatch.setitem(TRACKERS, "wandb", (Broken, ()))
-    train(job, load("digits"), track=("wandb",))
+    data, track = load("digits"), Track(("wandb",), job.study)
+    train(job, data, track=track)
+    evaluate(job.folder(0), data, QUICK, track=track)
     assert job.folder(0).failure() is None
     assert max(step for step, _ in logged(job)) == 21
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("triptych: wandb is given up for")
+    assert line.startswith("triptych: wandb is given up from")
+
+
+class Stuck(Broken):
+    """Never comes back."""
+
+    def log(self, step, values):
+        threading.Event().wait()
+
+
+def test_no_run_waits_for_a_tracker(job, monkeypatch, capsys):
+    """Not while it trains, and at its end only so long as it is told to."""
+    monkeypatch.setitem(TRACKERS, "wandb", (Stuck, ()))
+    monkeypatch.setattr(trackers, "PATIENCE", 0.2)
+    track = Track(("wandb",), job.study)
+    data, began = load("digits"), time.monotonic()
+    train(job, data, track=track)
+    evaluate(job.folder(0), data, QUICK, track=track)
+    assert time.monotonic() - began < 60
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has not taken everything" in line
+
+
+def test_the_end_of_a_run_is_told(job, monkeypatch):
+    ends = []
+
+    class Ends(Broken):
+        when = "never"
+
+        def close(self, ending):
+            ends.append(ending)
+
+    monkeypatch.setitem(TRACKERS, "wandb", (Ends, ()))
+    track, run = Track(("wandb",), job.study), job.folder(0).path
+    run.mkdir(parents=True)
+
+    def tell(then=lambda: None):
+        with tracking(run, track) as told:
+            told(1, {"loss": 1.0})
+            then()
+
+    tell()
+    tell(lambda: job.folder(0).write_failure("not finite"))
+    with pytest.raises(KeyboardInterrupt):
+        tell(lambda: signal.raise_signal(signal.SIGINT))
+    assert ends == ["FINISHED", "FAILED", "KILLED"]
+
+
+def test_a_run_keeps_its_id_and_another_in_its_place_has_a_new_one(tmp_path):
+    run = tmp_path / "s" / "a" / "seed-0"
+    first = id_of(run)
+    assert id_of(run) == first
+    (run / "tracked").write_text("' or 1 = 1")
+    assert len(id_of(run)) == 32
+    shutil.rmtree(run)
+    assert id_of(run) != first
+    track = Track((), tmp_path / "s")
+    assert track.name_of(run) == "a/seed-0"
+    assert track.name_of(tmp_path / "s/latent/autoencoder/seed-1") == "latent/autoencoder/seed-1"
+    assert track.name_of(tmp_path / "elsewhere/b/seed-2") == "b/seed-2"
+
+
+def test_weights_and_biases_is_refused_where_it_would_ask_for_an_account(tmp_path):
+    hidden = ("WANDB_API_KEY", "WANDB_MODE", "NETRC")
+    env = {k: v for k, v in os.environ.items() if k not in hidden} | {"HOME": str(tmp_path)}
+    words = ["train", "vae-gaussian", "--epochs", "0.1", "--track", "wandb", "--out"]
+    command = [sys.executable, "-m", "triptych", *words, str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "run `wandb login`" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_that_is_not_installed_is_refused_before_anything_is_done(

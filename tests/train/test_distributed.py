@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from socket import socket
 
 import pytest
 import torch
 from torch.utils._pytree import tree_map
 from toys import MODELS, built, training_data
 
+from triptych.cli import main
 from triptych.objectives import step_noise
 from triptych.protocols import UserError
 from triptych.train import checkpoint, distributed
@@ -103,7 +105,53 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
         check_batch(10)
 
 
-def test_processes_that_torchrun_stops_save_the_same_step_and_go_on(tmp_path):
+def test_a_lost_process_ends_the_others_with_a_sentence(tmp_path):
+    with socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    env = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    env |= {"MASTER_PORT": str(port)}
+    command = [sys.executable, *PROGRAM, "train", "vae-gaussian", "--epochs", "900"]
+    ranks = [
+        subprocess.Popen(
+            [*command, "--out", str(tmp_path)],
+            env=os.environ | env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    wait_for(lambda: list(tmp_path.glob("*/seed-0/metrics.jsonl")))
+    ranks[1].kill()
+    _, said = ranks[0].communicate(timeout=120)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "another process of this training cannot be reached" in said
+    assert "Traceback" not in said
+
+
+def test_what_torchrun_asks_for_must_be_there(monkeypatch, capsys, tmp_path):
+    """Refused before anything is written."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device, said in (("cuda", "has 1 GPUs"), ("mps", "cannot train with others")):
+        with pytest.raises(SystemExit) as left:
+            main(["train", "vae", "--device", device, "--out", str(tmp_path)])
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_is_refused_leaves_no_run_behind(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(SystemExit):
+        main(["train", "vae", "--batch-size", "31", "--out", str(tmp_path)])
+    assert "choose a multiple of 2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_torchrun_stops_save_the_same_step_and_go_on(tmp_path, capsys):
     """What one process is told, all do at one step; the run ends as if it had not been stopped."""
     words = ["vae-gaussian", "--epochs", "40"]
     straight = torchrun(2, tmp_path / "straight", words)
@@ -122,3 +170,6 @@ def test_processes_that_torchrun_stops_save_the_same_step_and_go_on(tmp_path):
     for name, weight in ours.model.items():
         assert torch.equal(weight, theirs.model[name]), name
     assert [m["step"] for m in log_of(run)] == [m["step"] for m in log_of(other)]
+    with pytest.raises(SystemExit):
+        main(["reproduce", str(run), "--out", str(tmp_path / "again")])
+    assert "trained by 2 processes" in capsys.readouterr().err

@@ -54,8 +54,8 @@ class Train:
         from triptych.study.lock import locked
         from triptych.study.recipes import asked_recipe
         from triptych.study.run import Job, train
-        from triptych.study.trackers import check_trackers
-        from triptych.train.distributed import joined, leads
+        from triptych.study.trackers import Track, check_trackers
+        from triptych.train.distributed import check_batch, joined, leads
 
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
@@ -65,6 +65,7 @@ class Train:
         asked = {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
         with joined(self.where.device):
+            check_batch(recipe.train.batch_size)
             data = load(self.dataset, self.where.data).to(self.where.ready())
             job = Job(recipe, (self.seed,), self.out)
             folder = job.folder(self.seed)
@@ -74,7 +75,7 @@ class Train:
                 if leads():
                     folder.ready(self.resume)
                 told = bar_for(recipe.name) if leads() else lambda p: None
-                train(job, data, progress=told, track=self.track)
+                train(job, data, progress=told, track=Track(self.track, self.out))
             failed, ours = folder.failure(), leads()
         if failed is not None:
             raise RunFailed(

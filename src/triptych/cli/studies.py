@@ -57,7 +57,7 @@ class Study:
         from triptych.study.local import Place
         from triptych.study.lock import locked
         from triptych.study.on_ray import cluster_named
-        from triptych.study.trackers import check_trackers
+        from triptych.study.trackers import Track, check_trackers
 
         check_trackers(self.track)
         study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
@@ -70,7 +70,7 @@ class Study:
             where.data,
             where.features,
             device,
-            track=self.track,
+            track=Track(self.track, folder),
             deterministic=where.deterministic,
         )
         outcome = execute(study, folder, place, Bars(), self.workers, cluster)

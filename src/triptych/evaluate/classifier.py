@@ -101,6 +101,11 @@ class Features:
         parts = [in_halves(lambda c: net(2 * c - 1), c).double() for c in x.split(500)]
         return torch.cat(parts)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the network knows the data's classes."""
+        return hasattr(self.net, "head")
+
     @torch.no_grad()
     def logits(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N classes"]:
         """What the classifier makes of features."""

@@ -2,6 +2,7 @@
 (Obukhov et al. 2020, doi:10.5281/zenodo.4957738), which agrees with the original of Heusel et al.
 """
 
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ LARGEST_FILE = 2**28  # bytes; the weights take 95 MB
 
 
 class Inception(nn.Module):
-    """2,048 features of grey images in [-1, 1], in eight bits, three channels and 299x299."""
+    """2,048 features of grey images in [-1, 1], in eight bits, three channels and 299x299. Of its
+    classes, ImageNet's, none is a digit or a garment's, so it has no head here."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -31,13 +33,11 @@ class Inception(nn.Module):
         self.network = extractor(WORD, ["2048"], feature_extractor_weights_path=clean)
 
     def features(self, x: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 2048"]:
-        """The last pooling layer's."""
+        """The last pooling layer's. ValueError where a pixel is not finite: eight bits hide it."""
+        if not x.isfinite().all():
+            raise ValueError("images for Inception must be finite")
         levels = ((x + 1) * 127.5).round().to(torch.uint8)
         return self.network(levels.expand(-1, 3, -1, -1))[0]
-
-    def head(self, features: Float[Tensor, "B 2048"]) -> Float[Tensor, "B 1008"]:
-        """Logits of ImageNet's classes."""
-        return self.network.fc(features)
 
 
 def read_inception(file: Path) -> tuple[Inception, bytes]:
@@ -74,8 +74,8 @@ def fetched() -> Path:
     path = Path(pooch.os_cache("triptych")) / "features" / name
     try:
         if not path.exists():
-            pooch.retrieve(url, None, f"{name}.new", path.parent, progressbar=True)
-            fresh = path.with_name(f"{name}.new")
+            fresh = path.with_name(f"{name}.{os.getpid()}")  # others may be fetching it too
+            pooch.retrieve(url, None, fresh.name, path.parent, progressbar=True)
             if not pooch.file_hash(str(fresh)).startswith(Path(name).stem.rpartition("-")[2]):
                 fresh.unlink()
                 raise ValueError("what came has another checksum")

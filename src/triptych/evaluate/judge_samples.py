@@ -50,7 +50,7 @@ def sample_scores(
     value = frechet_distance(moments(fake), moments(test))
     scores = [
         Score("fid", value, "", None, protocol | {"floor": floor}),
-        *_class_scores(features, fake, train, test, protocol),
+        *(_class_scores(features, fake, train, test, protocol) if features.classifies else []),
     ]
     if min(len(fake), len(train), len(test)) < 2 * BLOCKS:
         return scores, {}

@@ -17,6 +17,7 @@ from triptych.data import Dataset, load
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
+from triptych.study.trackers import UNTRACKED, Track
 from triptych.train.determinism import deterministic
 from triptych.train.faults import explain
 from triptych.train.files import write_text
@@ -38,8 +39,8 @@ class Place:
     device: torch.device
     data: Dataset | None = None
     """The data set itself, where a process was given it."""
-    track: tuple[str, ...] = ()
-    """Who else is told what is logged: names of `trackers`."""
+    track: Track = UNTRACKED
+    """Who else is told what is logged."""
     deterministic: bool = False
     """Only operations that always give the same."""
 

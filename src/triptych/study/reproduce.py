@@ -46,6 +46,11 @@ def reproduce(
     first = checkpoint.load(run.path)
     if first.loop["step"] < first.loop.get("steps", 0):  # what earlier versions did not note
         raise UserError(f"{run.path} is not trained to its end; go on with it first")
+    if first.loop.get("world", 1) != 1:
+        raise UserError(
+            f"{run.path} was trained by {first.loop['world']} processes together, and one of them "
+            f"alone rounds sums differently; train it anew by as many to compare"
+        )
     stack = tuple(first.loop.get("stack", (seed,)))
     job = Job(recipe, stack if seed in stack else (seed,), out)
     again = job.folder(seed)

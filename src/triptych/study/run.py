@@ -21,7 +21,7 @@ from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
-from triptych.study.trackers import tracking
+from triptych.study.trackers import UNTRACKED, Track, tracking
 from triptych.train import checkpoint
 from triptych.train.distributed import leads, wait
 from triptych.train.files import write_text
@@ -50,7 +50,7 @@ def train(
     data: Dataset,
     resume: bool = True,
     progress: Tell = lambda p: None,
-    track: Sequence[str] = (),
+    track: Track = UNTRACKED,
 ) -> None:
     """Train the job's seeds on the device that holds the data. Finished training is left alone.
 
@@ -101,7 +101,7 @@ def autoencoder_job(job: Job) -> Job:
 
 
 def _with_autoencoders(
-    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell, track: Sequence[str]
+    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell, track: Track
 ) -> tuple[list[int], Tell]:
     """Train the VAEs of these seeds. Returns the seeds whose VAE did not fail, and a progress that
     counts the steps of both trainings."""
@@ -128,7 +128,7 @@ def _fit(
     data: Dataset,
     resume: bool,
     progress: Tell,
-    track: Sequence[str],
+    track: Track,
 ) -> None:
     device = data.train_images.device
     models = [new_model(job.recipe, s, data).to(device) for s in seeds]
@@ -141,12 +141,12 @@ def _fit(
     )
     folders = [job.folder(s).path for s in seeds]
     with ExitStack() as stack:
-        heard = [stack.enter_context(tracking(f, track if leads() else ())) for f in folders]
+        heard = [stack.enter_context(tracking(f, track if leads() else UNTRACKED)) for f in folders]
         failures = fit(
             models, seeds, folders, sight, job.recipe.train, resume, progress, listeners=heard
         )
-    for failure in failures if leads() else ():
-        job.folder(failure.seed).write_failure(str(failure))
+        for failure in failures if leads() else ():
+            job.folder(failure.seed).write_failure(str(failure))
     wait()
 
 
@@ -191,7 +191,7 @@ def evaluate(
     data: Dataset,
     how: Evaluation,
     feature_file: Path | None = None,
-    track: Sequence[str] = (),
+    track: Track = UNTRACKED,
 ) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
 

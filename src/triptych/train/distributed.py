@@ -26,21 +26,45 @@ AGREE_EVERY = 8  # steps between two questions whether to save or to stop: each 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, each with a device of its own."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Join the processes that torchrun started, if it did, each with a device of its own.
+
+    Raises:
+        UserError: there is no device for each.
+        RunFailed: another process cannot be reached.
+    """
+    if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group({"cuda": "nccl"}.get(device, "gloo"))
+    backend = choose_device(device, int(os.environ["LOCAL_RANK"]))
     try:
+        dist.init_process_group(backend)
         yield
     except RuntimeError as error:
         if not lost(error):
             raise
-        raise RunFailed("another process of this training ended; what it said is why") from None
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunFailed(
+            f"another process of this training cannot be reached ({why}); if it ended, it said why"
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int) -> str:
+    """Take this process's device; returns the library that carries messages between them."""
+    if device == "cpu":
+        return "gloo"
+    if device != "cuda":
+        raise UserError(f"--device {device} cannot train with others; choose cpu or cuda")
+    there = torch.cuda.device_count()
+    if local_rank >= there:
+        raise UserError(
+            f"--device cuda has {there} GPUs for {os.environ.get('LOCAL_WORLD_SIZE', 'more')} "
+            f"processes here; choose torchrun --nproc-per-node {max(there, 1)}, or --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return "nccl"
 
 
 def lost(error: RuntimeError) -> bool:

@@ -211,7 +211,7 @@ class Trainer:
             ema = self.ensemble.full_state(s, self.ema)
             loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
             loop |= {"steps": self.steps, "seed": run.seed, "threads": torch.get_num_threads()}
-            loop["stack"] = [r.seed for r in self.runs]
+            loop |= {"stack": [r.seed for r in self.runs], "world": world()}
             loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
             if (log := run.folder / "metrics.jsonl").exists():
                 flush(log)
