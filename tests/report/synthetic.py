@@ -68,7 +68,7 @@ def write_study(folder: Path, ask: Synthetic | None = None) -> Path:
     _dump(folder / "results.json", results)
     for recipe in recipes:
         for seed in ask.seeds:
-            _write_run(folder / recipe["name"] / f"seed-{seed}", ask, recipe, seed)
+            write_run(folder / recipe["name"] / f"seed-{seed}", ask, recipe, seed)
     return folder
 
 
@@ -198,7 +198,8 @@ def hash_of(name: str) -> int:
     return sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**32
 
 
-def _write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
+def write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
+    """The arrays of one run, whoever scored it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, hash_of(recipe["name"])])
     _dump(folder / "config.json", {"recipe": recipe["name"], "seed": seed})

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from synthetic import NINE, Synthetic, edit, write_study
+from synthetic import NINE, OF_2026, Synthetic, edit, write_study
 
 from triptych.protocols import UserError
 from triptych.report.discussion import discuss
@@ -219,3 +219,17 @@ def test_many_models_are_compared_with_the_best_alone(tmp_path):
     for other in others:
         set_interval(folder, "elbo", best, other, (-0.5, 0.7))
     assert "The runs do not tell the best from any other." in text_of(folder)
+
+
+def test_brief_says_of_many_samplers_what_the_table_does_not(tmp_path):
+    third = {"latent-mid": ("Latent, beta = 0.1", "latent", None, 7.7)}
+    ask = Synthetic(latent_dim=32, pixel=OF_2026 | third, edition="2026")
+    folder = write_study(tmp_path / "study", ask)
+    said, whole = text_of(folder, brief=True), text_of(folder)
+    fid = {s.model: s.mean for s in read_study(folder).scores if s.metric == "fid"}
+    best, worst = min(fid.values()), max(fid.values())
+    assert f"the lowest FID is {best:.2f} for" in said
+    assert f"the highest {worst:.2f} for" in said
+    prior = [s.mean for s in read_study(folder).scores if s.metric == "fid-prior"]
+    assert f"{min(prior):.2f} to {max(prior):.2f}" in said
+    assert all(f"{value:.2f}" in whole for value in (*fid.values(), *prior))

@@ -151,6 +151,12 @@ def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_pat
     without = read_study(write_study(tmp_path / "b", Synthetic(seeds=(0,))))
     assert len(place_panels(without, 3.0).titles) == 3
     assert place_panels(with_it, 3.0).titles[3:] == ["Latent, beta = 1e-6"]
+    for size in (2.0, 3.0, 5.0):  # its ticks and the name of its axis stand beside it
+        panels = place_panels(with_it, size)
+        room = np.diff([left for left, _ in panels.corners]) - panels.side
+        assert room[-1] >= 1.3
+        assert room.min() >= 0.34
+        assert panels.corners[-1][0] + panels.side <= 17.0
     ticks = []
     for study, scale in ((with_it, 1), (with_it, 50)):
         path = study.folder / "latent-small" / "seed-0" / "latent.npz"

@@ -129,8 +129,10 @@ def title_of(study: Study, score: Summary) -> str:
     return score.model if recipe is None else called(study, recipe)
 
 
-def one_run(models: Sequence[Summary]) -> str:
+def one_run(models: Sequence[Summary], brief: bool) -> str:
     """A warning where no model has more than one run."""
     if any(score.n_seeds > 1 for score in models):
         return ""
+    if brief:
+        return "One run each: no spread can be given. "
     return "One run each: no spread can be given, so the numbers stand for these runs alone. "

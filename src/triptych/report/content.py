@@ -33,6 +33,7 @@ CITATIONS = (
     "wu2017",
 )
 MOST_NAMED = 4
+MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
     "flow": ("the flows", "dinh2017"),
@@ -180,14 +181,22 @@ def _models(study: Study, details: bool) -> list[dict[str, str]]:
     groups = [*others, chains] if chains else others
     if study.part("A"):
         groups.insert(0, study.part("A"))
+    texts = [_shared_and_own([r.architecture for r in recipes]) for recipes in groups]
     return [
         {
             "title": _group_title(study, recipes),
             "detail": _detail(recipes) if details else "",
-            "text": _shared_and_own([r.architecture for r in recipes]),
+            "text": _unlike(texts[0], text) if i else text,
         }
-        for recipes in groups
+        for i, (recipes, text) in enumerate(zip(groups, texts, strict=True))
     ]
+
+
+def _unlike(first: str, text: str) -> str:
+    """The text without its clauses of the networks where those are the first text's."""
+    networks, mirrored, rest = text.partition(MIRRORED)
+    same = mirrored and first.startswith(networks + mirrored)
+    return f"encoder and decoder as before{rest}" if same else text
 
 
 def _group_title(study: Study, recipes: list[Recipe]) -> str:
@@ -207,7 +216,8 @@ def _shared_and_own(sentences: list[str]) -> str:
     common = "".join(column[0] for column in same)
     cut = common.rfind(", ") + 2 if len(texts) > 1 and ", " in common else 0
     rests = [text[cut:].removeprefix("and ") for text in texts]
-    return f"{texts[0][:cut].removesuffix(', ')}{'; ' if cut else ''}{'; '.join(rests)}."
+    text = f"{texts[0][:cut].removesuffix(', ')}{'; ' if cut else ''}{'; '.join(rests)}."
+    return text.replace(" = ", f"{SPACE}={SPACE}")
 
 
 def _detail(recipes: list[Recipe]) -> str:

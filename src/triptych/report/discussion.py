@@ -78,7 +78,7 @@ def _likelihood(study: Study, brief: bool) -> list[Span]:
     models = ranked(study, recipes, "elbo")
     spans: list[Span] = []
     if models:
-        spans += [one_run(models), *compare(study, models, "The ELBO")]
+        spans += [one_run(models, brief), *compare(study, models, "The ELBO")]
     iwae = best_iwae(study, recipes)
     if iwae:
         spans += _importance(study, models, ranked(study, recipes, iwae))

@@ -55,17 +55,26 @@ def place_panels(study: Study, panel: float) -> Panels | None:
 def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
     rows = math.ceil(len(pairs) / MOST_IN_ROW)
     n, free = math.ceil(len(pairs) / rows), TEXT_WIDTH - LEFT - RIGHT
-    gap = 0.75 if _own_axes(pairs) else 0.35
-    side = min(panel, (free - (n - 1) * gap) / n)
+    gaps = [max(_gap(pair) for pair in pairs[i::n]) for i in range(1, n)]
+    side = min(panel, (free - sum(gaps)) / n)
     # Panels that do not fill the width stand apart, but not so far that they part company.
-    step = min((free - side) / (n - 1), side + 1.2) if n > 1 else 0.0
-    start = LEFT + (free - step * (n - 1) - side) / 2
+    more = min((free - n * side - sum(gaps)) / (n - 1), 0.5) if n > 1 else 0.0
+    gaps = [gap + more for gap in gaps]
+    start = LEFT + (free - n * side - sum(gaps)) / 2
+    left = [start + i * side + sum(gaps[:i]) for i in range(n)]
     # A title may reach over its panel's sides, as far as its neighbours and the page let it.
-    wide = max(side, min(step - 0.2, side + 2 * (start - LEFT)))
+    wide = max(side, min(side + min([*gaps, math.inf]) - 0.2, side + 2 * (start - LEFT)))
     titles = [wrapped(label(study, recipe), wide) for recipe, _ in pairs]
     row = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
-    corners = [(start + i % n * step, (rows - 1 - i // n) * row + BELOW) for i in range(len(pairs))]
+    corners = [(left[i % n], (rows - 1 - i // n) * row + BELOW) for i in range(len(pairs))]
     return Panels(titles, corners, side, rows * row)
+
+
+def _gap(pair: tuple[Recipe, Latent]) -> float:
+    """Room left of a panel in cm, for its own ticks and name of the axis, for the name, or for
+    neither."""
+    _, latent = pair
+    return 1.35 if latent.chain is not None else 0.75 if latent.projected else 0.35
 
 
 def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:

@@ -62,7 +62,8 @@ LOOKS = (
     Look(3.6, True, 2.0),
     Look(3.2, True, 1.6),
     Look(2.8, True, 1.2, details=False),
-    Look(2.3, True, 1.2, details=False),
+    Look(2.5, True, 1.0, details=False),
+    Look(2.3, True, 1.0, details=False),
     Look(2.0, True, 1.0, details=False),
 )
 CODE_LOOKS = (

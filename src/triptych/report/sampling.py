@@ -8,32 +8,43 @@ from triptych.report.wording import Span, count, listed, number
 
 
 def sampling(study: Study, brief: bool) -> list[Span]:
-    """FID with its floor, what latents gain, time, and bits/dim, as far as they were scored."""
+    """FID with its floor, what latents gain, time, and bits/dim, as far as they were scored.
+
+    `brief`: of FIDs that stand in the table too, the lowest and the highest.
+    """
     recipes = study.part("B")
     fid, bpd = ranked(study, recipes, "fid"), ranked(study, recipes, "bpd")
     spans: list[Span] = []
     if fid:
-        spans += [one_run(fid), _floor(study, fid, brief)]
+        spans += [one_run(fid, brief), _floor(study, fid, brief)]
         spans += [f" {text}" for text in compare(study, fid, "FID", values=False)]
-    spans += [_own_priors(study, recipes), _clock(study, fid)]
+    spans += [_own_priors(study, recipes, brief), _clock(study, fid, brief)]
     if len(bpd) > 1 and not brief:
         spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
     return [span for span in spans if span]
 
 
-def _own_priors(study: Study, recipes: Sequence[Recipe]) -> str:
+def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
     """What latent DDPMs gain over their VAE's own prior, and what the decoder leaves to gain."""
     prior = ranked(study, recipes, "fid-prior")
     if not prior:
         return ""
-    said = [f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior]
     limits = [study.score(s.model, "fid-reconstruction") for s in prior]
-    least = [number(s.mean, 2) for s in limits if s is not None]
-    text = f" With the VAE's own prior for the chain it is {listed(said)}"
-    return text + (f"; with the aggregate posterior, {listed(least)}." if least else ".")
+    least = [limit.mean for limit in limits if limit is not None]
+    if brief and len(prior) > 2:
+        said, left = _range([s.mean for s in prior]), _range(least)
+    else:
+        said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
+        left = listed([number(v, 2) for v in least])
+    text = f" With the VAE's own prior for the chain it is {said}"
+    return text + (f"; with the aggregate posterior, {left}." if left else ".")
 
 
-def _clock(study: Study, fid: Sequence[Summary]) -> str:
+def _range(values: Sequence[float]) -> str:
+    return f"{number(min(values), 2)} to {number(max(values), 2)}" if values else ""
+
+
+def _clock(study: Study, fid: Sequence[Summary], brief: bool) -> str:
     """Samples a second of the model with the lowest FID and of the fastest."""
     speed = {s.model: study.score(s.model, "samples-per-second") for s in fid}
     timed = [(s, rate.mean) for s in fid if (rate := speed[s.model]) is not None]
@@ -43,9 +54,11 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
     if best.model == fastest.model:
         return f" {_capital(title_of(study, best))} has the lowest FID and is the fastest."
     times = number(fast / slow, 1 if fast < 10 * slow else 0)
+    quality = "" if brief else f" (FID {number(fastest.mean, 2)})"
+    beside = "" if brief else f" ({number(best.mean, 2)})"
     return (
-        f" By the clock {title_of(study, fastest)} (FID {number(fastest.mean, 2)}) draws {times} "
-        f"times as many samples a second as {title_of(study, best)} ({number(best.mean, 2)})."
+        f" By the clock {title_of(study, fastest)}{quality} draws {times} times as many samples a "
+        f"second as {title_of(study, best)}{beside}."
     )
 
 
@@ -54,13 +67,16 @@ def _capital(text: str) -> str:
 
 
 def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:
-    said = []
-    for score in models:
-        text = f"{number(score.mean, 2)} for {title_of(study, score)}"
-        floor = score.protocol.get("floor")
-        if floor is not None and float(floor) > 0 and not (brief and said):
-            text += f" ({number(score.mean / float(floor), 1)} times its floor)"
-        said.append(text)
     n = models[0].protocol.get("n")
     at = f"At N = {count(int(n))} images the" if n is not None else "The"
-    return f"{at} FID is {listed(said)}."
+    told = [f"{number(s.mean, 2)} for {title_of(study, s)}" for s in models]
+    for i, score in enumerate(models[:1] if brief else models):
+        told[i] += _times(score)
+    if brief and len(models) > 3:
+        return f"{at} lowest FID is {told[0]}, the highest {told[-1]}."
+    return f"{at} FID is {listed(told)}."
+
+
+def _times(score: Summary) -> str:
+    floor = float(score.protocol.get("floor") or 0)
+    return f" ({number(score.mean / floor, 1)} times its floor)" if floor > 0 else ""

@@ -239,6 +239,8 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> str:
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
         if way := way_of_sampling(protocol):
             said.setdefault(way, []).append(_capital(bare(study, recipe)))
+    if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
+        return f" {len(names)} models: {next(iter(said))}."
     ways = [f"{listed(names)}: {way}" for way, names in said.items()]
     return f" {'; '.join(ways)}." if ways else ""
 
