@@ -95,7 +95,7 @@ def against_pythae_vamp(images: Tensor) -> dict[str, Any]:
 
 
 def against_broadcast(images: Tensor) -> dict[str, Any]:
-    """The course's network with 500 components: two matrix products against a broadcast."""
+    """The course's network with 500 components: one matrix product against a broadcast."""
     peer, same_loop = (vae(BroadcastMixture(32, 500), 32, (512, 512)) for _ in "ab")
     ours = vae(MixtureOfGaussians(32, 500), 32, (512, 512))
     plain = "mixture K = 500 by MixtureSameFamily, plain Adam loop"
@@ -122,7 +122,7 @@ def against_get_nll(images: Tensor) -> dict[str, Any]:
 
 def against_broadcast_iwae(images: Tensor) -> dict[str, Any]:
     """The same with a mixture prior of 500 components: pythae's VAMP, the broadcast in this
-    evaluation, and two products."""
+    evaluation, and one product."""
     x = (images[:IMAGES] > 127).float()
     peer = pythae_vae(500)
     nll = {f"pythae VAMP get_nll, batches of {b}": nll_rounds(peer, x, b) for b in (100, 500, 1000)}

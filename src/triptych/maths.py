@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import linear
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -24,16 +25,16 @@ def mixture_log_prob(
     mu: Float[Tensor, "K D"],
     log_sigma: Float[Tensor, "K D"],
 ) -> Float[Tensor, "*batch"]:
-    """log sum_k w_k N(z; mu_k, diag sigma_k^2) as two matrix products.
+    """log sum_k w_k N(z; mu_k, diag sigma_k^2) as one matrix product.
 
-    Expanding the square, -(z - mu)^2 / 2 sigma^2 = -z^2 a / 2 + z b + c with
+    Expanding the square, -(z - mu)^2 / 2 sigma^2 = [z, z^2] . [b, -a / 2] + c with
     a = sigma^-2 and b = mu a, so that no [B, K, D] tensor is ever made.
     The expansion cancels: where mu / sigma is large, call it in float64.
     """
     a = torch.exp(-2 * log_sigma)
     b = mu * a
     c = log_w - (0.5 * mu * b + log_sigma + 0.5 * LOG_2PI).sum(-1)
-    log_wk = c + z @ b.T - 0.5 * z.square() @ a.T
+    log_wk = linear(torch.cat([z, z.square()], -1), torch.cat([b, -0.5 * a], -1), c)
     return log_wk.logsumexp(-1)
 
 
