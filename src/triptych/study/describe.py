@@ -38,10 +38,11 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         return describe_flow(config)
     if isinstance(config, LatentDDPMConfig):
         vae = describe(replace(config.vae, beta=1.0), shape)[:-1]
+        beta = f"{config.vae.beta:g}".replace("e-0", "e-")
         return (
             f"{vae}; then a residual MLP of {config.blocks} blocks of {config.width} units on "
             f"standardised latents, sinusoidal time embedding; {describe_chain(config)}, "
-            f"beta = {config.vae.beta:g}."
+            f"beta = {beta}."
         )
     widths = "-".join(str(w) for w in config.widths)
     dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
