@@ -31,8 +31,10 @@ $(VENV)/product: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+# torch-fidelity without torchvision, which next to a torch of another build breaks diffusers.
 $(VENV)/checks: $(VENV)/product
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity
 	touch $@
 
 $(VENV)/peers: $(VENV)/checks

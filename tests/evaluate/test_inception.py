@@ -20,11 +20,11 @@ from triptych.protocols import UserError
 
 @pytest.fixture(scope="module")
 def peer():
-    """torch-fidelity; with an empty torchvision, which Inception does not use, where the one that
-    is installed was built for another torch than this."""
+    """torch-fidelity; with an empty torchvision, which Inception does not use, where there is none
+    or one for another torch than this."""
     try:
         import torch_fidelity
-    except RuntimeError:
+    except (ImportError, RuntimeError):
         for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
             del sys.modules[name]  # half imported
         names = ("torchvision", "torchvision.datasets", "torchvision.transforms")
