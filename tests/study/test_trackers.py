@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -174,6 +173,9 @@ def test_the_end_of_a_run_is_told(job, monkeypatch):
     track, run = Track(("wandb",), job.study), job.folder(0).path
     run.mkdir(parents=True)
 
+    def interrupted():
+        raise KeyboardInterrupt
+
     def tell(then=lambda: None):
         with tracking(run, track) as told:
             told(1, {"loss": 1.0})
@@ -182,7 +184,7 @@ def test_the_end_of_a_run_is_told(job, monkeypatch):
     tell()
     tell(lambda: job.folder(0).write_failure("not finite"))
     with pytest.raises(KeyboardInterrupt):
-        tell(lambda: signal.raise_signal(signal.SIGINT))
+        tell(interrupted)
     assert ends == ["FINISHED", "FAILED", "KILLED"]
 
 
