@@ -14,13 +14,14 @@ from toys import (
     training_data,
 )
 
+from triptych.errors import UserError
 from triptych.nets.mlp import MLP
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
-from triptych.protocols import Density, UserError
+from triptych.protocols import Density
 from triptych.train.fit import prepare
 from triptych.train.order import TrainConfig
 from triptych.train.trainer import Run, Trainer

@@ -12,14 +12,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 
-class UserError(Exception):
-    """The request is wrong. The message is one sentence: the value, what is allowed, what to do."""
-
-
-class RunFailed(Exception):
-    """A run could not be finished. The message says what was saved and how to go on."""
-
-
 @runtime_checkable
 class Density(Protocol):
     """Every prior and every flow: a normalised density that can be evaluated and sampled."""

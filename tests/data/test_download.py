@@ -12,7 +12,7 @@ import requests
 
 from triptych.data import SOURCES, fetch, load, verify
 from triptych.data.download import cache_folder
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 class Mirror(BaseHTTPRequestHandler):

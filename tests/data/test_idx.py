@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from triptych.data.idx import as_tensor, header, read_idx
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from triptych.data import SOURCES, load, verify
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 PARTS = ("train", "validation", "test")
 

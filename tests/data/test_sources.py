@@ -7,7 +7,7 @@ import torch
 
 from triptych.data import SOURCES, load, verify
 from triptych.data import sources as module
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 PARTS = ("train", "validation", "test")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.data import stratified_split
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 @st.composite

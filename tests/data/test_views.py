@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from triptych.data import VIEWS, view
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 LEVELS = [2, 17, 256]
 

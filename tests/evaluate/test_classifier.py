@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from triptych.data import load
+from triptych.errors import UserError
 from triptych.evaluate import classifier
 from triptych.evaluate.classifier import (
     CourseNet,
@@ -14,7 +15,6 @@ from triptych.evaluate.classifier import (
     grey,
     write_features,
 )
-from triptych.protocols import UserError
 
 MNIST = (1, 28, 28)
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from triptych.data import Dataset
+from triptych.errors import UserError
 from triptych.evaluate import inception
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.fidelity import kernel_distance
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import sample_scores
-from triptych.protocols import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow
 
+from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
@@ -18,7 +19,6 @@ from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian
-from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
 from triptych.train.order import generator_for

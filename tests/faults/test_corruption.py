@@ -13,9 +13,10 @@ import torch
 
 from triptych.cli import main
 from triptych.data.idx import header, read_idx
+from triptych.errors import UserError
 from triptych.evaluate.classifier import CourseNet, course_features
 from triptych.evaluate.evaluation import Evaluation, Judgement
-from triptych.protocols import Score, UserError
+from triptych.protocols import Score
 from triptych.report import arrays
 from triptych.report.arrays import read_npz
 from triptych.report.load import read_study

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from triptych.cli import main
 from triptych.data import view
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.configs import DDPMConfig, LatentDDPMConfig, PixelFlowConfig, VAEConfig
 from triptych.study.grid import Study, from_toml

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from triptych.cli import main
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.study import lock
 from triptych.study.lock import HeldError, locked
 

@@ -13,6 +13,7 @@ import torch
 from toys import built, images, tiny_vae
 
 from triptych.cli import REQUEUE, main
+from triptych.errors import UserError
 from triptych.evaluate import classifier
 from triptych.evaluate.ais import Annealing, annealed_log_px
 from triptych.evaluate.classifier import FeatureNet, features_for
@@ -21,7 +22,6 @@ from triptych.evaluate.judge_flow import outside_score
 from triptych.evaluate.likelihood import ddpm_bound, flow_bounds, importance_bounds
 from triptych.evaluate.memory import in_halves
 from triptych.evaluate.ode import ode_bound
-from triptych.protocols import UserError
 from triptych.study import display
 from triptych.train import checkpoint
 from triptych.train.faults import explain, is_out_of_memory

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typst
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.check import LimitError, check_pdf
 
 PAGE = """

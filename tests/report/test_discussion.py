@@ -5,7 +5,7 @@ import re
 import pytest
 from synthetic import NINE, OF_2026, Synthetic, edit, write_study
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.discussion import discuss
 from triptych.report.load import read_study
 

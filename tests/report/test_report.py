@@ -10,10 +10,12 @@ import pdfplumber
 import pytest
 from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report import handin, write_report
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
+from triptych.report.load import read_study
+from triptych.report.page import write_page
 from triptych.report.snippets import Ask
 from triptych.study.grid import priors, study_json
 
@@ -28,6 +30,11 @@ number = "s000001"
 name = "Bjørn [@heusel2017] <mark> $1+1$"
 number = "s000002"
 """
+
+
+def set_page(folder, snippets=None) -> Path:
+    """The report without the figures that no page shows."""
+    return write_page(read_study(folder), snippets)
 
 
 def page_text(path, page=0) -> str:
@@ -85,19 +92,19 @@ def test_figures_are_left_beside_the_report(report):
 
 
 def test_the_same_study_gives_the_same_bytes(report, tmp_path):
-    again = write_report(write_study(tmp_path / "study"))
+    again = set_page(write_study(tmp_path / "study"))
     assert again.read_bytes() == report.read_bytes()
 
 
 def test_snippets_page_shows_the_source_with_its_lines(folder, code):
-    text = page_text(write_report(folder, code), 1)
+    text = page_text(set_page(folder, code), 1)
     assert "11 def bound(self, x): 17 y = x + 1 18 return y" in text
     assert "#let a = $x$" in text
 
 
 def test_group_text_appears_literally(folder, code):
     (folder / "group.toml").write_text(GROUP, encoding="utf-8")
-    path = write_report(folder, code)
+    path = set_page(folder, code)
     text = page_text(path)
     assert 'Ada #let *Lovelace* _x_ "quoted" \\ (s000001)' in text
     assert "Bjørn [@heusel2017] <mark> $1+1$ (s000002)" in text
@@ -110,7 +117,7 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
         '[[member]]\nname = "A B"\nnumber = "s1"', encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
-    assert "A B (s1)" in page_text(write_report(folder, code))
+    assert "A B (s1)" in page_text(set_page(folder, code))
 
 
 @pytest.mark.parametrize(
@@ -120,13 +127,13 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
 def test_a_group_that_names_nobody(folder, code, content):
     (folder / "group.toml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"group\.toml"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 def test_own_discussion_is_printed_literally(folder, code):
     own = '#import "x": * $a$ \\ @kingma2014 `raw` **bold** and [@tomczak2018].'
     (folder / "discussion.md").write_text(own, encoding="utf-8")
-    text = page_text(write_report(folder, code))
+    text = page_text(set_page(folder, code))
     assert '#import "x": * $a$ \\ @kingma2014 `raw` bold and (Tomczak and Welling, 2018).' in text
     assert "paired runs" not in text
 
@@ -135,14 +142,14 @@ def test_own_discussion_that_is_too_long(folder, code):
     (folder / "report.pdf").write_bytes(b"an older report")
     (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
     with pytest.raises(LimitError, match="main text: one page"):
-        write_report(folder, code)
+        set_page(folder, code)
     assert not (folder / "report.pdf").exists()
     assert (folder / "report.draft.pdf").exists()
 
 
 def test_snippets_that_are_too_long(folder, code):
     with pytest.raises(LimitError, match="code snippets: one page"):
-        write_report(folder, code * 6)
+        set_page(folder, code * 6)
     assert not (folder / "report.pdf").exists()
 
 
@@ -150,10 +157,10 @@ def test_optional_snippets_give_way(folder, code):
     """As many are shown as the page holds, the first asked for first."""
     many = Ask("More", ("shown_module:outer",), ("shown_module:Model",) * 13)
     last = Ask("Last", ("shown_module:outer",), ("shown_module:bare",))
-    text = page_text(write_report(folder, [many, last]), 1)
+    text = page_text(set_page(folder, [many, last]), 1)
     assert 1 < text.count("class Model") < 13
     assert "def bare" not in text
-    assert "def bare" in page_text(write_report(folder, [last]), 1)
+    assert "def bare" in page_text(set_page(folder, [last]), 1)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +182,7 @@ def test_optional_snippets_give_way(folder, code):
     ids=["one seed, M = 32", "long titles, a failure"],
 )
 def test_other_studies_fit_too(tmp_path, code, ask):
-    text = page_text(write_report(write_study(tmp_path / "study", ask), code))
+    text = page_text(set_page(write_study(tmp_path / "study", ask), code))
     assert "PC 1 (21%)" in text
     for failure in ask.failures:
         assert failure["reason"] in text
@@ -186,7 +193,7 @@ def test_the_study_of_all_priors_fits(tmp_path, code):
     folder = write_study(tmp_path / "study", Synthetic(priors=NINE, latent_dim=32))
     recipes = study_json(priors("cpu", "mnist"), (1, 28, 28), 256)["recipes"]
     edit(folder / "study.json", lambda content: content.update(recipes=recipes))
-    assert "Hierarchical VampPrior" in page_text(write_report(folder, code))
+    assert "Hierarchical VampPrior" in page_text(set_page(folder, code))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +202,7 @@ def of_2026(tmp_path_factory):
     ask = Synthetic(latent_dim=32, pixel=OF_2026, edition="2026")
     folder = write_study(tmp_path_factory.mktemp("of-2026") / "study", ask)
     (folder / "group.toml").write_text(GROUP)
-    return write_report(folder)
+    return set_page(folder)
 
 
 def test_the_2026_edition_has_its_parts_and_its_look(of_2026):
@@ -225,7 +232,7 @@ def test_what_real_studies_say_keeps_the_limits(name, tmp_path):
     for recipe in json.loads((tmp_path / "study.json").read_text())["recipes"]:
         run = tmp_path / recipe["name"] / "seed-0"
         write_run(run, Synthetic(latent_dim=32, side=28), recipe, 0)
-    measured = check_pdf(write_report(tmp_path), EDITIONS["2026" if "2026" in name else "2024"])
+    measured = check_pdf(set_page(tmp_path), EDITIONS["2026" if "2026" in name else "2024"])
     assert measured.parts
 
 
@@ -242,7 +249,7 @@ def test_the_declaration_is_the_groups_own_or_a_mark(of_2026, tmp_path):
     assert "To be written by the group, in ai.md" in page_text(of_2026, 2)
     folder = Path(shutil.copytree(of_2026.parent, tmp_path / "study"))
     (folder / "ai.md").write_text("# Tools\n\nWe used *none* of #them.\n")
-    text = page_text(write_report(folder), 2)
+    text = page_text(set_page(folder), 2)
     assert "We used none of #them." in text
     assert "To be written" not in text
 
@@ -251,7 +258,7 @@ def test_a_declaration_that_is_too_long(of_2026, tmp_path):
     folder = Path(shutil.copytree(of_2026.parent, tmp_path / "study"))
     (folder / "ai.md").write_text("word " * 2500)
     with pytest.raises(LimitError, match="use of generative ai: one page"):
-        write_report(folder)
+        set_page(folder)
 
 
 def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026):
@@ -262,7 +269,7 @@ def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026):
 def test_an_edition_that_there_is_not(folder, code):
     edit(folder / "study.json", lambda content: content.update(edition="1999"))
     with pytest.raises(UserError, match=r"no edition '1999'.* 2024, 2026"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 @pytest.mark.parametrize("part", ["A", "B"])
@@ -271,7 +278,7 @@ def test_a_study_of_one_part_only(folder, code, part):
         content["recipes"] = [r for r in content["recipes"] if r["part"] == part]
 
     edit(folder / "study.json", keep)
-    text = page_text(write_report(folder, code))
+    text = page_text(set_page(folder, code))
     assert ("Prior and aggregate posterior" in text) == (part == "A")
     assert ("Samples:" in text) == (part == "B")
 
@@ -279,14 +286,14 @@ def test_a_study_of_one_part_only(folder, code, part):
 def test_a_failed_first_seed_gives_way_to_the_next(folder, code):
     for file in (folder / "vae-flow" / "seed-0").iterdir():
         file.unlink()
-    assert "(seed 0 and 1)" in page_text(write_report(folder, code))
+    assert "(seed 0 and 1)" in page_text(set_page(folder, code))
 
 
 @pytest.mark.parametrize("name", ["study.json", "results.json"])
 def test_a_missing_file_is_one_sentence(folder, code, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name} does not exist"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 2}', '{"schema": 1}'])
@@ -294,7 +301,7 @@ def test_a_missing_file_is_one_sentence(folder, code, name):
 def test_a_damaged_file_is_one_sentence(folder, code, name, content):
     (folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"study\.json|results\.json"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 @pytest.mark.parametrize("file", ["latent.npz", "samples.npz"])
@@ -302,24 +309,24 @@ def test_a_damaged_array_file(folder, code, file):
     (folder / "vae-b" / "seed-0" / "samples.npz").write_bytes(b"PK\x03\x04 damaged")
     (folder / "vae-flow" / "seed-0" / "latent.npz").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"\.npz cannot be read"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 def test_pickles_are_not_opened(folder, code):
     np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=np.array([{"a": 1}], object))
     with pytest.raises(UserError, match="cannot be read"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 def test_too_few_samples(folder, code):
     images = np.zeros((3, 1, 8, 8), np.uint8)
     np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=images)
     with pytest.raises(UserError, match="shows 4"):
-        write_report(folder, code)
+        set_page(folder, code)
 
 
 def test_handin_packs_code_configuration_and_report(folder, code):
-    write_report(folder, code)
+    set_page(folder, code)
     path = handin(folder)
     first = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -342,7 +349,7 @@ def test_handin_without_a_report(folder):
 def test_handin_refuses_a_report_that_breaks_a_limit(folder, code):
     (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
     with pytest.raises(LimitError):
-        write_report(folder, code)
+        set_page(folder, code)
     (folder / "report.draft.pdf").rename(folder / "report.pdf")
     with pytest.raises(LimitError, match="main text"):
         handin(folder)

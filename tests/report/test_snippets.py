@@ -2,7 +2,7 @@
 
 import pytest
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.snippets import SNIPPETS, cut
 
 

@@ -3,7 +3,7 @@
 import pytest
 from synthetic import edit
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.load import read_study
 from triptych.report.tables import likelihood_table, sampling_table
 

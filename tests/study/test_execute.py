@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study import run as run_module
 from triptych.study.execute import device_named, execute
 from triptych.study.grid import Plan, Study

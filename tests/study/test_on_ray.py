@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from triptych.data import load
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study import on_ray
 from triptych.study.execute import execute
 from triptych.study.grid import Plan, Study

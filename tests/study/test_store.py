@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
-from triptych.protocols import Score, UserError
+from triptych.protocols import Score
 from triptych.study.recipes import override, recipes_for
 from triptych.study.store import RunFolder, manifest
 from triptych.train import checkpoint

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from triptych.cli.options import PriorName
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.study.build import build
 from triptych.study.configs import Prior
 from triptych.study.describe import describe

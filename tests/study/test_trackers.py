@@ -12,8 +12,8 @@ import pytest
 
 from triptych.cli import main
 from triptych.data import load
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study import trackers
 from triptych.study.recipes import override, recipes_for
 from triptych.study.run import Job, evaluate, train

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.train import checkpoint, files
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.trainer import common_step

@@ -13,21 +13,23 @@ from torch.utils._pytree import tree_map
 from toys import MODELS, built, training_data
 
 from triptych.cli import main
+from triptych.errors import UserError
 from triptych.objectives import step_noise
-from triptych.protocols import UserError
 from triptych.train import checkpoint, distributed
 from triptych.train.distributed import check_batch, image_dimensions, share
 from triptych.train.order import generator_for
 
 CASES = {
-    "vae": ["vae", "--prior", "resampled", "--epochs", "2"],
-    "latent": ["latent-ddpm", "--epochs", "1"],
+    "vae": ["vae", "--prior", "resampled"],
+    "latent": ["latent-ddpm"],
 }
-IN_FP32 = """
+SHORT_IN_FP32 = """
 import triptych.train.fit as fit
+import triptych.train.trainer as trainer
 from triptych.cli import main
 
 fit.bf16_helps = lambda device: False
+trainer.total_steps = lambda config, n: 20
 main()
 """
 PROGRAM = ["-m", "triptych"]
@@ -64,8 +66,8 @@ def log_of(folder):
 @pytest.mark.parametrize("recipe", CASES)
 def test_two_processes_follow_the_loss_curve_of_one(recipe, tmp_path):
     """In fp32: in bf16 a sum that is rounded otherwise soon shows."""
-    script = tmp_path / "in_fp32.py"
-    script.write_text(IN_FP32)
+    script = tmp_path / "short.py"
+    script.write_text(SHORT_IN_FP32)
     runs = []
     for processes in (1, 2):
         done = torchrun(processes, tmp_path / str(processes), CASES[recipe], [str(script)])
@@ -153,7 +155,7 @@ def test_a_batch_that_is_refused_leaves_no_run_behind(monkeypatch, capsys, tmp_p
 
 def test_processes_that_torchrun_stops_save_the_same_step_and_go_on(tmp_path, capsys):
     """What one process is told, all do at one step; the run ends as if it had not been stopped."""
-    words = ["vae-gaussian", "--epochs", "40"]
+    words = ["vae-gaussian", "--epochs", "20"]
     straight = torchrun(2, tmp_path / "straight", words)
     assert straight.returncode == 0, straight.stderr
     run = tmp_path / "stopped" / "vae-gaussian" / "seed-0"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import built, training_data
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.train import checkpoint
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig

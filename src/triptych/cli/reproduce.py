@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from triptych.cli.options import Computing, Where
-from triptych.protocols import RunFailed
+from triptych.errors import RunFailed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from triptych.cli.options import Computing, DataName, PriorName, Sampling, Trackers, Where
-from triptych.protocols import RunFailed, UserError
+from triptych.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)

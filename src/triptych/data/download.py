@@ -8,7 +8,7 @@ from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import HTTPError, RequestException, Timeout
 
 from triptych.data.registry import File, lookup
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 def cache_folder(name: str, cache: Path | None = None) -> Path:

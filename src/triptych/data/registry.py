@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from triptych.data.download import cache_folder, embedded_folder, fetch
 from triptych.data.idx import as_tensor, read_idx
 from triptych.data.registry import SOURCES, File, Source, lookup
 from triptych.data.splits import stratified_split
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 __all__ = ["SOURCES", "Dataset", "Source", "fetch", "load", "verify"]
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int64, Integer
 from torch import Tensor
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 def stratified_split(

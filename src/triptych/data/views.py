@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Generator, Tensor
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 View = Callable[[Tensor, int, Generator | None], Tensor]
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import gaussian_kde
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -158,6 +157,8 @@ def latent_plane(
 
 def _estimated_density(draws: Float[Tensor, "n 2"], x: Tensor, y: Tensor) -> NDArray[np.float32]:
     """Kernel density of the first 5,000 draws on a grid, rows of equal y."""
+    from scipy.stats import gaussian_kde  # takes a second, which training need not wait for
+
     gx, gy = np.meshgrid(x.numpy(), y.numpy())
     kde = gaussian_kde(draws[:5_000].cpu().numpy().T)
     found = kde(np.stack([gx.ravel(), gy.ravel()])).reshape(gx.shape)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from triptych.data import Dataset
+from triptych.errors import UserError
 from triptych.evaluate.inception import is_inception, read_inception
 from triptych.evaluate.memory import in_halves
-from triptych.protocols import UserError
 from triptych.train.files import write_bytes
 from triptych.train.order import batch_indices, generator_for
 

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
-from triptych.protocols import UserError
 from triptych.samplers import SAMPLERS, evaluations
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vdm import VDM

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
-from triptych.protocols import Score, UserError
+from triptych.errors import UserError
+from triptych.protocols import Score
 
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from requests.exceptions import RequestException
 from torch import Tensor, nn
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 WORD = "inception"  # in the place of a file: fetch the weights
 LARGEST_FILE = 2**28  # bytes; the weights take 95 MB

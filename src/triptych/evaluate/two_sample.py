@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.neural_network import MLPClassifier
 from torch import Generator, Tensor
 
 
@@ -61,6 +60,8 @@ def classifier_accuracy(
 ) -> TwoSample:
     """How often a classifier tells the two apart on a half that it was not trained on (Lopez-Paz &
     Oquab 2017, arXiv:1610.06545): one hidden layer of 20 units. 0.5 is a guess."""
+    from sklearn.neural_network import MLPClassifier  # slow, and only judging needs it
+
     half = len(a) // 2
     both = torch.cat([a, b]).double().cpu().numpy()
     mean, std = both.mean(0), both.std(0) + 1e-12

@@ -13,7 +13,6 @@ from triptych.report.snippets import Ask
 
 __all__ = ["handin", "write_report"]
 
-
 DRAWN = (
     *(likelihood, growth, dimensions, frechet, terms, tradeoff),
     *(manifold, nearest, latent_ddpm),
@@ -21,12 +20,13 @@ DRAWN = (
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Draws the figures, sets the page, measures it, and returns report.pdf.
+    """Sets the page, measures it, draws the figures that it has no room for; returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
+    report = write_page(study, snippets)
     for draw in DRAWN:
         draw(study)
-    return write_page(study, snippets)
+    return report

@@ -10,7 +10,7 @@ from pathlib import Path
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 MOST = 2**28  # bytes of one array; what a run writes is far below
 KINDS = "biufU"  # numbers and text

@@ -11,7 +11,7 @@ from pdfminer.pdftypes import resolve1
 from pdfplumber.page import Page
 from pdfplumber.pdf import PDF
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.edition import EDITIONS, Edition
 
 POINTS_PER_CM = 72 / 2.54

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.claims import all_separated, compare, one_run, ranked
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling

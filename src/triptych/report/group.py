@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 COURSE = "Advanced Machine Learning (02460)"
 

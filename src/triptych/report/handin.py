@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.check import check_pdf
 from triptych.report.edition import edition_named
 from triptych.report.load import read_study

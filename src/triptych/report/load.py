@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.arrays import check_shapes, read_npz
 from triptych.train.files import read_json
 

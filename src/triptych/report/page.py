@@ -10,7 +10,7 @@ from typing import Any
 
 import typst
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report import figures
 from triptych.report.check import check_pdf
 from triptych.report.content import CITATIONS, build, declaration

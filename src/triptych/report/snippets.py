@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

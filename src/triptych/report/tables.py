@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import (
     KL,

@@ -3,6 +3,7 @@
 import math
 
 from triptych.ddpm import DDPM
+from triptych.errors import UserError
 from triptych.flows.coupling import Affine
 from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
@@ -14,7 +15,6 @@ from triptych.nets.denoiser import Denoiser
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
-from triptych.protocols import UserError
 from triptych.schedules import SCHEDULES
 from triptych.study.build_vae import build_vae
 from triptych.study.configs import (

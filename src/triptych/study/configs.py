@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from triptych.ddpm import Prediction, Variance
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.train.order import TrainConfig
 
 Prior = Literal[

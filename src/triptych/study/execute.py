@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from triptych.data import load
+from triptych.errors import UserError
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from triptych.data import SOURCES
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig, PixelFlowConfig
 from triptych.study.describe import describe

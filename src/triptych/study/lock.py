@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 
 class HeldError(UserError):

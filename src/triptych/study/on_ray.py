@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from triptych.data import Dataset, load
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study.local import HELD, Display, Place, attempt, note_failure
 from triptych.study.run import Job
 from triptych.train.files import write_bytes

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.study.configs import (
     STRICT,
     DDPMConfig,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from triptych.data import Dataset
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.protocols import UserError
 from triptych.study.lock import locked
 from triptych.study.recipes import validated
 from triptych.study.run import Job, Tell, evaluate, train

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from triptych.data import Dataset, view
+from triptych.errors import UserError
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.drawing import chain_of
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.judge import judge
 from triptych.latent import LatentDDPM
-from triptych.protocols import UserError
 from triptych.samplers import Autoguidance
 from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig

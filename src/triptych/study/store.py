@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
-from triptych.protocols import Score, UserError
+from triptych.protocols import Score
 from triptych.study.recipes import Recipe, from_dict, to_dict, validated
 from triptych.train import checkpoint
 from triptych.train.files import read_json, sealed, write_bytes, write_text

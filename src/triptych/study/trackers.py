@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Literal, Protocol
 from uuid import UUID, uuid4
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.study.lock import locked
 from triptych.train.files import write_text
 from triptych.train.trainer import Listener, Values

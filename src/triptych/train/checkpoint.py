@@ -25,7 +25,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 from triptych.train.files import flush, write_flushed
 
 FILES = ("model", "ema", "best", "optimizer")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
-from triptych.protocols import RunFailed, UserError
+from triptych.errors import RunFailed, UserError
 
 AGREE_EVERY = 8  # steps between two questions whether to save or to stop: each waits for the device
 

@@ -4,7 +4,7 @@ import errno
 
 import torch
 
-from triptych.protocols import RunFailed, UserError
+from triptych.errors import RunFailed, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The request names a place that cannot be used as it asks; other errors are the machine's.

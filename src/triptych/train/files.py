@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from triptych.protocols import UserError
+from triptych.errors import UserError
 
 LARGEST_JSON = 2**26
 

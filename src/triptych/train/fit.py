@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from triptych.errors import UserError
 from triptych.priors.vamp import VampPrior
-from triptych.protocols import UserError
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
 from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text

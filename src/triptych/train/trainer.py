@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
+from triptych.errors import UserError
 from triptych.objectives import step_noise
-from triptych.protocols import UserError
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.distributed import (
