@@ -101,6 +101,17 @@ def test_the_first_four_samples_are_the_ones_shown(folder):
     assert samples(read_study(folder)).read_bytes() != before  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def test_models_of_the_same_title_are_told_apart(tmp_path):
+    """A prior and a model of pixels may both be a flow."""
+    ask = Synthetic(titles={"vae-flow": "Flow", "pixelflow": "Flow"})
+    path = nearest(read_study(write_study(tmp_path / "study", ask)))
+    assert path is not None
+    with pdfplumber.open(path) as pdf:
+        words = pdf.pages[0].extract_text()
+    assert "Flow prior" in words
+    assert "Pixel flow" in words
+
+
 def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
     study = read_study(write_study(tmp_path / "nine", Synthetic(priors=NINE)))
     panels = place_panels(study, 4.7)

@@ -16,7 +16,7 @@ from triptych.report.group import Group
 from triptych.report.load import Latent, Recipe, Study, read_latent, read_samples
 from triptych.report.tables import Table, likelihood_table, sampling_table
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
-from triptych.report.wording import Span, bare, called, count, dataset_name, label, listed
+from triptych.report.wording import Span, bare, called, capital, count, dataset_name, label, listed
 
 CITATIONS = (
     "bauer2019",
@@ -168,7 +168,7 @@ def _intro(study: Study) -> list[Span]:
     spans: list[Span] = []
     for i, (name, key) in enumerate(told):
         joint = "" if i == 0 else " and " if i == len(told) - 1 else ", "
-        label = name[:1].upper() + name[1:] if i == 0 else name
+        label = name if i else capital(name)
         spans += [f"{joint}{label} ", {"cite": key}]
     return [*spans, f" are trained on {dataset_name(study.dataset)}."]
 

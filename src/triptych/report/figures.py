@@ -19,7 +19,7 @@ from triptych.report.canvas import (
     write,
 )
 from triptych.report.load import Study, read_arrays, read_samples
-from triptych.report.wording import label
+from triptych.report.wording import label, labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
 GAP = 0.07
@@ -57,13 +57,15 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
 
 def nearest(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
     """The first samples of each model's first run, each above the training image nearest to it."""
-    rows = []
+    found = []
     for recipe in study.recipes:
         shown, near = read_samples(study, recipe, n), read_arrays(study, recipe, NEAREST, "images")
         if shown is not None and near:
-            rows.append((label(study, recipe), shown[1], near[0]["images"][:n, 0]))
-    if not rows:
+            found.append((recipe, shown[1], near[0]["images"][:n, 0]))
+    if not found:
         return None
+    titles = labels(study, [recipe for recipe, *_ in found])
+    rows = [(title, *pair) for title, (_, *pair) in zip(titles, found, strict=True)]
     columns = 2 if len(rows) > 1 else 1
     span, head = n * side + (n - 1) * GAP, 0.15 + LINE_HEIGHT
     block = head + 2 * side + GAP

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from triptych.report.claims import compare, one_run, ranked, title_of
 from triptych.report.load import Recipe, Study, Summary
-from triptych.report.wording import Span, count, listed, number
+from triptych.report.wording import Span, capital, count, listed, number
 
 
 def sampling(study: Study, brief: bool) -> list[Span]:
@@ -52,7 +52,7 @@ def _clock(study: Study, fid: Sequence[Summary], brief: bool) -> str:
         return ""
     (best, slow), (fastest, fast) = timed[0], max(timed, key=lambda pair: pair[1])
     if best.model == fastest.model:
-        return f" {_capital(title_of(study, best))} has the lowest FID and is the fastest."
+        return f" {capital(title_of(study, best))} has the lowest FID and is the fastest."
     times = number(fast / slow, 1 if fast < 10 * slow else 0)
     quality = "" if brief else f" (FID {number(fastest.mean, 2)})"
     beside = "" if brief else f" ({number(best.mean, 2)})"
@@ -60,10 +60,6 @@ def _clock(study: Study, fid: Sequence[Summary], brief: bool) -> str:
         f" By the clock {title_of(study, fastest)}{quality} draws {times} times as many samples a "
         f"second as {title_of(study, best)}{beside}."
     )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:

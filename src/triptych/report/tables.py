@@ -12,6 +12,7 @@ from triptych.report.wording import (
     Span,
     bare,
     called,
+    capital,
     count,
     dataset_name,
     decimals_for,
@@ -203,7 +204,7 @@ def _sampling_caption(
     recipes = study.part("B")
     spans: list[Span] = [
         {"strong": "Sampling."},
-        f" {_capital(_runs(study, recipes, [bpd, fid]))}.",
+        f" {capital(_runs(study, recipes, [bpd, fid]))}.",
     ]
     if fid:
         protocol = next(iter(fid.values())).protocol
@@ -216,7 +217,7 @@ def _sampling_caption(
         spans.append("; floor: real against real" + (f", {listed(floors[:1])}." if latent else "."))
         spans.append(_samplers(study, fid))
     if latent:
-        spans.append(f" {_capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second.")
+        spans.append(f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second.")
     bounds = [
         f"{bare(study, r)}: {_bound(bpd[r.name], latent)}"
         for r in recipes
@@ -238,7 +239,7 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> str:
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
         if way := way_of_sampling(protocol):
-            said.setdefault(way, []).append(_capital(bare(study, recipe)))
+            said.setdefault(way, []).append(capital(bare(study, recipe)))
     if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
         return f" {len(names)} models: {next(iter(said))}."
     ways = [f"{listed(names)}: {way}" for way, names in said.items()]
@@ -250,7 +251,3 @@ def _features(protocol: dict[str, Any]) -> str:
     if not features:
         return ""
     return f", features {features}" + (f" ({digest[:8]})" if digest else "")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

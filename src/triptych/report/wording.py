@@ -59,6 +59,11 @@ def interval(bounds: Sequence[float], decimals: int) -> str:
     return f"{number(bounds[0], decimals)} to {number(bounds[1], decimals)}"
 
 
+def capital(text: str) -> str:
+    """The text as a sentence begins with it."""
+    return text[:1].upper() + text[1:]
+
+
 def few(names: Sequence[str], most: int = 4) -> str:
     """The names, or how many they are."""
     return listed(list(names)) if len(names) <= most else f"{len(names)} models"
@@ -142,5 +147,13 @@ def bare(study: Study, recipe: Recipe) -> str:
 
 def label(study: Study, recipe: Recipe) -> str:
     """The title where it is short enough to head a panel or a row, else the shorter name."""
-    short = bare(study, recipe)
-    return recipe.title if len(recipe.title) <= LONGEST_LABEL else short[:1].upper() + short[1:]
+    return recipe.title if len(recipe.title) <= LONGEST_LABEL else capital(bare(study, recipe))
+
+
+def labels(study: Study, recipes: Sequence[Recipe]) -> list[str]:
+    """One for each of these; of both parts, two may have the same title but not the same name."""
+    found = [label(study, recipe) for recipe in recipes]
+    return [
+        name if found.count(name) == 1 else capital(bare(study, recipe))
+        for name, recipe in zip(found, recipes, strict=True)
+    ]
