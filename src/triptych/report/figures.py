@@ -55,7 +55,7 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
         return write(figure, study.folder / "figures", "samples")
 
 
-def nearest(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
+def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
     """The first samples of each model's first run, each above the training image nearest to it."""
     found = []
     for recipe in study.recipes:
@@ -71,8 +71,11 @@ def nearest(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
     block = head + 2 * side + GAP
     step = TEXT_WIDTH - span if columns > 1 else 0.0
     with rc_context(STYLE):
-        height = math.ceil(len(rows) / columns) * block + 0.05
+        height = math.ceil(len(rows) / columns) * block + 0.15 + LINE_HEIGHT
         figure = blank(height)
+        text_at(
+            figure, (step + span) / 2, 0.1, "each sample above the training image nearest to it"
+        )
         for i, (title, *pair) in enumerate(rows):
             left, top = i % columns * step, height - i // columns * block - head
             text_at(figure, left + span / 2, top + 0.1, wrapped(title, span).split("\n")[0])
