@@ -88,7 +88,8 @@ def test_sampling_table_has_floor_and_n(folder):
     assert table.rows[0][1] == "\u2013"
     caption = "".join(span for span in table.caption if isinstance(span, str))
     assert "n\u00a0=\u00a010\u202f000" in caption
-    assert "DDIM, 50 steps, eta = 1." in caption
+    assert "DDIM, 50 steps, eta = 1" in caption
+    assert {"cite": "song2021"} in table.caption
 
 
 def test_a_guided_sampler_is_said_to_be(folder):
@@ -96,7 +97,34 @@ def test_a_guided_sampler_is_said_to_be(folder):
     table = sampling_table(read_study(folder))
     assert table is not None
     caption = "".join(span for span in table.caption if isinstance(span, str))
-    assert "DDIM, 50 steps, eta = 1, autoguidance 2." in caption
+    assert "DDIM, 50 steps, eta = 1, autoguidance 2" in caption
+    assert {"cite": "karras2024"} in table.caption
+
+
+def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "mutual-information":
+                score["mean"] = 9.2  # log 10,000 = 9.21
+
+    before = likelihood_table(read_study(folder))
+    edit(folder / "results.json", change)
+    after = likelihood_table(read_study(folder))
+    assert before is not None
+    assert after is not None
+    assert [h for h in before.header if h != "Mutual inf."] == after.header != before.header
+
+
+def test_the_error_of_bits_per_dim_is_said_where_it_shows(folder):
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "bpd" and score["model"] == "ddpm":
+                score["mc_std"] = 0.043
+
+    edit(folder / "results.json", change)
+    table = sampling_table(read_study(folder))
+    caption = "".join(span for span in table.caption if isinstance(span, str))
+    assert "DDPM: variational, Monte Carlo error 0.04)" in caption
 
 
 def test_a_flows_temperature_is_said(folder):

@@ -24,10 +24,16 @@ CITATIONS = (
     "dinh2017",
     "durkan2019",
     "heusel2017",
+    "higgins2017",
     "ho2020",
+    "karras2024",
     "kingma2014",
+    "lu2022",
+    "nichol2021",
     "papamakarios2017",
     "rombach2022",
+    "salimans2022",
+    "song2021",
     "tomczak2018",
     "vehtari2024",
     "wu2017",
@@ -45,6 +51,13 @@ PAPERS = {
     "ddpm": ("the DDPM", "ho2020"),
     "latent": ("the latent DDPM", "rombach2022"),
 }
+# By a word of the architecture.
+METHODS = {
+    "rational-quadratic": PAPERS["spline"],
+    "beta = ": ("the beta-VAEs", "higgins2017"),
+    "cosine schedule": ("the cosine schedule", "nichol2021"),
+    "v-prediction": ("v-prediction", "salimans2022"),
+}
 
 
 def build(
@@ -54,11 +67,13 @@ def build(
     heights: dict[str, float | None],
     discussion: list[Paragraph],
     details: bool = True,
+    brief: bool = False,
 ) -> dict[str, Any]:
     """The template's data for page 1 and the headings.
 
     `heights`: of the figures that there are, in cm where room is to be kept for one, None where it
-    is drawn. `details`: parameters and epochs beside each architecture.
+    is drawn. `details`: parameters and epochs beside each architecture. `brief`: of papers, those
+    on the models, not on their parts.
     """
     wide: list[dict[str, Any]] = []
     last = None
@@ -83,7 +98,7 @@ def build(
         "last": last,
         "table2": None if sampling is None else _table(2 if likelihood else 1, sampling, 6.0),
         "models": _models(study, details),
-        "models-intro": _intro(study),
+        "models-intro": _intro(study, brief),
         "discussion": [{"head": p.head, "spans": p.spans} for p in discussion],
         "before": _before_table(discussion),
     }
@@ -138,7 +153,10 @@ def _posterior_caption(study: Study) -> list[Span]:
     rings = "; rings: draws from it" if projected else ""
     text = "Dots: q(z), numbered by class; grey: regions with 50, 80 and 95% of the prior"
     chains = [r for r in study.part("B") if r.family == "latent" and read_latent(study, r)]
-    lines = f". Last, on its own scale: lines, {called(study, chains[0])}" if chains else ""
+    lines = ""
+    if chains:
+        chain = called(study, chains[0])
+        lines = f". Last, on its own scale: grey, its VAE's prior; lines, the same of {chain}"
     return [
         {"strong": "Prior and aggregate posterior"},
         f" on one scale ({_seeds(found)}){plane}. {text}{rings}{lines}.",
@@ -158,11 +176,14 @@ def _samples_caption(study: Study) -> list[Span]:
     ]
 
 
-def _intro(study: Study) -> list[Span]:
-    """Which papers the families of models are from, for those that the study has."""
+def _intro(study: Study, brief: bool) -> list[Span]:
+    """Which papers the models are from, and their parts, for those that the study has."""
     present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
     present |= {recipe.prior for recipe in study.recipes if recipe.prior}
     told = [PAPERS[family] for family in PAPERS if family in present]
+    texts = " ".join(recipe.architecture for recipe in study.recipes)
+    if not brief:
+        told += [paper for word, paper in METHODS.items() if word in texts and paper not in told]
     if not told:
         return []
     spans: list[Span] = []

@@ -35,20 +35,28 @@ def likelihood(study: Study) -> Path | None:
     metrics = [m for m in ("elbo", iwae) if m and any(study.score(r.name, m) for r in recipes)]
     if not metrics:
         return None
+    rows = [[study.score(r.name, metric) for r in recipes] for metric in metrics]
+    repeated = any(s is not None and s.interval95 for found in rows for s in found)
     with rc_context(STYLE):
         height = 0.3 + 0.8 * len(recipes)
         figure = blank(height + 2.1)
         ax = axes_at(figure, (5.5, 1.3, 10.8, height))
-        for k, metric in enumerate(metrics):
-            found = [study.score(r.name, metric) for r in recipes]
-            _draw_intervals(ax, found, metric.upper(), "os"[k], 0.12 * (1 - 2 * k))
+        for k, found in enumerate(rows):
+            _draw_intervals(ax, found, _on_images(found), "os"[k], 0.12 * (1 - 2 * k))
         ax.set_yticks(range(len(recipes)), [wrapped(label(study, r), 5.0) for r in recipes])
         ax.set_ylim(len(recipes) - 0.5, -0.5)
-        ax.set_xlabel("nats (mean and 95% interval over runs)")
+        ax.set_xlabel("nats (mean and 95% interval over runs)" if repeated else "nats (one run)")
         ax.locator_params(axis="x", nbins=6)
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(metrics)}
         ax.legend(frameon=False, fontsize=FONT_SIZE, borderaxespad=0.2, **place)
         return write(figure, study.folder / "figures", "likelihood")
+
+
+def _on_images(found: Sequence[Summary | None]) -> str:
+    """The metric, and on how many images: a bound on more of them is not the looser for it."""
+    score = next(s for s in found if s is not None)
+    n = score.protocol.get("n")
+    return score.metric.upper() + (f", {count(int(n))} images" if n else "")
 
 
 def _draw_intervals(
@@ -221,5 +229,6 @@ def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> No
     order = np.argsort(last)[::-1]
     place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
     ordered = [handles[i] for i in order], [names[i] for i in order]
-    title = "mean, 95% interval over runs"
+    repeated = any(len(rows) > 2 for _, rows in lines.values())
+    title = "mean, 95% interval over runs" if repeated else None
     ax.legend(*ordered, frameon=False, fontsize=FONT_SIZE, title=title, **place)

@@ -4,6 +4,7 @@ A difference is claimed only where its paired 95% interval excludes zero. One ru
 nothing is claimed from it beyond its number. A group's own discussion.md replaces all of this.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,39 +137,36 @@ def _match(study: Study, brief: bool) -> list[Span]:
     spans: list[Span] = []
     if models:
         spans += compare(study, models, KL)
-    spans += _against_null(study, recipes)
-    order = _order_relation(study, recipes)
-    if order:
-        spans.append(order)
+    tests = {"energy-distance": "The energy distance", "classifier-accuracy": "A classifier"}
+    for metric, test in list(tests.items())[: 1 if brief else 2]:
+        spans.append(_told_apart(study, recipes, metric, test))
+    spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
     if spans and not brief:
         why = " For a given encoder the ELBO is highest where the prior is the aggregate posterior "
         spans += [why, {"cite": "tomczak2018"}, "."]
     return spans
 
 
-def _against_null(study: Study, recipes: Sequence[Recipe]) -> list[Span]:
-    """The energy distance against the level that it exceeds in 5% of draws when q(z) = p(z)."""
-    above, below, open_ = [], [], []
-    for recipe in recipes:
-        score = study.score(recipe.name, "energy-distance")
-        if score is None or "null95" not in score.protocol:
-            continue
-        low, high = score.interval95 or (score.mean, score.mean)
-        null = float(score.protocol["null95"])
-        (above if low > null else below if high <= null else open_).append(called(study, recipe))
-    said = []
-    if above:
-        said.append(f"lies above its null level for {few(above)}")
-    if below:
-        said.append(f"does not exceed it for {few(below)}")
-    if open_:
-        said.append(f"is not told from it by the runs for {few(open_)}")
-    if not said:
-        return []
-    text = ", ".join(said)
-    if not above:
-        text = text.replace(" it ", " its null level ", 1)
-    return [f" The energy distance {text}."]
+def _told_apart(study: Study, recipes: Sequence[Recipe], metric: str, test: str) -> str:
+    """Of which models a test tells the two distributions apart, of which not."""
+    scores = [(called(study, r), study.score(r.name, metric)) for r in recipes]
+    tested = [(name, s) for name, s in scores if s is not None and "null95" in s.protocol]
+    told = [name for name, score in tested if exceeds_chance(score)]
+    rest = [name for name, score in tested if not exceeds_chance(score)]
+    if not tested:
+        return ""
+    if not told:
+        return f" {test} tells q(z) from p(z) for no model."
+    but = f", not for {few(rest)}" if rest else ""
+    return f" {test} tells q(z) from p(z) for {few(told)}{but}."
+
+
+def exceeds_chance(score: Summary) -> bool:
+    """Whether more runs lie above the level that 5% of them would under q(z) = p(z) than that
+    explains: P(so many or more) <= 5%, binomial."""
+    n, above = score.n_seeds, sum(v > float(score.protocol["null95"]) for v in score.values)
+    chance = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(above, n + 1))
+    return chance <= 0.05
 
 
 def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:

@@ -152,7 +152,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         if panels is not None:
             heights["prior-posterior"] = panels.height
         text = discuss(study, CITATIONS, look.brief)
-        content = build(study, edition, group, heights, text, look.details)
+        content = build(study, edition, group, heights, text, look.details, look.brief)
         press.update(leading=look.leading, snippets=[], **content)
         if _fit_columns(press):
             break

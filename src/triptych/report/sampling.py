@@ -1,10 +1,11 @@
 """What the discussion says of part B: only what the scores support."""
 
+import math
 from collections.abc import Sequence
 
 from triptych.report.claims import compare, one_run, ranked, title_of
 from triptych.report.load import Recipe, Study, Summary
-from triptych.report.wording import Span, capital, count, listed, number
+from triptych.report.wording import Span, capital, count, listed, number, two_digits
 
 
 def sampling(study: Study, brief: bool) -> list[Span]:
@@ -18,7 +19,7 @@ def sampling(study: Study, brief: bool) -> list[Span]:
     if fid:
         spans += [one_run(fid, brief), _floor(study, fid, brief)]
         spans += [f" {text}" for text in compare(study, fid, "FID", values=False)]
-    spans += [_own_priors(study, recipes, brief), _clock(study, fid, brief)]
+    spans += [_own_priors(study, recipes, brief), _beta(study, recipes), _clock(study, fid)]
     if len(bpd) > 1 and not brief:
         spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
     return [span for span in spans if span]
@@ -37,29 +38,46 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
         said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
         left = listed([number(v, 2) for v in least])
     text = f" With the VAE's own prior for the chain it is {said}"
-    return text + (f"; with the aggregate posterior, {left}." if left else ".")
+    return text + (f"; with latents of training images, {left}." if left else ".")
+
+
+def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
+    """Whether latent DDPMs of one run each differ in KID by more than its error says of two."""
+    kid = [study.score(r.name, "kid") for r in recipes if r.family == "latent"]
+    known = [(s.mean, s.mc_std) for s in kid if s is not None and s.mc_std and s.n_seeds == 1]
+    if len(known) < 2 or len(known) < len(kid):
+        return ""
+    (low, a), (high, b) = min(known), max(known)
+    if high - low > 1.96 * math.hypot(a, b):
+        return ""
+    return " KID's error leaves open which latent DDPM is best."
 
 
 def _range(values: Sequence[float]) -> str:
     return f"{number(min(values), 2)} to {number(max(values), 2)}" if values else ""
 
 
-def _clock(study: Study, fid: Sequence[Summary], brief: bool) -> str:
-    """Samples a second of the model with the lowest FID and of the fastest."""
+def _clock(study: Study, fid: Sequence[Summary]) -> str:
+    """Samples a second of every model beside those of the one with the lowest FID."""
     speed = {s.model: study.score(s.model, "samples-per-second") for s in fid}
     timed = [(s, rate.mean) for s in fid if (rate := speed[s.model]) is not None]
     if len(timed) < 2:
         return ""
-    (best, slow), (fastest, fast) = timed[0], max(timed, key=lambda pair: pair[1])
-    if best.model == fastest.model:
+    (best, slow), *others = timed
+    if slow >= max(rate for _, rate in others):
         return f" {capital(title_of(study, best))} has the lowest FID and is the fastest."
-    times = number(fast / slow, 1 if fast < 10 * slow else 0)
-    quality = "" if brief else f" (FID {number(fastest.mean, 2)})"
-    beside = "" if brief else f" ({number(best.mean, 2)})"
-    return (
-        f" By the clock {title_of(study, fastest)}{quality} draws {times} times as many samples a "
-        f"second as {title_of(study, best)}{beside}."
-    )
+    chains = [r.name for r in study.part("B") if r.family == "latent"]
+    times = {s.model: rate / slow for s, rate in others}
+    of_chains = [times[name] for name in chains if name in times]
+    told = [
+        f"{two_digits(times[s.model])} for {title_of(study, s)}"
+        for s, _ in others
+        if len(of_chains) < 2 or s.model not in chains
+    ]
+    if len(of_chains) > 1:
+        ends = f"{two_digits(min(of_chains))} to {two_digits(max(of_chains))}"
+        told.append(f"{ends} for the latent DDPMs")
+    return f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
 
 
 def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:

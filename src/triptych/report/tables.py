@@ -1,5 +1,6 @@
 """The report's two tables. A column holds scores of one protocol, or there is no table."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from triptych.errors import UserError
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import (
     KL,
+    NO_BREAK_SPACE,
     Span,
     bare,
     called,
@@ -22,6 +24,7 @@ from triptych.report.wording import (
     runs,
     split_and_n,
     spread,
+    two_digits,
     way_of_sampling,
 )
 from triptych.study.results import SAMPLING
@@ -37,6 +40,7 @@ FREE_KEYS = {
     "bpd": {"bound", "samples", "steps", "sampler"},
 }
 SOURCES = {"ais": "wu2017"}
+WAYS = {"DDIM": "song2021", "DPM-Solver++": "lu2022", "autoguidance": "karras2024"}
 DASH = "\N{EN DASH}"
 PRIOR_FID = "own prior"
 
@@ -72,6 +76,8 @@ def likelihood_table(study: Study) -> Table | None:
     recipes = study.part("A")
     columns = {m: _column(study, recipes, m) for m in _likelihood_metrics(study, recipes)}
     columns = {metric: column for metric, column in columns.items() if column}
+    if _at_its_limit(columns.get("mutual-information", {})):
+        del columns["mutual-information"]
     if not columns:
         return None
     header, cells = [], []
@@ -104,7 +110,8 @@ def sampling_table(study: Study) -> Table | None:
         [label(study, recipe), *(c[i] for c in columns.values())]
         for i, recipe in enumerate(recipes)
     ]
-    return Table(["Model", *columns], rows, _sampling_caption(study, bpd, fid, bool(prior)))
+    caption = _sampling_caption(study, bpd, fid, speed if prior else None)
+    return Table(["Model", *columns], rows, caption)
 
 
 def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
@@ -163,7 +170,7 @@ def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
 
 def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
     rates = [column[r.name].mean if r.name in column else None for r in recipes]
-    return [DASH if v is None else number(v, 0 if v >= 100 else 1) for v in rates]
+    return [DASH if v is None else two_digits(v) for v in rates]
 
 
 def _runs(study: Study, recipes: Sequence[Recipe], columns: Sequence[dict[str, Summary]]) -> str:
@@ -198,9 +205,18 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     return [*spans, "."]
 
 
+def _at_its_limit(information: dict[str, Summary]) -> bool:
+    """The mutual information of n images cannot exceed log n: where all reach it, it tells nothing
+    of the models."""
+    return bool(information) and all(
+        s.mean > 0.99 * math.log(s.protocol.get("n", math.inf)) for s in information.values()
+    )
+
+
 def _sampling_caption(
-    study: Study, bpd: dict[str, Summary], fid: dict[str, Summary], latent: bool
+    study: Study, bpd: dict[str, Summary], fid: dict[str, Summary], speed: dict[str, Summary] | None
 ) -> list[Span]:
+    """`speed`: where samples a second stand in the table and bits/dim do not, else None."""
     recipes = study.part("B")
     spans: list[Span] = [
         {"strong": "Sampling."},
@@ -214,36 +230,55 @@ def _sampling_caption(
             f": {split_and_n(protocol)}{_features(protocol)}",
         ]
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
-        spans.append("; floor: real against real" + (f", {listed(floors[:1])}." if latent else "."))
-        spans.append(_samplers(study, fid))
-    if latent:
-        spans.append(f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second.")
+        spans.append("; floor: real against real" + (f", {listed(floors[:1])}." if speed else "."))
+        spans += _samplers(study, fid)
+    if speed is not None:
+        own = f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second"
+        spans.append(f"{own}{_machine(speed)}.")
     bounds = [
-        f"{bare(study, r)}: {_bound(bpd[r.name], latent)}"
+        f"{bare(study, r)}: {_bound(bpd[r.name], speed is not None)}"
         for r in recipes
         if r.name in bpd and "bound" in bpd[r.name].protocol
     ]
     if bounds:
-        spans.append(f" Bits/dim are upper bounds ({'; '.join(bounds)}).")
+        lead = "Bits/dim are upper bounds" if speed is None else "Upper bounds on bits/dim"
+        spans.append(f" {lead} ({'; '.join(bounds)}).")
     return spans
 
 
+def _machine(speed: dict[str, Summary]) -> str:
+    """What the clock stood beside."""
+    clock = next((s.protocol for s in speed.values()), {})
+    if "device" not in clock:
+        return ""
+    threads = "1 thread" if clock["threads"] == 1 else f"{clock['threads']} threads"
+    return f" ({clock['device']}, {threads})"
+
+
 def _bound(score: Summary, said: bool) -> str:
-    """The kind of the bound; with its value where no column has it."""
-    kind = str(score.protocol["bound"])
-    return f"{number(score.mean, 2)}, {kind}" if said else kind
+    """The kind of the bound, and its error where two decimals show one; with its value where no
+    column has it."""
+    value = f"{number(score.mean, 2)}, " if said else ""
+    error = score.mc_std or 0.0
+    blurred = f", Monte Carlo error {number(error, 2)}" if error >= 0.01 else ""
+    return f"{value}{score.protocol['bound']}{blurred}"
 
 
-def _samplers(study: Study, fid: dict[str, Summary]) -> str:
+def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
+    """Which models were sampled how, and the papers on it."""
     said: dict[str, list[str]] = {}
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
         if way := way_of_sampling(protocol):
             said.setdefault(way, []).append(capital(bare(study, recipe)))
-    if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
-        return f" {len(names)} models: {next(iter(said))}."
+    if not said:
+        return []
     ways = [f"{listed(names)}: {way}" for way, names in said.items()]
-    return f" {'; '.join(ways)}." if ways else ""
+    if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
+        ways = [f"{len(names)} models: {next(iter(said))}"]
+    papers = [key for word, key in WAYS.items() if any(word in way for way in ways)]
+    cites = [span for key in papers for span in (NO_BREAK_SPACE, {"cite": key})]
+    return [f" {'; '.join(ways)}", *cites, "."]
 
 
 def _features(protocol: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Numbers and lists as a reader expects them, and text as spans that the page shows literally."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,12 @@ def number(value: float, decimals: int) -> str:
     """A fixed-point number with a real minus sign and no negative zero."""
     text = f"{abs(value):,.{decimals}f}".replace(",", NARROW_SPACE)
     return MINUS + text if value < 0 and float(f"{value:.{decimals}f}") != 0 else text
+
+
+def two_digits(value: float) -> str:
+    """A positive number to two digits: what a clock is good for."""
+    decimals = 1 - math.floor(math.log10(value))
+    return number(round(value, decimals), max(0, decimals))
 
 
 def spread(mean: float, std: float | None, decimals: int) -> str:

@@ -14,6 +14,7 @@ from triptych.study.configs import (
 )
 
 Shape = tuple[int, int, int]
+BINARIZED = ", Bernoulli likelihood of pixels binarized at random (means shown)"
 
 
 def describe(config: ModelConfig, shape: Shape) -> str:
@@ -21,7 +22,7 @@ def describe(config: ModelConfig, shape: Shape) -> str:
     if isinstance(config, VAEConfig):
         prior, M = describe_prior(config), config.latent_dim
         likelihood = {
-            "bernoulli": "",
+            "bernoulli": BINARIZED if config.mean_samples else "",
             "continuous-bernoulli": ", continuous Bernoulli likelihood",
             "gaussian": ", Gaussian likelihood with a learned variance",
             "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
