@@ -9,7 +9,14 @@ from toys import SHAPE, images, randomised, tiny_ddpm
 
 from triptych.ddpm import DDPM
 from triptych.maths import log_normal_mass
-from triptych.samplers import ddim, dpm_solver, evenly_less_noisy_times, heun, spaced_times
+from triptych.samplers import (
+    Autoguidance,
+    ddim,
+    dpm_solver,
+    evenly_less_noisy_times,
+    heun,
+    spaced_times,
+)
 from triptych.schedules import cosine_beta, linear_beta
 
 SMALL = (1, 2, 2)
@@ -307,6 +314,23 @@ def test_ddim_with_eta_one_and_all_steps_is_the_ancestral_chain(prediction, monk
     monkeypatch.setattr(model, "grey", lambda x: x)
     ancestral = model.sample(3, g.manual_seed(5))
     torch.testing.assert_close(ddim(model, 3, 8, g.manual_seed(5), eta=1.0), ancestral)
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_ddim_is_finite_where_all_noise_is_new(steps, g):
+    """At these steps of this chain 1 - ab - sigma^2 is nothing, which rounding takes below zero."""
+    model = DDPM(Net(), cosine_beta(1000), SMALL, 17)
+    assert ddim(model, 2, steps, g, eta=1.0).isfinite().all()
+
+
+def test_guidance_leaves_a_learned_variance_alone():
+    net, guide = tiny_ddpm(variance="learned").net, tiny_ddpm(variance="learned").net
+    randomised(net, 0.3), randomised(guide, 0.3)
+    x, t = torch.randn(3, *SHAPE), torch.tensor([0, 2, 5])
+    good, bad = net(x, t), guide(x, t)
+    out = Autoguidance(net, guide, 3.0)(x, t)
+    torch.testing.assert_close(out[:, 1:], good[:, 1:])
+    torch.testing.assert_close(out[:, :1], bad[:, :1] + 3 * (good - bad)[:, :1])
 
 
 def test_ddim_with_eta_zero_needs_no_noise_but_the_first(g):

@@ -1,6 +1,15 @@
 import pytest
 import torch
-from toys import SHAPE, built, images, randomised, tiny_latent_ddpm, tiny_posterior, training_data
+from toys import (
+    SHAPE,
+    built,
+    images,
+    randomised,
+    tiny_latent_ddpm,
+    tiny_posterior,
+    tiny_vae,
+    training_data,
+)
 
 from triptych.ddpm import DDPM
 from triptych.latent import LatentDDPM
@@ -32,6 +41,17 @@ def test_training_moves_the_chain_and_nothing_of_the_vae(tmp_path):
                 assert torch.equal(weights[name], value), name
     assert not torch.equal(after.best["ddpm.net.door.weight"], chain)
     assert not any(k.startswith("exp_avg.autoencoder") for k in after.optimizer)
+
+
+def test_a_trained_prior_of_pseudo_inputs_stays_what_it_is(tmp_path):
+    """It starts from training images, once: with its VAE."""
+    chain = DDPM(Denoiser(2, 8, 1), cosine_beta(6), (2, 1, 1), None, "v", clip=False)
+    model = LatentDDPM(randomised(tiny_vae("vamp"), 0.3), chain)
+    before = model.autoencoder.prior.pseudo_inputs.clone()
+    config = TrainConfig(epochs=1, batch_size=8, bf16=False)
+    assert fit([model], [0], [tmp_path], training_data("raw"), config) == []
+    assert torch.equal(model.autoencoder.prior.pseudo_inputs, before)
+    assert not torch.equal(model.center, torch.zeros(2))
 
 
 def test_the_chain_sees_latents_of_mean_zero_and_deviation_one(g):

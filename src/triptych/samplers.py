@@ -19,17 +19,20 @@ class Autoguidance(nn.Module):
         out(x_t, t) = guide(x_t, t) + w (net(x_t, t) - guide(x_t, t))
 
     w = 1 is the network itself. eps, v and x_0 are affine in one another, so that it does not
-    matter which is predicted; x_0 is clipped afterwards. Each step evaluates both networks.
+    matter which is predicted; x_0 is clipped afterwards. A learned variance, in the channels after
+    the image's, is the network's own. Each step evaluates both networks.
     """
 
     def __init__(self, net: nn.Module, guide: nn.Module, weight: float) -> None:
         super().__init__()
         self.net, self.guide, self.weight = net, guide, weight
 
-    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
         """Both in the precision of x: their difference is small."""
         good, bad = self.net(x, t).to(x.dtype), self.guide(x, t).to(x.dtype)
-        return bad + self.weight * (good - bad)
+        C = x.shape[-3]
+        (good, variance), bad = good.split([C, good.shape[-3] - C], -3), bad.narrow(-3, 0, C)
+        return torch.cat([bad + self.weight * (good - bad), variance], -3)
 
 
 def spaced_times(T: int, steps: int) -> list[int]:
@@ -49,7 +52,8 @@ def ddim(
         sigma^2 = eta^2 (1 - ab_s) / (1 - ab_t) (1 - ab_t / ab_s)
 
     from each time t to the next lower one s, and from t = 0 to the image itself (ab = 1).
-    eta = 0 is deterministic; eta = 1 with all steps is the ancestral chain.
+    eta = 0 is deterministic; eta = 1 with all steps is the ancestral chain of variance "small".
+    No sampler but the ancestral one has use for another variance.
     """
     x = model.start(n, generator)
     times = spaced_times(model.T, steps)
@@ -62,7 +66,8 @@ def ddim(
         eps = (x - at(model.sqrt_alpha_bar, t) * x_0) / at(model.sqrt_one_minus_alpha_bar, t)
         ab_t, ab_s = alpha_bar[t_now], alpha_bar[t_next]
         sigma = eta * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
-        x = ab_s.sqrt() * x_0 + (1 - ab_s - sigma**2).sqrt() * eps
+        kept = (1 - ab_s - sigma**2).clamp(min=0)  # rounding may take it below
+        x = ab_s.sqrt() * x_0 + kept.sqrt() * eps
         if eta > 0:
             x = x + sigma * model.start(n, generator)
     raise AssertionError("the last time is always 0")

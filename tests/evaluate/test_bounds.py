@@ -3,8 +3,14 @@ import torch
 from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.likelihood import ddpm_bound, ddpm_terms, flow_bounds, importance_bounds
-from triptych.maths import bits_per_dim
+from triptych.evaluate.likelihood import (
+    ddpm_bound,
+    ddpm_terms,
+    flow_bounds,
+    importance_bounds,
+    jackknife,
+)
+from triptych.maths import bits_per_dim, log_mean_exp
 from triptych.schedules import cosine_beta
 
 
@@ -33,6 +39,34 @@ def test_flow_bounds_are_the_mean_over_dequantizations_and_the_log_of_a_mean(g):
     assert estimate.mc_std == pytest.approx((expected.var(0).sum() / 5).sqrt().item() / 4)
     torch.testing.assert_close(iwae.values, expected.exp().mean(0).log())
     assert (iwae.values > estimate.values).all()
+
+
+def test_the_error_of_iwae_is_the_jackknifes(g):
+    """Of all weights, where the streamed one sees the largest and the sums."""
+    model, x, K = randomised(tiny_vae(), 0.7), (images(3) > 8).float(), 400
+    again = torch.Generator().manual_seed(g.initial_seed())
+    bounds = importance_bounds(model, x, K, g)
+    with torch.no_grad():
+        log_w = model.log_weight(x, torch.randn(K, 3, 2, generator=again)).double()
+    torch.testing.assert_close(bounds.iwae.values, log_mean_exp(log_w))
+    assert bounds.ess.min() < 20
+    exact = jackknife(log_w).sum().sqrt().item() / 3
+    assert bounds.iwae.mc_std == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
+def test_the_jackknife_knows_how_far_the_log_of_a_mean_strays(spread, g):
+    """Of few heavy weights too, where 1 / ESS - 1 / K, never above 1, is far too small."""
+    log_w = spread * torch.randn(16, 20_000, generator=g).double()
+    true = log_mean_exp(log_w).var().item()
+    assert jackknife(log_w).mean().item() == pytest.approx(true, rel=0.2)
+
+
+def test_one_importance_sample_has_an_error_too(g):
+    model, x = randomised(tiny_vae(), 0.5), (images(50) > 8).float()
+    bounds = importance_bounds(model, x, 1, g)
+    assert bounds.elbo.mc_std == pytest.approx(bounds.elbo.values.std().item() / 50**0.5)
+    assert bounds.iwae.mc_std == bounds.elbo.mc_std
 
 
 @pytest.mark.parametrize("kind", ["flow", "flow-iwae", "ddpm"])

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from triptych.evaluate.fidelity import classes, frechet_growth, kernel_distance, neighbourhoods
+from triptych.evaluate.fidelity import (
+    classes,
+    frechet_growth,
+    kernel_distance,
+    neighbourhoods,
+    shuffled,
+)
 
 
 def test_kernel_distance_of_one_block_is_its_formula():
@@ -12,8 +18,10 @@ def test_kernel_distance_of_one_block_is_its_formula():
     def k(x, y):
         return (x @ y / 3 + 1).item() ** 3
 
+    rows, others = shuffled(a), shuffled(b)
+
     def block(i):
-        x, y = a[4 * i : 4 * i + 4], b[4 * i : 4 * i + 4]
+        x, y = rows[4 * i : 4 * i + 4], others[4 * i : 4 * i + 4]
         within = [
             sum(k(u[i], u[j]) for i in range(4) for j in range(4) if i != j) / 12 for u in (x, y)
         ]
@@ -31,6 +39,16 @@ def test_kernel_distance_is_unbiased_and_its_error_honest():
     z_scores = torch.tensor([f.value / f.mc_std for f in found])
     assert abs(torch.tensor([f.value for f in found]).mean()) < 4 * found[0].mc_std / 150**0.5 * 2
     assert 0.8 < z_scores.std() < 1.6  # Student's t of nine degrees of freedom: 1.13
+
+
+def test_kernel_distance_does_not_depend_on_how_a_file_is_ordered():
+    """Two kinds of images, one after the other: a block of them is not of the whole's kind."""
+    kinds = torch.arange(2).repeat_interleave(300)[:, None]
+    a, b = (torch.randn(600, 4) + 3 * kinds for _ in "ab")
+    a = a[torch.randperm(600)]
+    found = kernel_distance(a, b)
+    assert abs(found.value) < 4 * found.mc_std
+    assert found.mc_std < 10  # in the order of the file: 250 +- 30
 
 
 def test_kernel_distance_refuses_what_has_no_blocks():

@@ -26,16 +26,24 @@ def kernel_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> KID:
     """KID (Binkowski, Sutherland, Arbel & Gretton 2018, arXiv:1801.01401): the unbiased squared MMD
     with k(x, y) = (x.y / D + 1)^3, zero in the mean for samples of one distribution at any N.
 
-    The mean over ten disjoint blocks, whose spread gives the error.
+    The mean over ten disjoint blocks, whose spread gives the error. Rows are shuffled first: a file
+    of images may be ordered (MNIST's test images are, by who wrote them), and a block of it would
+    be of a distribution of its own.
     """
     if len(a) != len(b) or len(a) < 2 * BLOCKS:
         raise ValueError(
             f"both samples must have the same size, {2 * BLOCKS} or more, not {len(a)} and {len(b)}"
         )
     size = len(a) // BLOCKS
-    pairs = zip(a.split(size)[:BLOCKS], b.split(size)[:BLOCKS], strict=True)
+    pairs = zip(shuffled(a).split(size)[:BLOCKS], shuffled(b).split(size)[:BLOCKS], strict=True)
     values = torch.stack([_unbiased_mmd2(x.double(), y.double()) for x, y in pairs])
     return KID(values.mean().item(), (values.std() / BLOCKS**0.5).item())
+
+
+def shuffled(x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """The rows in an order that has nothing to do with theirs, always the same."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return x[order.to(x.device)]
 
 
 def _unbiased_mmd2(a: Tensor, b: Tensor) -> Tensor:
@@ -94,16 +102,17 @@ def _reach(x: Tensor, k: int) -> Tensor:
 
 
 class FrechetGrowth(NamedTuple):
-    """The Frechet distance of n samples, and the straight line in 1/n at 1/n = 0."""
+    """The Frechet distance of n samples, and the straight line in 1/n at 1/n = 0, if it is one."""
 
     n: list[int]
     fid: list[float]
-    at_infinity: float
+    at_infinity: float | None
 
 
 def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"]) -> FrechetGrowth:
     """FID against the number of samples, the reference held fixed, and its limit (Chong & Forsyth
-    2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it.
+    2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it. Where the
+    least n is below the D of the features that is not so yet, and no limit is given.
 
     At each n = N / b the mean over b disjoint blocks, so that all samples count at every n.
     """
@@ -116,6 +125,8 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
         blocks = samples.split(n)[: N // n]
         found = [frechet_distance(moments(block), whole) for block in blocks]
         values.append(sum(found) / len(found))
+    if sizes[0] < samples.shape[1]:
+        return FrechetGrowth(sizes, values, None)
     _, limit = np.polyfit([1 / n for n in sizes], values, 1)
     return FrechetGrowth(sizes, values, float(limit))
 

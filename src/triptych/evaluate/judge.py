@@ -96,14 +96,18 @@ def nearest_score(
     shown: Tensor, data: Dataset, view_name: str
 ) -> tuple[Score, dict[str, NDArray[Any]]]:
     """Mean distance from a sample to the nearest training image, over the same of as many test
-    images: well below 1 where training images are repeated. All are binarized where the model's
-    are; the nearest images themselves come with it."""
+    images: well below 1 where training images are repeated. The nearest images come with it.
 
-    def seen(images: Tensor) -> Tensor:
-        binary = view_name == "threshold"
-        return view(view_name)(images, data.levels, None) if binary else grey(images, data.levels)
-
-    train, test = seen(data.train_images), seen(data.test_images[: len(shown)])
+    Where samples are binary, training images are binarized at 0.5 and test images as the model saw
+    its own, so that noise of pixels is on both sides or on neither; else all are grey.
+    """
+    images, test_images = data.train_images, data.test_images[: len(shown)]
+    if view_name != "raw" and ((shown == 0) | (shown == 1)).all():
+        noise = generator_for(0, 0, shown.device, stream=3)
+        train = view("threshold")(images, data.levels, None)
+        test = view(view_name)(test_images, data.levels, noise)
+    else:
+        train, test = (grey(x, data.levels) for x in (images, test_images))
     found, usual = nearest(shown, train), nearest(test, train)
     ratio = (found.distance.mean() / usual.distance.mean()).item()
     protocol = {"dataset": data.name, "view": view_name, "n": len(shown)} | DRAWN

@@ -55,9 +55,10 @@ def sample_scores(
     if min(len(fake), len(train), len(test)) < 2 * BLOCKS:
         return scores, {}
     growth, real = frechet_growth(fake, test), frechet_growth(train, test)
-    limit = protocol | {"floor": real.at_infinity}
+    if growth.at_infinity is not None:
+        limit = protocol | {"floor": real.at_infinity}
+        scores.append(Score("fid-infinity", growth.at_infinity, "", None, limit))
     scores += [
-        Score("fid-infinity", growth.at_infinity, "", None, limit),
         _kernel_score(fake, train, test, protocol),
         *_neighbourhood_scores(fake, train, test, protocol),
     ]

@@ -63,9 +63,9 @@ def importance_bounds(
 ) -> Bounds:
     """The bounds of each image from the same K samples (Burda et al. 2016, eq. 8).
 
-    The Monte Carlo variance of an image's ELBO is var(log w) / K, that of its IWAE-K, to first
-    order, 1 / ESS - 1 / K with ESS = (sum w)^2 / sum w^2. With `bf16` the decoder, whose matrix
-    products are nearly all of the cost, runs in bfloat16; everything else never does.
+    The Monte Carlo variance of an image's ELBO is var(log w) / K, that of its IWAE-K the
+    jackknife's; with K = 1 the spread over images bounds both. With `bf16` the decoder, whose
+    matrix products are nearly all of the cost, runs in bfloat16; everything else never does.
     """
     if K < 1:
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
@@ -73,11 +73,12 @@ def importance_bounds(
     with networks_in_bf16(model.likelihood, bf16):  # pyright: ignore[reportArgumentType]
         parts = [_bounds(model, chunk, K, generator) for chunk in x.split(per)]
     columns = zip(*parts, strict=True)
-    elbo, elbo_var, iwae, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
-    iwae_var, n = (1 / ess - 1 / K).clamp(min=0), len(x)
+    elbo, elbo_var, iwae, iwae_var, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
+    if K == 1:
+        elbo_var = iwae_var = elbo.var().expand(len(x))
     return Bounds(
-        Estimate(elbo, elbo_var.sum().sqrt().item() / n),
-        Estimate(iwae, iwae_var.sum().sqrt().item() / n),
+        Estimate(elbo, elbo_var.sum().sqrt().item() / len(x)),
+        Estimate(iwae, iwae_var.sum().sqrt().item() / len(x)),
         ess,
         k_hat,
         growth.mean(1),
@@ -85,7 +86,8 @@ def importance_bounds(
 
 
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor, ...]:
-    """ELBO, its variance, IWAE-K, ESS, k-hat and growth of a few images, streamed over K."""
+    """ELBO and IWAE-K, each with its variance, ESS, k-hat and growth of a few images, streamed
+    over K."""
     h = in_halves(model.posterior.encode, x)
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
@@ -105,7 +107,8 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator) -> tuple[Tensor
     elbo, iwae = total / K, log_mean_w.value()
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
-    return elbo, elbo_var, iwae, ess, tail.k_hat(), torch.stack(growth)
+    iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
+    return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), torch.stack(growth)
 
 
 @torch.no_grad()
@@ -120,21 +123,39 @@ def flow_bounds(
         noise = [model.noise(len(chunk), generator) for _ in range(K)]
         rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in noise]).double())
     log_w = torch.cat(rows, 1)
-    error = _jackknife(log_w).sum().sqrt().item() / len(x)
+    error = jackknife(log_w).sum().sqrt().item() / len(x)
     return _from_draws(log_w), Estimate(log_mean_exp(log_w), error)
 
 
-def _jackknife(log_w: Float[Tensor, "K N"]) -> Float[Tensor, "N"]:
+def jackknife(log_w: Float[Tensor, "K N"]) -> Float[Tensor, "N"]:
     """Variance of log-mean-exp over the draws, from leaving out each in turn (Efron & Stein 1981).
 
     That of first order, 1 / ESS - 1 / K, is never above 1; where one weight of few outweighs the
     others by nats, the truth is.
     """
-    K, total = len(log_w), log_w.logsumexp(0)
-    top = log_w.argmax(0, keepdim=True)
-    rest = total + torch.log1p(-(log_w - total).exp())
-    without_top = log_w.scatter(0, top, -math.inf).logsumexp(0, keepdim=True)  # does not cancel
-    return (K - 1) * rest.scatter(0, top, without_top).var(0, correction=0)
+    total, falling = log_w.logsumexp(0), log_w.sort(0, descending=True).values
+    inverse_ess = (log_w.mul(2).logsumexp(0) - 2 * total).exp()
+    return _tail_jackknife(falling, total, inverse_ess, len(log_w))
+
+
+def _tail_jackknife(
+    largest: Float[Tensor, "m N"],
+    total: Float[Tensor, "N"],
+    inverse_ess: Float[Tensor, "N"],
+    K: int,
+) -> Float[Tensor, "N"]:
+    """The same from the largest of K log weights, in falling order, and the log sum of all.
+
+    Left out, a weight of share p changes log sum w by log(1 - p); the small ones by -p.
+    """
+    p = (largest - total).exp()
+    rest = (1 - p.sum(0)).clamp(min=0) if len(p) < K else torch.zeros_like(total)
+    changes = torch.log1p(-p)
+    others = largest[1:].logsumexp(0) - total
+    changes[0] = torch.logaddexp(others, rest.log())  # 1 - p would cancel
+    sum_, squares = changes.sum(0) - rest, changes.square().sum(0)
+    squares += (inverse_ess - p.square().sum(0)).clamp(min=0)
+    return ((K - 1) / K * (squares - sum_.square() / K)).clamp(min=0)
 
 
 @torch.no_grad()

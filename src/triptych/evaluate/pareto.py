@@ -32,13 +32,18 @@ class LargestWeights:
         seen = log_w if self.log_w is None else torch.cat([self.log_w, log_w])
         self.log_w = seen.topk(min(self.keep, len(seen)), dim=0).values
 
-    def k_hat(self) -> Float[Tensor, "B"]:
-        """The shape of each image's tail; nan where fewer than five weights make one."""
+    def falling(self) -> Float[Tensor, "m B"]:
+        """The logarithms of those kept, the largest first."""
         if self.log_w is None:
             raise ValueError("no samples have been added")
-        if len(self.log_w) < 6:
-            return torch.full_like(self.log_w[0], math.nan)
-        w = (self.log_w - self.log_w[0]).exp()
+        return self.log_w
+
+    def k_hat(self) -> Float[Tensor, "B"]:
+        """The shape of each image's tail; nan where fewer than five weights make one."""
+        log_w = self.falling()
+        if len(log_w) < 6:
+            return torch.full_like(log_w[0], math.nan)
+        w = (log_w - log_w[0]).exp()
         return pareto_shape((w[:-1] - w[-1]).flip(0))
 
 

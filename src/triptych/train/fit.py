@@ -120,7 +120,8 @@ def prepare(trainer: Trainer) -> None:
     batch, or as many as it asks for."""
     for model, run in zip(trainer.models, trainer.runs, strict=True):
         for module in model.modules():
-            if hasattr(module, "prepare"):
+            frozen = not any(True for _ in module.parameters())  # and so trained, with its start
+            if hasattr(module, "prepare") and not frozen:
                 n = getattr(module, "images_to_prepare", None)
                 if isinstance(module, VampPrior) and (n or 0) > len(trainer.data.images):
                     raise UserError(
