@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
+from triptych.evaluate.evaluation import Evaluation
 from triptych.study import display
 from triptych.train import checkpoint
 
@@ -56,6 +58,8 @@ def refused(capsys, *words):
         (["report", "nowhere"], "nowhere"),
         (["train", "vae", "--device", "mps"], "mps"),
         (["train", "vae", "--dataset", "mnist", "--data", "nowhere"], "nowhere"),
+        (["study", "demo", "--workers", "-1"], "--workers -1"),
+        (["data", "fetch", "mnist", "--data", "nowhere"], "nowhere"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
@@ -153,6 +157,30 @@ def test_a_run_is_never_overwritten_and_goes_on_only_when_asked(capsys, tmp_path
     assert (tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl").read_text() == before
     main([*words, "--seed", "1"])
     assert (tmp_path / "r/vae-gaussian/seed-1/checkpoint").is_dir()
+
+
+def test_a_studys_run_is_judged_as_the_study_asks(capsys, tmp_path):
+    """Else its table would hold two protocols, or one that it does not name."""
+    main(["train", "vae", *TINY, "--out", "r"])
+    run, how = tmp_path / "r/vae-gaussian/seed-0", Evaluation(importance_samples=5, images=40)
+    (tmp_path / "r/study.json").write_text(json.dumps({"evaluation": asdict(how)}))
+    words = ["evaluate", str(run), "--images", "40", "--importance-samples"]
+    assert "evaluate the copy" in refused(capsys, *words, "6")
+    assert not (run / "scores.json").exists()
+    main([*words, "5"])
+    assert (run / "scores.json").exists()
+
+
+def test_samples_of_a_run_that_is_not_at_its_end_say_so(capsys, tmp_path):
+    main(["train", "vae", *TINY, "--out", "r"])
+    run = tmp_path / "r/vae-gaussian/seed-0"
+    main(["sample", str(run), "-n", "2"])
+    assert "drawn by" not in capsys.readouterr().out
+    saved = checkpoint.load(run)
+    saved.loop["steps"] = 900
+    checkpoint.save(run, saved)
+    main(["sample", str(run), "-n", "2"])
+    assert f"weights of step {saved.loop['step']} of 900" in capsys.readouterr().out
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):

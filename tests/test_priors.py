@@ -14,7 +14,6 @@ from toys import (
     training_data,
 )
 
-from triptych.errors import UserError
 from triptych.nets.mlp import MLP
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
@@ -191,14 +190,6 @@ def test_narrow_posteriors_do_not_cost_a_vamp_prior_its_precision():
 
     exact = at(torch.float64)
     torch.testing.assert_close(at(torch.float32), exact, atol=0.02, rtol=0)
-
-
-def test_more_pseudo_inputs_than_training_images_are_refused(tmp_path):
-    """Their starts would be copies that stay copies."""
-    data, model = training_data("threshold", n=2), tiny_vae("vamp")
-    trainer = Trainer([model], [Run(0, tmp_path)], data, TrainConfig(epochs=1, batch_size=2))
-    with pytest.raises(UserError, match="3 pseudo-inputs cannot start from 2 training images"):
-        prepare(trainer)
 
 
 def test_a_resampled_prior_starts_as_its_proposal_whatever_the_draws(g):

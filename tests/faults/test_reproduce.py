@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+import signal
 
 import pytest
 import torch
 
 from triptych.cli import main
+from triptych.study import display
 from triptych.train import checkpoint
 from triptych.train.files import sealed
 
@@ -67,7 +69,17 @@ def test_an_unfinished_run_is_not_compared(run, capsys):
     saved = checkpoint.load(run)
     saved.loop["step"] -= 1
     checkpoint.save(run, saved)
-    assert "not trained to its end" in again(run, 2, capsys).err
+    assert "train it to its end first" in again(run, 2, capsys).err
+
+
+def test_a_reproduction_that_was_stopped_goes_on(run, capsys, tmp_path, monkeypatch):
+    def interrupt(title):
+        return lambda said: signal.raise_signal(signal.SIGINT) if said.step < 9 else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(display, "bar_for", interrupt)
+        assert "the same command" in again(run, 1, capsys).err
+    assert not re.search("DIFFERENT", again(run, 0, capsys).out)
 
 
 def test_scores_that_say_not_how_they_were_judged_are_left_out(run, capsys):

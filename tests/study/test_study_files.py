@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -6,8 +7,8 @@ import torch
 
 from triptych.cli.options import PriorName
 from triptych.errors import UserError
-from triptych.study.build import build
-from triptych.study.configs import Prior
+from triptych.study.build import build, check_images
+from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
 from triptych.study.describe import describe
 from triptych.study.grid import from_toml, named_study, study_json, with_seeds
 from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
@@ -81,7 +82,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ('dataset = "cifar"\n' + BASE, "cifar"),
         ("seeds = []\n" + BASE, "seeds"),
         ("seeds = [-1]\n" + BASE, "seeds"),
-        ("seeds = 0\n" + BASE, "seeds"),
+        ("seeds = 0\n" + BASE, "seeds = 0 cannot be used; choose 1 to 1000, or a list"),
         ('name = "../up"\n' + BASE, "name"),
         ("[evaluation]\nimages = 0\n" + BASE, "images"),
         ("[evaluation]\nsteps = 1\n" + BASE, "steps"),
@@ -91,6 +92,15 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
 )
 def test_every_mistake_in_a_study_file_is_one_sentence_that_names_it(tmp_path, text, named):
     assert named in refused(written(tmp_path, text))
+
+
+def test_more_pseudo_inputs_than_training_images_are_refused():
+    """Their starts would be copies that stay copies."""
+    vae = VAEConfig(prior="vamp", pseudo_inputs=50)
+    for config in (vae, LatentDDPMConfig(vae=replace(vae, likelihood="gaussian"))):
+        check_images(config, 50)
+        with pytest.raises(UserError, match="50 pseudo-inputs cannot start from 49 training"):
+            check_images(config, 49)
 
 
 def test_seeds_that_come_twice_are_refused(tmp_path):

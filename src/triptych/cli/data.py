@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from triptych.cli.options import DataName
+from triptych.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Data:
         from triptych.data import fetch, verify
 
         if self.action == "fetch":
+            if self.data is not None:
+                raise UserError(f"--data {self.data} is to verify; fetch writes to the cache")
             print(f"wrote {fetch(self.name)}")
         else:
             print("\n".join(verify(self.name, self.data)))

@@ -117,6 +117,11 @@ class Evaluate:
         asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         _, dataset, _ = folder.config()
+        if folder.study_judges() not in (None, how):
+            raise UserError(
+                f"{self.path} is a run of a study, which judges it as its study.json says; copy "
+                f"the folder to a place outside of the study, and evaluate the copy"
+            )
         data = load(dataset, self.where.data).to(self.where.ready())
         with locked(folder.path):
             evaluate(folder, data, how, self.where.features)
@@ -165,4 +170,5 @@ class Sample:
         model = sampling_model(folder, data, how.guidance)
         images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
-        print(f"wrote {self.out}")
+        at = folder.where()
+        print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))

@@ -48,6 +48,18 @@ def build(
         ) from None
 
 
+def check_images(config: ModelConfig, n: int) -> None:
+    """UserError where so many training images are too few for the model to start from."""
+    vae = config.vae if isinstance(config, LatentDDPMConfig) else config
+    if not isinstance(vae, VAEConfig) or vae.prior not in ("vamp", "hierarchical-vamp"):
+        return
+    if vae.pseudo_inputs > n:
+        raise UserError(
+            f"{vae.pseudo_inputs} pseudo-inputs cannot start from {n} training images; give "
+            f"pseudo_inputs no more than that"
+        )
+
+
 def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     f = RationalQuadratic(config.bins) if config.coupling == "spline" else Affine()
     if config.network == "mlp":

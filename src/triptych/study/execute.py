@@ -1,6 +1,5 @@
 """Run a study: claim its folder, run what is missing, gather results.json."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from triptych.data import load
 from triptych.errors import UserError
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.evaluation import Evaluation
+from triptych.study.build import check_images
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
@@ -45,9 +45,15 @@ def execute(
     cluster: Cluster | None = None,
 ) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json."""
+    if workers < 0:
+        raise UserError(
+            f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core"
+        )
     data = load(study.dataset, place.root)
+    for plan in study.plans:
+        check_images(plan.recipe.model, len(data.train_images))
     with locked(folder, wait=True):
-        claim(study, folder, study_json(study, data.shape, data.levels))
+        claim(folder, study_json(study, data.shape, data.levels))
     if any(plan.recipe.part == "B" for plan in study.plans):
         features_for(data, place.features)  # fails early, and trains only once what is cached
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
@@ -64,7 +70,7 @@ def execute(
         return Outcome(folder, gather(study, folder))
 
 
-def claim(study: Study, folder: Path, plain: dict[str, Any]) -> None:
+def claim(folder: Path, plain: dict[str, Any]) -> None:
     """Write study.json, or refuse if the folder holds another study: one that differs in more than
     its seeds, of which there may be more or fewer than before."""
     path = folder / "study.json"
@@ -127,8 +133,3 @@ def device_named(name: str) -> torch.device:
         usable = ", ".join(k for k, v in available.items() if v)
         raise UserError(f"--device {name} is not available here; choose one of {usable}")
     return torch.device(name)
-
-
-def run_folders(study: Path) -> Sequence[RunFolder]:
-    """Every run of a study's folder."""
-    return [RunFolder(p.parent) for p in sorted(study.glob("*/seed-*/config.json"))]

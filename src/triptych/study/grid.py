@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from triptych.data import SOURCES
 from triptych.errors import UserError
@@ -159,6 +159,9 @@ def checked_dataset(name: str) -> str:
     return name
 
 
+NumberOfSeeds = Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+
+
 @dataclass(frozen=True)
 class _File:
     """The tables of a study file; see docs/studies.md."""
@@ -166,7 +169,7 @@ class _File:
     recipe: Annotated[list[dict[str, Any]], Field(min_length=1)]
     name: Annotated[str, Field(pattern=NAME)] | None = None
     dataset: str = "digits"
-    seeds: Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
+    seeds: NumberOfSeeds = 3
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
@@ -186,6 +189,13 @@ def from_toml(path: Path) -> Study:
             f"{path} has an unknown key {unknown[0]!r}; a study has name, dataset, seeds, "
             f"[evaluation] and [[recipe]]"
         )
+    try:
+        TypeAdapter(NumberOfSeeds).validate_python(plain.get("seeds", 3))
+    except ValidationError:
+        raise UserError(
+            f"{path}: seeds = {plain['seeds']!r} cannot be used; choose 1 to {MOST_SEEDS}, or a "
+            f"list of so many different numbers from 0"
+        ) from None
     asked: _File = validated(_File, plain, str(path))
     dataset = checked_dataset(asked.dataset)
     seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds

@@ -38,14 +38,14 @@ class Row:
 def reproduce(
     run: RunFolder, out: Path, data: Dataset, features: Path | None, progress: Tell
 ) -> list[Row]:
-    """Train and, if the run was judged, judge once more in a folder of `out`.
+    """Train and, if the run was judged, judge once more in a folder of `out`; or go on with that.
 
     Seeds that were trained side by side are so again, and with as many threads.
     """
     recipe, _, seed = run.config()
     first = checkpoint.load(run.path)
-    if first.loop["step"] < first.loop.get("steps", 0):  # what earlier versions did not note
-        raise UserError(f"{run.path} is not trained to its end; go on with it first")
+    if at := run.where():
+        raise UserError(f"{run.path} is at {at}; train it to its end first")
     if first.loop.get("world", 1) != 1:
         raise UserError(
             f"{run.path} was trained by {first.loop['world']} processes together, and one of them "
@@ -57,7 +57,8 @@ def reproduce(
     with ExitStack() as held:
         for folder in map(job.folder, sorted(job.seeds)):
             held.enter_context(locked(folder.path))
-            if checkpoint.exists(folder.path):
+            done = folder.finished or not run.finished
+            if checkpoint.exists(folder.path) and done and not folder.where():
                 raise UserError(f"{folder.path} exists; delete it, or choose another --out")
         threads = first.loop.get("threads")  # sums are rounded differently by another number
         if isinstance(threads, int) and 0 < threads <= 1024:
@@ -73,11 +74,11 @@ def reproduce(
 
 def judged_how(run: RunFolder) -> Evaluation | None:
     """The settings noted with the scores; before they were, those of the study."""
-    for path in (run.path / "scores.json", run.path.parents[1] / "study.json"):
-        plain = read_json(path) if path.is_file() else {}
-        if isinstance(plain, dict) and "evaluation" in plain:
-            return validated(Evaluation, plain["evaluation"], str(path))
-    return None
+    path = run.path / "scores.json"
+    plain = read_json(path) if path.is_file() else {}
+    if isinstance(plain, dict) and "evaluation" in plain:
+        return validated(Evaluation, plain["evaluation"], str(path))
+    return run.study_judges()
 
 
 def compare_training(run: RunFolder, first: Checkpoint, again: RunFolder) -> list[Row]:

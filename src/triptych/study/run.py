@@ -17,7 +17,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.judge import judge
 from triptych.latent import LatentDDPM
 from triptych.samplers import Autoguidance
-from triptych.study.build import build
+from triptych.study.build import build, check_images
 from triptych.study.configs import LatentDDPMConfig
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
@@ -56,6 +56,7 @@ def train(
 
     Of a latent DDPM, the VAE first.
     """
+    check_images(job.recipe.model, len(data.train_images))
     for seed in job.seeds if leads() else ():
         job.folder(seed).claim(job.recipe, data.name, seed)
         job.folder(seed).forget_failure()
@@ -204,10 +205,8 @@ def evaluate(
         data = data.to(device)
     recipe, _, seed = folder.config()
     began, loop = time.monotonic(), checkpoint.load(folder.path).loop
-    if loop["step"] < loop.get("steps", 0):
-        raise UserError(
-            f"{folder.path} is at step {loop['step']} of {loop['steps']}; train it to its end first"
-        )
+    if at := folder.where():
+        raise UserError(f"{folder.path} is at {at}; train it to its end first")
     features = features_for(data, feature_file).to(device) if recipe.part == "B" else None
     model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
     judgement = judge(model, data, recipe.view, how, seed, features, drawn_by)

@@ -84,6 +84,20 @@ class RunFolder:
         rows = plain.get("scores") if isinstance(plain, dict) else plain
         return validated(list[Score], rows, f"{self.path}/scores.json")
 
+    def where(self) -> str:
+        """ "step 3 of 9" of a training that is not at its end; else nothing."""
+        loop = checkpoint.load(self.path).loop
+        steps = loop.get("steps", 0)  # which earlier versions did not note
+        return f"step {loop['step']} of {steps}" if loop["step"] < steps else ""
+
+    def study_judges(self) -> Evaluation | None:
+        """How the study that the run is part of judges its runs; None if it is part of none."""
+        path = self.path.absolute().parents[1] / "study.json"
+        plain = read_json(path) if path.is_file() else {}
+        if not isinstance(plain, dict) or "evaluation" not in plain:
+            return None
+        return validated(Evaluation, plain["evaluation"], str(path))
+
     def write_failure(self, reason: str, final: bool = True) -> None:
         """Note why the run has no scores: `final` if it would fail again, as mathematics does."""
         plain = {"schema": SCHEMA, "reason": reason, "final": final}

@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from triptych.errors import UserError
-from triptych.priors.vamp import VampPrior
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
 from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text
@@ -123,11 +121,6 @@ def prepare(trainer: Trainer) -> None:
             frozen = not any(True for _ in module.parameters())  # and so trained, with its start
             if hasattr(module, "prepare") and not frozen:
                 n = getattr(module, "images_to_prepare", None)
-                if isinstance(module, VampPrior) and (n or 0) > len(trainer.data.images):
-                    raise UserError(
-                        f"{n} pseudo-inputs cannot start from {len(trainer.data.images)} training "
-                        f"images; give pseudo_inputs no more than that"
-                    )
                 module.prepare(*trainer.batch(run, 0, n))  # pyright: ignore[reportCallIssue]
     trainer.use(trainer.models)
 
