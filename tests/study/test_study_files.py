@@ -74,7 +74,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         (BASE + "hiden = [3]", "hiden"),
         (BASE + 'epochs = "many"', "epochs"),
         (BASE + "epochs = -1", "epochs"),
-        (BASE + "hidden = 3", "hidden"),
+        (BASE + "hidden = 3", "study.toml: vae-gaussian: model.vae.hidden = 3"),
         (BASE + 'prior = "uniform"', "prior"),
         ('[[recipe]]\nbase = "gan"', "gan"),
         ("[[recipe]]\nepochs = 3", "base"),
@@ -86,7 +86,10 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ('name = "../up"\n' + BASE, "name"),
         ("[evaluation]\nimages = 0\n" + BASE, "images"),
         ("[evaluation]\nsteps = 1\n" + BASE, "steps"),
-        ("[evaluation]\nimportance_sampels = 10\n" + BASE, "importance_sampels"),
+        (
+            "[evaluation]\nimportance_sampels = 10\n" + BASE,
+            "no setting evaluation.importance_sampels",
+        ),
         (BASE + 'name = "UPPER/../x"', "name"),
     ],
 )

@@ -23,7 +23,7 @@ def handin(study_folder: Path) -> Path:
     """
     report = study_folder / "report.pdf"
     if not report.is_file():
-        raise UserError(f"{report} is missing: write the report before packing the hand-in.")
+        raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
     check_pdf(report, edition_named(read_study(study_folder).edition))
     entries = dict([*_code(), *_study(study_folder)])
     target = study_folder / "handin.zip"

@@ -228,7 +228,10 @@ def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     base = settings.pop("base", None)
     if not isinstance(base, str) or base not in known:
         raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
-    return override(known[base], **settings)
+    try:
+        return override(known[base], **settings)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
             allowed = sorted({key for room in rooms for key in room} - {"model", "train", "kind"})
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
         homes[0][key] = value
-    return from_dict(plain)
+    return validated(Recipe, plain, recipe.name)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -161,6 +161,8 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"{what}: there is no setting {place}; leave it out") from None
         value = repr(first["input"])[:100]
         raise UserError(f"{what}: {place} = {value} is wrong: {first['msg']}") from None
     except RecursionError:

@@ -44,7 +44,7 @@ class RunFolder:
             if self.config() != (recipe, dataset, seed):
                 raise UserError(
                     f"{self.path} was trained with other settings (see its config.json); delete "
-                    f"that folder, or give the study another name"
+                    f"that folder, or choose another with --out"
                 )
             return
         plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
