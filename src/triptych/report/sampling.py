@@ -76,7 +76,7 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
     ]
     if len(of_chains) > 1:
         ends = f"{two_digits(min(of_chains))} to {two_digits(max(of_chains))}"
-        told.append(f"{ends} for the latent DDPMs")
+        told.append(f"{ends} for the {'other ' if best.model in chains else ''}latent DDPMs")
     return f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
 
 

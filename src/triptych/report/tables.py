@@ -230,7 +230,8 @@ def _sampling_caption(
             f": {split_and_n(protocol)}{_features(protocol)}",
         ]
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
-        spans.append("; floor: real against real" + (f", {listed(floors[:1])}." if speed else "."))
+        value = "" if speed is None else f", {listed(floors[:1])}"
+        spans.append(f"; floor: real against real{value}.")
         spans += _samplers(study, fid)
     if speed is not None:
         own = f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second"
