@@ -102,8 +102,15 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     assert "iwae-5" in said
     assert "scores.json" in said
 
-    cold = refused(capsys, "sample", str(run), "--temperature", "0.5")
-    assert "temperature = 0.5 is of a pixel flow, not of a VAE" in cold
+    for command, option, value, owner in (
+        ("sample", "temperature", "0.5", "pixel flow"),
+        ("sample", "sampler", "heun", "DDPM or a latent DDPM"),
+        ("evaluate", "steps", "20", "DDPM or a latent DDPM"),
+        ("evaluate", "ode-images", "9", "DDPM"),
+    ):
+        said = refused(capsys, command, str(run), f"--{option}", value)
+        name = option.replace("-", "_")
+        assert f"{name} = {value} is of a {owner}, not of a VAE" in said
     main(["sample", str(run), "-n", "9", "--out", "s.npz"])
     with np.load("s.npz", allow_pickle=False) as loaded:
         images = loaded["images"]
@@ -112,7 +119,9 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     assert set(np.unique(images)) <= {0, 255}
 
 
-def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_features, tmp_path):
+def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
+    digit_features, capsys, tmp_path
+):
     main(["train", "ddpm", "--epochs", "0.1", "--out", "r"])
     run = tmp_path / "r" / "ddpm" / "seed-0"
     main(["evaluate", str(run), "--images", "50", "--steps", "2", "--eta", "0.5"])
@@ -124,6 +133,8 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(digit_fe
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 
+    for option, value in (("--steps", "20"), ("--eta", "0.5")):
+        assert "every step" in refused(capsys, "sample", str(run), option, value)
     words = ["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
     for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):
         main([*words, "--seed", str(seed), "--out", name])

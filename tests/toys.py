@@ -28,6 +28,7 @@ from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.nets.unet import UNet
 from triptych.objectives import BetaELBO, ImportanceWeighted
 from triptych.pixelflow import PixelFlow
+from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
@@ -135,6 +136,11 @@ def tiny_residual_vae() -> VAE:
     return VAE(StandardGaussian(2), posterior, likelihood)
 
 
+def tiny_autoregressive_vae() -> VAE:
+    likelihood = AutoregressiveBernoulli(MLP([2, 8, 3 * math.prod(SHAPE)]), SHAPE, 3, 3)
+    return VAE(StandardGaussian(2), tiny_posterior(), likelihood)
+
+
 def tiny_logistic_vae() -> VAE:
     net = MLP([2, 8, 3 * 2 * math.prod(SHAPE)])
     likelihood = DiscretizedLogisticMixture(net, SHAPE, LEVELS, 2)
@@ -187,6 +193,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "vae-beta": (lambda: tiny_vae(objective=BetaELBO(0.5, warmup=0.8)), "threshold"),
     "vae-iwae": (lambda: tiny_vae(objective=ImportanceWeighted(3, doubly=False)), "threshold"),
     "vae-dreg": (lambda: tiny_vae("resampled", objective=ImportanceWeighted(3)), "threshold"),
+    "vae-autoregressive": (tiny_autoregressive_vae, "threshold"),
     "vae-logistic": (tiny_logistic_vae, "raw"),
     "vae-residual": (tiny_residual_vae, "threshold"),
     "pixelflow": (tiny_flow, "raw"),

@@ -129,7 +129,9 @@ SMALL = {
     "widths": st.lists(st.sampled_from([7, 8, 16]), max_size=4),
     "prior": st.sampled_from([*WORDS, "resampled", "maf", "spline", "hierarchical", "mixture"]),
     "posterior": st.sampled_from(["gaussian", "full", "coupling", "iaf"]),
-    "likelihood": st.sampled_from(["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]),
+    "likelihood": st.sampled_from(
+        ["bernoulli", "autoregressive", "continuous-bernoulli", "gaussian", "logistic"]
+    ),
     "view": st.sampled_from(["threshold", "dynamic", "raw"]),
     "network": st.sampled_from(["mlp", "gated", "residual"]),
     "objective": st.sampled_from(["elbo", "iwae"]),
@@ -143,6 +145,7 @@ SMALL = {
     "epochs": st.sampled_from([1e-6, 0.01, 0.5, 1.0]),
     "lr": st.sampled_from([1e-30, 1e-3, 10.0]),
     "clip": st.sampled_from([1e-30, 1.0, 1e30]),
+    "window": st.integers(1, 12),
     "early": st.sampled_from([1e-9, 0.5, 0.999]),
     "min_snr": st.sampled_from([1e-9, 5.0]),
     "beta": st.sampled_from([0.0, 1.0, 1000.0]),
@@ -151,7 +154,9 @@ SMALL = {
     **dict.fromkeys(
         ("couplings", "posterior_layers", "scales", "steps", "blocks"), st.integers(0, 4)
     ),
-    **dict.fromkeys(("bins", "components", "pseudo_inputs", "logistics"), st.integers(0, 50)),
+    **dict.fromkeys(
+        ("bins", "components", "pseudo_inputs", "logistics", "features"), st.integers(0, 50)
+    ),
     **dict.fromkeys(("iwae_samples", "context", "truncation", "batch_size"), st.integers(0, 50)),
     **dict.fromkeys(("width", "timesteps", "dequantization_width"), st.integers(0, 20)),
     "dequantization_steps": st.integers(1, 4),

@@ -313,6 +313,29 @@ def test_grey_likelihoods_carry_a_vamp_prior(likelihood, network):
     assert model.log_weight(x[:2], torch.randn(3, 2, 8)).shape == (3, 2)
 
 
+@pytest.mark.parametrize("network", ["mlp", "gated", "residual"])
+def test_every_network_carries_pixels_that_see_their_neighbours(network):
+    settings = {"likelihood": "autoregressive", "features": 3, "window": 5, "network": network}
+    recipe = override(recipes_for("digits")["vae-vamp"], **settings)
+    model = build(recipe.model, (1, 8, 8), 17)
+    assert model.log_weight(torch.rand(2, 1, 8, 8).round(), torch.randn(3, 2, 2)).shape == (3, 2)
+    assert "likelihood of 3 features a pixel and a 5x5 window" in describe(recipe.model, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("vae-flow", {"window": 4}, "window = 4 .* choose an odd number, 5 for one"),
+        ("vae-flow", {"window": 1}, "window = 1"),
+        ("vae-grey", {}, "mean_samples = True .* choose mean_samples = False"),
+        ("vae-flow", {"view": "raw"}, "threshold or dynamic"),
+    ],
+)
+def test_pixels_that_cannot_see_their_neighbours_are_refused(name, setting, said):
+    with pytest.raises(UserError, match=said):
+        override(recipes_for("digits")[name], likelihood="autoregressive", **setting)
+
+
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_a_recipe_says_how_a_ddpms_times_are_weighted(gamma):
     recipe = override(recipes_for("digits")["ddpm"], min_snr=gamma)

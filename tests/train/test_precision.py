@@ -1,6 +1,13 @@
 import pytest
 import torch
-from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
+from toys import (
+    images,
+    randomised,
+    tiny_autoregressive_vae,
+    tiny_ddpm,
+    tiny_flow,
+    tiny_vae,
+)
 
 from triptych.evaluate.likelihood import importance_bounds
 from triptych.flows.multiscale import Invertible1x1
@@ -75,7 +82,7 @@ def test_switched_off_it_changes_nothing(g):
 
 @torch.no_grad()
 def test_bfloat16_moves_the_bounds_only_a_little(g):
-    for model in (tiny_vae("flow"), tiny_flow()):
+    for model in (tiny_vae("flow"), tiny_autoregressive_vae(), tiny_flow()):
         x = images(20).float() / (1 if model.__class__.__name__ == "PixelFlow" else 16)
         noise = model.noise(20, g)
         full = model.loss(x, noise)

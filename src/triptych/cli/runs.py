@@ -3,13 +3,18 @@
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from triptych.cli.options import Computing, DataName, PriorName, Sampling, Trackers, Where
 from triptych.errors import RunFailed, UserError
+
+KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
+USERS = dict.fromkeys(("importance_samples", "ais_images", "ais_steps"), ("vae",))
+USERS |= {"ode_images": ("ddpm",), "temperature": ("pixelflow",)}
+USERS |= dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent"))
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,10 @@ class Evaluate:
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images")
         asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
-        _, dataset, _ = folder.config()
-        if folder.study_judges() not in (None, how):
+        recipe, dataset, _ = folder.config()
+        if (study := folder.study_judges()) is None:
+            check_use(recipe.model.kind, asked, asdict(Evaluation()))
+        elif study != how:
             raise UserError(
                 f"{self.path} is a run of a study, which judges it as its study.json says; copy "
                 f"the folder to a place outside of the study, and evaluate the copy"
@@ -163,12 +170,29 @@ class Sample:
                 f"-n {self.n} --out {self.out} cannot be done; ask for at least 1 image and for a "
                 f"file that ends in .png or .npz"
             )
-        how = validated(Evaluation, asdict(self.sampling), "sample")
-        folder = RunFolder(self.path)
+        asked, folder = asdict(self.sampling), RunFolder(self.path)
+        how = validated(Evaluation, asked, "sample")
+        recipe, dataset, _ = folder.config()
+        check_use(recipe.model.kind, asked, asdict(Sampling("ancestral")))
         device = self.where.ready()
-        data = load(folder.config()[1], self.where.data).to(device)
+        data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
         images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         at = folder.where()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))
+
+
+def check_use(kind: str, asked: dict[str, Any], usual: dict[str, Any]) -> None:
+    """UserError for an option off its usual value that the model, or its sampler, does not use."""
+    for name in (n for n in USERS if n in asked and asked[n] != usual[n]):
+        if kind not in USERS[name]:
+            users = " or a ".join(KINDS[k] for k in USERS[name])
+            raise UserError(
+                f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
+            )
+        if name in ("steps", "eta") and asked["sampler"] == "ancestral":
+            raise UserError(
+                f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
+                f"takes every step of the chain; choose another --sampler, or leave it out"
+            )

@@ -24,6 +24,7 @@ from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, s
 from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
+from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.posteriors import GaussianParameters
 from triptych.protocols import Score
 from triptych.train.precision import bf16_helps
@@ -53,7 +54,7 @@ def judge_vae(
         discrete = isinstance(model.likelihood, DiscretizedLogisticMixture)
         protocol = protocol | {"p": "of integers" if discrete else "density of grey values"}
     # Shown to be harmless for logits of binary pixels; grey values are less forgiving.
-    binary = isinstance(model.likelihood, Bernoulli)
+    binary = isinstance(model.likelihood, Bernoulli | AutoregressiveBernoulli)
     bf16, first = how.bf16 and binary and bf16_helps(g.device), x[: how.importance_images]
     elbo = importance_bounds(model, x, how.elbo_samples, g, bf16).elbo
     bounds = importance_bounds(model, first, how.importance_samples, g, bf16)

@@ -54,6 +54,7 @@ PAPERS = {
 # By a word of the architecture.
 METHODS = {
     "rational-quadratic": PAPERS["spline"],
+    "autoregressive likelihood": ("the autoregressive likelihood", "gulrajani2017"),
     "beta = ": ("the beta-VAEs", "higgins2017"),
     "cosine schedule": ("the cosine schedule", "nichol2021"),
     "v-prediction": ("v-prediction", "salimans2022"),

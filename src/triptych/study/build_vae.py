@@ -22,6 +22,7 @@ from triptych.likelihoods import (
 from triptych.nets.mlp import MLP, GatedMLP, Scale
 from triptych.nets.residual import ResidualDecoder, ResidualEncoder
 from triptych.objectives import BetaELBO, ImportanceWeighted
+from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.hierarchical import TwoLevelPosterior, TwoLevelPrior
@@ -29,7 +30,7 @@ from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density, Likelihood, Objective, Posterior
-from triptych.study.configs import Prior, VAEConfig, encoder_outputs
+from triptych.study.configs import BINARY, Prior, VAEConfig, encoder_outputs
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
@@ -38,7 +39,7 @@ HIERARCHICAL = ("hierarchical", "hierarchical-vamp")
 
 def build_vae(config: VAEConfig, shape: Shape, levels: int) -> VAE:
     """The VAE of a config, for images of this shape and number of grey levels."""
-    top = 1 if config.likelihood == "bernoulli" else levels - 1
+    top = 1 if config.likelihood in BINARY else levels - 1
     posterior = posterior_of(config, shape, top)
     prior = prior_of(config, posterior, shape, top)
     likelihood = likelihood_of(config, posterior.latent_dim, shape, levels)
@@ -68,6 +69,9 @@ def likelihood_of(config: VAEConfig, n_in: int, shape: Shape, levels: int) -> Li
     """The likelihood that the config names, on a decoder that mirrors the encoder."""
     makers: dict[str, Callable[[], Likelihood]] = {
         "bernoulli": lambda: Bernoulli(decoder_of(config, n_in, shape), shape),
+        "autoregressive": lambda: AutoregressiveBernoulli(
+            decoder_of(config, n_in, shape, config.features), shape, config.features, config.window
+        ),
         "continuous-bernoulli": lambda: ContinuousBernoulli(
             decoder_of(config, n_in, shape), shape, levels
         ),

@@ -21,7 +21,8 @@ Prior = Literal[
     "hierarchical-vamp",
 ]
 GivenGaussian = ("vamp", "hierarchical", "hierarchical-vamp")  # priors made for that posterior
-Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
+Likelihood = Literal["bernoulli", "autoregressive", "continuous-bernoulli", "gaussian", "logistic"]
+BINARY = ("bernoulli", "autoregressive")  # likelihoods of pixels that are black or white
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
 Eight = Annotated[int, Field(ge=8, le=8192, multiple_of=8)]
@@ -41,7 +42,12 @@ class VAEConfig:
     network: Literal["mlp", "gated", "residual"] = "mlp"
     """Encoder and decoder: fully connected, the same with gates, or residual convolutions."""
     likelihood: Likelihood = "bernoulli"
-    """Of binary pixels, of grey values in [0, 1], or of the integers themselves (logistic)."""
+    """Of binary pixels, each by itself or given those before it (autoregressive), of grey values in
+    [0, 1], or of the integers themselves (logistic)."""
+    features: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Numbers that the decoder gives the autoregressive likelihood for a pixel."""
+    window: Annotated[int, Field(ge=3, le=99)] = 9
+    """Side of the square in which that likelihood sees the pixels before its centre; odd."""
     logistics: Annotated[int, Field(ge=1, le=100)] = 5
     """Components of the logistic likelihood."""
     hidden: Widths = (512, 512)
@@ -87,6 +93,16 @@ class VAEConfig:
             raise UserError(
                 f"posterior = {self.posterior!r} does not go with prior = {self.prior!r}, which is "
                 f"made for the Gaussian one; choose posterior = 'gaussian', or another prior"
+            )
+        if self.likelihood == "autoregressive" and self.window % 2 == 0:
+            raise UserError(
+                f"window = {self.window} has no centre; choose an odd number, "
+                f"{self.window + 1} for one"
+            )
+        if self.likelihood == "autoregressive" and self.mean_samples:
+            raise UserError(
+                "mean_samples = True shows means of pixels that are independent given z; those of "
+                "likelihood = 'autoregressive' are not: choose mean_samples = False"
             )
         if self.objective == "iwae" and (self.beta != 1 or self.kl_warmup):
             raise UserError(

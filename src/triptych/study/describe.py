@@ -23,6 +23,10 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         prior, M = describe_prior(config), config.latent_dim
         likelihood = {
             "bernoulli": BINARIZED if config.mean_samples else "",
+            "autoregressive": (
+                f", autoregressive likelihood of {config.features} features a pixel and a "
+                f"{config.window}x{config.window} window"
+            ),
             "continuous-bernoulli": ", continuous Bernoulli likelihood",
             "gaussian": ", Gaussian likelihood with a learned variance",
             "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from triptych.errors import UserError
 from triptych.study.configs import (
+    BINARY,
     STRICT,
     DDPMConfig,
     LatentDDPMConfig,
@@ -38,7 +39,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """A likelihood must be of what the view shows."""
         seen_by = getattr(self.model, "vae", self.model)
-        binary = getattr(seen_by, "likelihood", None) == "bernoulli"
+        binary = getattr(seen_by, "likelihood", None) in BINARY
         if binary == (self.view == "raw"):
             allowed = "threshold or dynamic" if binary else "raw"
             raise UserError(

@@ -1,0 +1,88 @@
+"""A likelihood in which pixels see their neighbours (Gulrajani et al. 2017, *PixelVAE: A Latent
+Variable Model for Natural Images*, arXiv:1611.05013; its window from Chen et al. 2017, *Variational
+Lossy Autoencoder*, arXiv:1611.02731).
+
+    p(x|z) = prod_d p(x_d | z, x_<d),    x_<d the rows above d and the row left of it, in a window
+
+What its neighbours tell of a pixel, the edge of a stroke say, z need not carry. Through a small
+window they tell no more than that, and z keeps the shape.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn.functional import pad, silu, softplus, unfold
+
+from triptych.nets.mlp import MLP
+
+
+class AutoregressiveBernoulli(nn.Module):
+    """log p(x|z) = sum_d x_d l_d - log(1 + exp l_d) with logits l_d = f(a_d(z) + W x_near(d)).
+
+    `net` maps [*, latent_dim] to a, J `features` a pixel: [*, J H W]. x_near(d) are the pixels
+    before d, row by row, in a square of side `window` (odd) around it; W x_near is the same for all
+    samples of z. f is SiLU and an MLP of J units. W and f are the same at every pixel.
+    """
+
+    def __init__(
+        self, net: nn.Module, shape: tuple[int, int, int], features: int, window: int
+    ) -> None:
+        super().__init__()
+        if shape[0] != 1:
+            raise ValueError(f"pixels are drawn in turn in one channel, not in {shape[0]}")
+        if window < 3 or window % 2 == 0:
+            raise ValueError(f"a window has a centre and neighbours: odd, 3 or more, not {window}")
+        self.net, self.shape, self.features, self.window = net, shape, features, window
+        self.before = window**2 // 2
+        start = torch.randn(features, self.before) / math.sqrt(self.before)
+        self.weight, self.head = nn.Parameter(start), MLP([features, features, 1])
+
+    def log_prob(
+        self, x: Float[Tensor, "B 1 H W"], z: Float[Tensor, "*batch M"]
+    ) -> Float[Tensor, "*batch"]:
+        """log p(x|z) in nats, summed over pixels; x in {0, 1}."""
+        squares = unfold(x.to(z.dtype), self.window, padding=self.window // 2)
+        logits = self.logits(self.features_of(z) + self.weight @ squares[..., : self.before, :])
+        return (x.flatten(-3) * logits - softplus(logits)).sum(-1)
+
+    def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
+        """What the decoder says of each pixel, in the precision of z."""
+        return self.net(z).to(z.dtype).unflatten(-1, (self.features, -1))
+
+    def logits(self, sums: Float[Tensor, "*batch J D"]) -> Float[Tensor, "*batch D"]:
+        """f, pixel by pixel."""
+        return self.head(silu(sums).mT).squeeze(-1).to(sums.dtype)
+
+    def sample(
+        self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
+    ) -> Float[Tensor, "*batch 1 H W"]:
+        """x ~ p(x|z), zeros and ones, pixel after pixel: one run of the decoder, D of f."""
+        size = (*z.shape[:-1], math.prod(self.shape))
+        u = torch.rand(size, generator=generator, device=z.device, dtype=z.dtype)
+        return self._in_turn(z, lambda d, p: (u[..., d] < p).to(p.dtype))
+
+    def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch 1 H W"]:
+        """E[x|z] but for the spread of x_<d, whose place their own means take: exact were f linear
+        and the sigmoid too."""
+        return self._in_turn(z, lambda d, p: p)
+
+    @torch.no_grad()
+    def _in_turn(self, z: Tensor, pixel: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The image whose pixel d is pixel(d, p(x_d = 1 | z, x_<d)), in the order of d."""
+        _, H, W = self.shape
+        sums, edge = self.features_of(z), self.window // 2
+        canvas = pad(z.new_zeros(*z.shape[:-1], H, W), [edge] * 4)
+        for d in range(H * W):
+            i, j = divmod(d, W)
+            square = canvas[..., i : i + self.window, j : j + self.window].flatten(-2)
+            near = square[..., : self.before]
+            logits = self.logits((sums[..., d] + near @ self.weight.mT)[..., None])
+            canvas[..., i + edge, j + edge] = pixel(d, logits.sigmoid()[..., 0])
+        return canvas[..., None, edge : edge + H, edge : edge + W]
+
+    def grey(self, x: Tensor) -> Tensor:
+        """Zeros and ones are grey values."""
+        return x
