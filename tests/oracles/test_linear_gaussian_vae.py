@@ -154,8 +154,22 @@ def test_the_encoder_runs_once_for_each_image_and_memory_is_bounded(n, K, chunks
     elbo, iwae, *_ = importance_bounds(model, exact.sample((n,)).view(-1, *SHAPE), K, g)
     assert model.posterior.encoded == chunks
     assert max(model.likelihood.rows) <= likelihood.ROWS
-    assert sum(model.likelihood.rows) == n * K
+    assert sum(model.likelihood.rows) == n * K + 1  # which asks how wide the decoder is
     assert len(elbo.values) == len(iwae.values) == n
+
+
+@pytest.mark.parametrize(("numbers", "most"), [(10**9, 4000), (60_000, 1000), (1, 4)])
+def test_the_widest_layer_says_how_many_are_decoded_at_a_time(numbers, most, g, monkeypatch):
+    monkeypatch.setattr(likelihood, "NUMBERS", numbers)
+    model, exact = problem()
+    wide = nn.Sequential(nn.Linear(M, 60), nn.Linear(60, 60))
+    log_prob = model.likelihood.log_prob
+    model.likelihood.add_module("wide", wide)
+    monkeypatch.setattr(
+        model.likelihood, "log_prob", lambda x, z: wide(z).sum() * 0 + log_prob(x, z)
+    )
+    importance_bounds(model, exact.sample((4,)).view(-1, *SHAPE), 2000, g)
+    assert max(model.likelihood.rows) == most
 
 
 def test_no_samples_are_refused(g):

@@ -180,3 +180,25 @@ def test_seeds_and_steps_have_images_and_noise_of_their_own(tmp_path):
     again = images_and_eps(trainer, runs[1], 1)
     assert torch.equal(again[0], batches[3][0])
     assert torch.equal(again[1], batches[3][1])
+
+
+def test_training_images_are_bent_before_they_are_seen_and_those_of_validation_are_not(tmp_path):
+    seen = []
+
+    def remember(x, levels, generator):
+        seen.append(x)
+        return x.float()
+
+    numbered = images(23)
+    data = TrainingData(numbered, numbered, remember, 256)
+    config = TrainConfig(epochs=4, batch_size=23, bent=1.0, bf16=False)
+    trainer = Trainer([Point()], [Run(0, tmp_path)], data, config)
+    whole = {tuple(x.flatten().tolist()) for x in numbered}
+    for _ in range(trainer.steps):
+        trainer.train_step()
+    bent = [sum(tuple(x.flatten().tolist()) not in whole for x in batch) for batch in seen]
+    assert bent[0] == 23
+    assert 3 < bent[2] < 20
+    seen.clear()
+    trainer.validate()
+    assert torch.equal(torch.cat(seen), numbered)

@@ -6,6 +6,7 @@ import torch
 from triptych.train.order import (
     TrainConfig,
     batch_indices,
+    bent_share,
     ema_decay,
     generator_for,
     learning_rate,
@@ -69,3 +70,11 @@ def test_the_weight_average_forgets_where_it_began():
         average *= ema_decay(config, step)
     assert average < 1e-3
     assert ema_decay(config, 10**6) == 0.999
+
+
+def test_fewer_and_fewer_images_are_bent():
+    config = TrainConfig(bent=0.8)
+    assert [bent_share(config, step, 4) for step in range(5)] == pytest.approx(
+        [0.8, 0.6, 0.4, 0.2, 0]
+    )
+    assert bent_share(TrainConfig(), 0, 4) == 0

@@ -23,6 +23,7 @@ CITATIONS = (
     "burda2016",
     "dinh2017",
     "durkan2019",
+    "gulrajani2017",
     "heusel2017",
     "higgins2017",
     "ho2020",
@@ -33,6 +34,7 @@ CITATIONS = (
     "papamakarios2017",
     "rombach2022",
     "salimans2022",
+    "simard2003",
     "song2021",
     "tomczak2018",
     "vehtari2024",
@@ -56,6 +58,7 @@ METHODS = {
     "rational-quadratic": PAPERS["spline"],
     "autoregressive likelihood": ("the autoregressive likelihood", "gulrajani2017"),
     "beta = ": ("the beta-VAEs", "higgins2017"),
+    "bent at random": ("the bending of images", "simard2003"),
     "cosine schedule": ("the cosine schedule", "nichol2021"),
     "v-prediction": ("v-prediction", "salimans2022"),
 }

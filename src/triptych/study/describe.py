@@ -12,6 +12,7 @@ from triptych.study.configs import (
     VAEConfig,
     encoder_outputs,
 )
+from triptych.train.order import TrainConfig
 
 Shape = tuple[int, int, int]
 BINARIZED = ", Bernoulli likelihood of pixels binarized at random (means shown)"
@@ -47,7 +48,7 @@ def describe(config: ModelConfig, shape: Shape) -> str:
         return (
             f"{vae}; then a residual MLP of {config.blocks} blocks of {config.width} units on "
             f"standardised latents, sinusoidal time embedding; {describe_chain(config)}, "
-            f"beta = {beta}."
+            f"beta = {beta}{describe_bending(config.vae_train)}."
         )
     widths = "-".join(str(w) for w in config.widths)
     dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
@@ -109,6 +110,11 @@ def describe_training(config: VAEConfig) -> str:
     beta = "" if config.beta == 1 else f", beta = {config.beta:g}"
     warmup = f", KL warm-up over {config.kl_warmup:.0%} of training" if config.kl_warmup else ""
     return beta + warmup
+
+
+def describe_bending(train: TrainConfig) -> str:
+    """What was done to the training images, if anything was: a clause after the architecture."""
+    return f", {train.bent:.0%} of images, falling to 0, bent at random" if train.bent else ""
 
 
 def describe_network(config: VAEConfig, shape: Shape) -> str:

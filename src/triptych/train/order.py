@@ -35,6 +35,9 @@ class TrainConfig:
     early: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of all steps after which the weight average is kept as it is then: a worse version of
     the model, to guide it (`samplers.Autoguidance`)."""
+    bent: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the training images that are bent a little (`data.augment`) at first, so that fewer
+    are learned by heart; it falls to 0, and so does what bent images cost at the end."""
     bf16: bool = True
     """Networks in bfloat16 where the hardware has it."""
 
@@ -72,6 +75,11 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     if step < warm:
         return config.lr * (step + 1) / warm
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def bent_share(config: TrainConfig, step: int, steps: int) -> float:
+    """A straight line from `bent` to 0."""
+    return config.bent * (1 - step / steps)
 
 
 def ema_decay(config: TrainConfig, step: int) -> float:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
+from triptych.data.augment import bend
 from triptych.errors import UserError
 from triptych.objectives import step_noise
 from triptych.train import checkpoint
@@ -31,6 +32,7 @@ from triptych.train.order import (
     VALIDATION,
     TrainConfig,
     batch_indices,
+    bent_share,
     ema_decay,
     generator_for,
     learning_rate,
@@ -114,8 +116,10 @@ class Trainer:
         """The images and the noise of one step of one seed."""
         data, size = self.data, size or self.config.batch_size
         index = batch_indices(run.seed, step, size, len(data.images)).to(self.device)
-        g = generator_for(run.seed, step, self.device)
-        x = data.view(data.images[index], data.levels, g)
+        g, images = generator_for(run.seed, step, self.device), data.images[index]
+        if share := bent_share(self.config, step, self.steps):
+            images = bend(images, share, g)
+        x = data.view(images, data.levels, g)
         return x, step_noise(self.models[0], size, g, step / self.steps)
 
     def _images_at(self, model: nn.Module) -> Any:
