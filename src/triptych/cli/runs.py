@@ -12,9 +12,12 @@ from triptych.cli.options import Computing, DataName, PriorName, Sampling, Track
 from triptych.errors import RunFailed, UserError
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
-USERS = dict.fromkeys(("importance_samples", "ais_images", "ais_steps"), ("vae",))
-USERS |= {"ode_images": ("ddpm",), "temperature": ("pixelflow",)}
-USERS |= dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent"))
+USERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("importance_samples", "ais_images", "ais_steps"), ("vae",)),
+    **dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent")),
+    "ode_images": ("ddpm",),
+    "temperature": ("pixelflow",),
+}
 
 
 @dataclass(frozen=True)
