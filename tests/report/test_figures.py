@@ -12,7 +12,7 @@ from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
-from triptych.report.latent_panel import MASSES, mass_levels, spread_apart
+from triptych.report.latent_panel import MASSES, mass_levels, posterior_density, spread_apart
 from triptych.report.load import read_latent, read_study
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
@@ -43,6 +43,22 @@ def test_regions_hold_the_mass_that_the_caption_names(folder):
     for level, mass in zip(mass_levels(latent, latent.density), MASSES, strict=True):
         held = latent.density[latent.density >= level].sum() * cell
         assert held == pytest.approx(mass, abs=0.02)
+
+
+def test_dashed_regions_hold_that_mass_of_the_cloud(folder):
+    study = read_study(folder)
+    latent = read_latent(study, study.part("A")[0])
+    assert latent is not None
+    wide = replace(latent, posterior=np.random.default_rng(0).normal(size=(20_000, 2)) * [1, 0.5])
+    density = posterior_density(wide)
+    exact = np.exp(-(wide.grid_x**2) / 2 - 2 * wide.grid_y[:, None] ** 2) / np.pi
+    assert np.abs(density - exact).max() < 0.1 * exact.max()
+    column, row = (
+        np.abs(axis - points[:, None]).argmin(1)
+        for axis, points in zip((wide.grid_x, wide.grid_y), wide.posterior.T, strict=True)
+    )
+    for level, mass in zip(mass_levels(wide, density), MASSES, strict=True):
+        assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.02)
 
 
 def test_regions_that_the_grid_does_not_hold_are_not_drawn(folder):
@@ -142,7 +158,7 @@ def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
         with pdfplumber.open(latent_ddpm(read_study(folder))) as pdf:
             page = pdf.pages[0]
             assert "q(z)" in page.extract_text()
-            thick = [c["pts"] for c in page.curves if c["linewidth"] > 1.05]
+            thick = [c["pts"] for c in page.curves if 1.05 < c["linewidth"] < 1.2]
             thin = [c["pts"] for c in page.curves if c["linewidth"] < 0.65]
         return thick, thin
 

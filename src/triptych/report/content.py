@@ -154,8 +154,9 @@ def _posterior_caption(study: Study) -> list[Span]:
     found = [latent for r in study.part("A") if (latent := read_latent(study, r))]
     projected = any(latent.projected for latent in found)
     plane = ", in the posterior's two leading principal components" if projected else ""
-    rings = "; rings: draws from it" if projected else ""
-    text = "Dots: q(z), numbered by class; grey: regions with 50, 80 and 95% of the prior"
+    rings = "; rings: draws from the prior" if projected else ""
+    dots = "Dots: q(z), numbered by class"
+    text = f"{dots}; dashed, grey: regions with 50, 80 and 95% of q(z), of the prior"
     chains = [r for r in study.part("B") if r.family == "latent" and read_latent(study, r)]
     lines = ""
     if chains:

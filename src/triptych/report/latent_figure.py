@@ -24,6 +24,7 @@ from triptych.report.canvas import (
 from triptych.report.latent_panel import (
     draw_chain,
     draw_posterior,
+    draw_posterior_regions,
     draw_prior,
     draw_prior_samples,
     write_digits,
@@ -125,6 +126,7 @@ def _draw_panel(ax: Axes, latent: Latent, framed: Sequence[Latent]) -> None:
     draw_posterior(ax, latent)
     if latent.chain is None:
         draw_prior_samples(ax, latent)
+        draw_posterior_regions(ax, latent)
     else:
         ax.tick_params(labelleft=True)
         draw_chain(ax, latent)

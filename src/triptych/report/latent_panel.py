@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import Normal, Stroke
 
 from triptych.report.canvas import TEXT_WIDTH
 from triptych.report.load import Latent
@@ -23,6 +24,8 @@ CLASS_COLOURS = (
 MASSES = (0.95, 0.8, 0.5)
 MOST_POINTS = 3000
 MOST_PRIOR_SAMPLES = 150
+DASHES = (0, (2.5, 1.5))
+APART = 0.3  # cm from one digit to the next
 
 
 def draw_prior(ax: Axes, latent: Latent) -> None:
@@ -73,6 +76,33 @@ def draw_posterior(ax: Axes, latent: Latent) -> None:
     ax.scatter(*points.T, s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
 
 
+def draw_posterior_regions(ax: Axes, latent: Latent) -> None:
+    """Dashed lines around 50, 80 and 95% of the aggregate posterior."""
+    whole = posterior_density(latent)
+    x, y, density = _seen(ax, latent, whole)
+    if levels := mass_levels(latent, whole):
+        ax.contour(x, y, density, levels, colors="k", linewidths=0.7, linestyles=[DASHES])
+
+
+def posterior_density(latent: Latent) -> np.ndarray:
+    """Of the cloud, on the grid of the prior's density: counts, smoothed by Scott's rule."""
+    from scipy.ndimage import gaussian_filter
+
+    axes = (latent.grid_y, latent.grid_x)
+    if min(len(axis) for axis in axes) < 2:
+        return np.zeros_like(latent.density)
+    steps = np.array([axis[1] - axis[0] for axis in axes])
+    edges = [
+        np.append(axis - step / 2, axis[-1] + step / 2)
+        for axis, step in zip(axes, steps, strict=True)
+    ]
+    points = latent.posterior[:, ::-1]
+    counts, *_ = np.histogram2d(*points.T, bins=edges)
+    width = points.std(0) * len(points) ** (-1 / 6)
+    smooth = gaussian_filter(counts, width / steps, mode="constant")
+    return smooth / (len(points) * steps.prod())
+
+
 def draw_prior_samples(ax: Axes, latent: Latent) -> None:
     """Some draws of a prior that is projected on the plane."""
     if latent.projected:
@@ -83,19 +113,20 @@ def draw_prior_samples(ax: Axes, latent: Latent) -> None:
 
 
 def write_digits(ax: Axes, latent: Latent) -> None:
-    """The name of each class at its median."""
+    """The name of each class at its median, black on a rim of its colour."""
     classes = np.unique(latent.labels)
     centres = np.array([np.median(latent.posterior[latent.labels == c], axis=0) for c in classes])
     low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
     origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
     side = ax.get_position().width * TEXT_WIDTH
-    places = spread_apart((centres - origin) / reach * side, 0.42, side) / side * reach + origin
+    places = spread_apart((centres - origin) / reach * side, APART, side) / side * reach + origin
     for c, centre, (x, y) in zip(classes, centres, places, strict=True):
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
-        box = {"boxstyle": "circle,pad=0.05", "fc": "white", "ec": colour, "lw": 0.9}
         # A line leads a digit that had to stand aside back to where its class is.
         ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
-        ax.text(x, y, str(c), ha="center", va="center", fontweight="bold", bbox=box)
+        rim = [Stroke(linewidth=3, foreground=colour), Stroke(linewidth=1.7, foreground="white")]
+        name = ax.text(x, y, str(c), ha="center", va="center_baseline", fontweight="bold")
+        name.set_path_effects([*rim, Normal()])
 
 
 def spread_apart(points: np.ndarray, least: float, side: float) -> np.ndarray:
