@@ -58,7 +58,7 @@ def test_dashed_regions_hold_that_mass_of_the_cloud(folder):
         for axis, points in zip((wide.grid_x, wide.grid_y), wide.posterior.T, strict=True)
     )
     for level, mass in zip(mass_levels(wide, density), MASSES, strict=True):
-        assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.02)
+        assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.03)
 
 
 def test_regions_that_the_grid_does_not_hold_are_not_drawn(folder):
