@@ -124,10 +124,10 @@ def test_gaussian_is_torchs_and_its_sigma_is_learned_or_not():
     likelihood = Gaussian(nn.Identity(), SHAPE, LEVELS, 0.3)
     expected = Normal(mu, 0.3).log_prob(x.flatten(1) / (LEVELS - 1)).sum(-1)
     torch.testing.assert_close(likelihood.log_prob(x, mu), expected)
-    assert [n for n, _ in likelihood.named_parameters()] == ["log_sigma"]
-    fixed = Gaussian(nn.Identity(), SHAPE, LEVELS, 0.3, learned=False)
-    assert list(fixed.parameters()) == []
-    assert "log_sigma" in fixed.state_dict()
+    assert list(likelihood.parameters()) == []
+    assert "log_sigma" in likelihood.state_dict()
+    learned = Gaussian(nn.Identity(), SHAPE, LEVELS)
+    assert [n for n, _ in learned.named_parameters()] == ["log_sigma"]
 
 
 @pytest.mark.usefixtures("float64")

@@ -114,10 +114,11 @@ def log_constant(logits: Tensor) -> Tensor:
 class Gaussian(nn.Module):
     """p(y|z) = N(y; mu(z), sigma^2 I) for grey values y = x / (levels - 1) of integers x.
 
-    sigma is one number, learned from its start unless `learned` is False (Rybkin, Daniilidis &
+    sigma is one number: the one given, or else learned from `START` on (Rybkin, Daniilidis &
     Levine 2021, arXiv:2006.13202). log_prob is the density of y; `mean` is moved into [0, 1].
     """
 
+    START = 0.1
     log_sigma: Tensor
 
     def __init__(
@@ -125,16 +126,14 @@ class Gaussian(nn.Module):
         net: nn.Module,
         shape: tuple[int, int, int],
         levels: int,
-        sigma: float = 0.1,
-        learned: bool = True,
+        sigma: float | None = None,
     ) -> None:
         super().__init__()
         self.net, self.shape, self.levels = net, shape, levels
-        start = torch.tensor(math.log(sigma))
-        if learned:
-            self.log_sigma = nn.Parameter(start)
+        if sigma is None:
+            self.log_sigma = nn.Parameter(torch.tensor(math.log(self.START)))
         else:
-            self.register_buffer("log_sigma", start)
+            self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 
     def mu(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
         """The decoder's output in the precision of z."""

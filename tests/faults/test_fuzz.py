@@ -146,6 +146,8 @@ SMALL = {
     "lr": st.sampled_from([1e-30, 1e-3, 10.0]),
     "clip": st.sampled_from([1e-30, 1.0, 1e30]),
     "window": st.integers(1, 12),
+    "sigma": st.sampled_from([None, 1e-3, 0.5, 10.0]),
+    "bent": st.sampled_from([0.0, 0.5, 1.0]),
     "early": st.sampled_from([1e-9, 0.5, 0.999]),
     "min_snr": st.sampled_from([1e-9, 5.0]),
     "beta": st.sampled_from([0.0, 1.0, 1000.0]),

@@ -322,6 +322,16 @@ def test_every_network_carries_pixels_that_see_their_neighbours(network):
     assert "likelihood of 3 features a pixel and a 5x5 window" in describe(recipe.model, (1, 8, 8))
 
 
+@pytest.mark.parametrize(("sigma", "said"), [(None, "a learned variance"), (0.25, "sigma = 0.25")])
+def test_a_gaussian_likelihoods_variance_is_learned_or_given(sigma, said):
+    recipe = override(recipes_for("digits")["latent-ddpm"], sigma=sigma)
+    likelihood = build(recipe.model.vae, (1, 8, 8), 17).likelihood
+    trained = [name for name, _ in likelihood.named_parameters()]
+    assert ("log_sigma" in trained) == (sigma is None)
+    assert likelihood.log_sigma.exp().item() == pytest.approx(sigma or 0.1)
+    assert f"Gaussian likelihood with {said}" in describe(recipe.model, (1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [

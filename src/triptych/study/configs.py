@@ -48,6 +48,8 @@ class VAEConfig:
     """Numbers that the decoder gives the autoregressive likelihood for a pixel."""
     window: Annotated[int, Field(ge=3, le=99)] = 9
     """Side of the square in which that likelihood sees the pixels before its centre; odd."""
+    sigma: Annotated[float, Field(ge=1e-3, le=10)] | None = None
+    """Standard deviation of the Gaussian likelihood of grey values in [0, 1]; left out, learned."""
     logistics: Annotated[int, Field(ge=1, le=100)] = 5
     """Components of the logistic likelihood."""
     hidden: Widths = (512, 512)

@@ -29,7 +29,9 @@ def describe(config: ModelConfig, shape: Shape) -> str:
                 f"{config.window}x{config.window} window"
             ),
             "continuous-bernoulli": ", continuous Bernoulli likelihood",
-            "gaussian": ", Gaussian likelihood with a learned variance",
+            "gaussian": ", Gaussian likelihood with a learned variance"
+            if config.sigma is None
+            else f", Gaussian likelihood with sigma = {config.sigma:g}",
             "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
         }[config.likelihood]
         network, rest = describe_network(config, shape), describe_training(config)
