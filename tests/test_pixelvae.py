@@ -38,7 +38,7 @@ def test_the_probabilities_of_all_images_sum_to_one(window):
 @torch.no_grad()
 @pytest.mark.usefixtures("float64")
 def test_a_pixel_sees_those_before_it_in_its_window():
-    """d log p / d features is x_d - p_d: which p_d move with a pixel, that gradient shows."""
+    """Which logits move with a pixel: those of the pixels that see it."""
     shape, window = (1, 6, 7), 5
     likelihood = likelihood_on(shape, window)
     seen = torch.zeros(42, 42, dtype=torch.bool)

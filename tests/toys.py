@@ -137,7 +137,7 @@ def tiny_residual_vae() -> VAE:
 
 
 def tiny_autoregressive_vae() -> VAE:
-    likelihood = AutoregressiveBernoulli(MLP([2, 8, 3 * math.prod(SHAPE)]), SHAPE, 3, 3)
+    likelihood = AutoregressiveBernoulli(MLP([2, 8, 8 * math.prod(SHAPE)]), SHAPE, 8, 3)
     return VAE(StandardGaussian(2), tiny_posterior(), likelihood)
 
 

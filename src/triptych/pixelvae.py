@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.nn.functional import pad, silu, softplus, unfold
+from torch.nn.functional import conv2d, pad, silu, softplus
 
 from triptych.nets.mlp import MLP
 
@@ -44,9 +44,14 @@ class AutoregressiveBernoulli(nn.Module):
         self, x: Float[Tensor, "B 1 H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(x|z) in nats, summed over pixels; x in {0, 1}."""
-        squares = unfold(x.to(z.dtype), self.window, padding=self.window // 2)
-        logits = self.logits(self.features_of(z) + self.weight @ squares[..., : self.before, :])
+        seen = conv2d(x.to(z.dtype), self.kernel(), padding=self.window // 2).flatten(-2)
+        logits = self.logits(self.features_of(z) + seen)
         return (x.flatten(-3) * logits - softplus(logits)).sum(-1)
+
+    def kernel(self) -> Float[Tensor, "J 1 w w"]:
+        """W on the square, zero from its centre on."""
+        after = self.window**2 - self.before
+        return pad(self.weight, (0, after)).unflatten(-1, (1, self.window, self.window))
 
     def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
         """What the decoder says of each pixel, in the precision of z."""

@@ -39,20 +39,13 @@ def spread(images):
 def test_without_strength_images_stay_as_they_are(monkeypatch, g):
     alone(monkeypatch, "none", 0.0)
     images = torch.randint(0, 256, (20, 1, 28, 28), generator=g).byte()
-    assert torch.equal(bend(images, 1.0, g), images)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_is_of_the_images(share, g):
-    images = disc(28).expand(2000, 1, 28, 28)
-    changed = (bend(images, share, g) != images).flatten(1).any(1).float().mean().item()
-    assert changed == pytest.approx(share, abs=0.04)
+    assert torch.equal(bend(images, g), images)
 
 
 @pytest.mark.parametrize("side", [8, 28])
 def test_they_move_by_half_a_pixel_of_28_at_most(monkeypatch, g, side):
     alone(monkeypatch, "SHIFT", 1 / 56)
-    moved = centre(bend(disc(side).expand(1000, 1, side, side), 1.0, g))
+    moved = centre(bend(disc(side).expand(1000, 1, side, side), g))
     largest = side / 56
     assert moved.abs().max() == pytest.approx(largest, rel=0.1)
     assert moved.std(0) == pytest.approx(torch.full((2,), largest / 3**0.5), rel=0.1)
@@ -60,7 +53,7 @@ def test_they_move_by_half_a_pixel_of_28_at_most(monkeypatch, g, side):
 
 def test_turning_keeps_the_distance_from_the_middle(monkeypatch, g):
     alone(monkeypatch, "TURN", 0.3)
-    place = centre(bend(disc(28, at=(0.5, 0), radius=0.2).expand(1000, 1, 28, 28), 1.0, g))
+    place = centre(bend(disc(28, at=(0.5, 0), radius=0.2).expand(1000, 1, 28, 28), g))
     assert place.norm(dim=1) == pytest.approx(torch.full((1000,), 7.0), abs=0.15)
     angle = torch.atan2(place[:, 0], place[:, 1])
     assert angle.std().item() == pytest.approx(0.3, rel=0.1)
@@ -69,7 +62,7 @@ def test_turning_keeps_the_distance_from_the_middle(monkeypatch, g):
 def test_scaling_is_of_both_axes_on_their_own(monkeypatch, g):
     alone(monkeypatch, "SCALE", 0.05)
     images = disc(28).expand(2000, 1, 28, 28)
-    sizes = (spread(bend(images, 1.0, g)) / spread(images)).sqrt().log()
+    sizes = (spread(bend(images, g)) / spread(images)).sqrt().log()
     assert sizes.std(0) == pytest.approx(torch.full((2,), 0.05), rel=0.1)
     assert torch.corrcoef(sizes.mT)[0, 1].abs() < 0.1
 
@@ -78,19 +71,19 @@ def test_a_wobble_is_smooth_and_not_of_the_whole_image(monkeypatch, g):
     """Parts of an image that are far from each other move by themselves, near ones together."""
     alone(monkeypatch, "WOBBLE", 1 / 56)
     ramp = torch.arange(28).mul(9).byte()[None, None].expand(2000, 1, 28, 28)
-    move = (bend(ramp, 1.0, g).float() - ramp).squeeze(1)[:, 3:25, 3:25] / 9  # no edge moves in
+    move = (bend(ramp, g).float() - ramp).squeeze(1)[:, 3:25, 3:25] / 9  # no edge moves in
 
     def alike(a, b):
         return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
-    assert move.std().item() == pytest.approx(0.5, rel=0.25)
+    assert move.std(0).max().item() == pytest.approx(0.5, rel=0.1)
     assert alike(move[:, 10, 10], move[:, 11, 10]) > 0.9
     assert abs(alike(move[:, 1, 1], move[:, 20, 20])) < 0.1
 
 
 def test_the_same_generator_bends_alike_and_another_does_not():
     images = disc(8).expand(5, 1, 8, 8)
-    first, same, other = (bend(images, 1.0, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, same, other = (bend(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert first.dtype == torch.uint8

@@ -12,7 +12,13 @@ from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
-from triptych.report.latent_panel import MASSES, mass_levels, posterior_density, spread_apart
+from triptych.report.latent_panel import (
+    MASSES,
+    cloud_levels,
+    mass_levels,
+    posterior_density,
+    spread_apart,
+)
 from triptych.report.load import read_latent, read_study
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
@@ -45,20 +51,41 @@ def test_regions_hold_the_mass_that_the_caption_names(folder):
         assert held == pytest.approx(mass, abs=0.02)
 
 
-def test_dashed_regions_hold_that_mass_of_the_cloud(folder):
+def clustered(latent, spread):
+    """A cloud of ten classes on a ring of radius 1."""
+    draw, labels = np.random.default_rng(0), np.repeat(np.arange(10), 1000)
+    centres = np.stack([np.cos(labels * np.pi / 5), np.sin(labels * np.pi / 5)], -1)
+    axis = np.linspace(-2, 2, 161)
+    posterior = centres + spread * draw.normal(size=(10_000, 2))
+    grid = {"grid_x": axis, "grid_y": axis, "density": np.zeros((161, 161))}
+    return replace(latent, posterior=posterior, labels=labels, **grid)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.1, 0.5])
+def test_dashed_regions_hold_that_mass_of_the_cloud_and_no_more(folder, spread):
     study = read_study(folder)
-    latent = read_latent(study, study.part("A")[0])
-    assert latent is not None
-    wide = replace(latent, posterior=np.random.default_rng(0).normal(size=(20_000, 2)) * [1, 0.5])
-    density = posterior_density(wide)
-    exact = np.exp(-(wide.grid_x**2) / 2 - 2 * wide.grid_y[:, None] ** 2) / np.pi
-    assert np.abs(density - exact).max() < 0.1 * exact.max()
-    column, row = (
-        np.abs(axis - points[:, None]).argmin(1)
-        for axis, points in zip((wide.grid_x, wide.grid_y), wide.posterior.T, strict=True)
-    )
-    for level, mass in zip(mass_levels(wide, density), MASSES, strict=True):
-        assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.03)
+    latent = clustered(read_latent(study, study.part("A")[0]), spread)
+    density, axis = posterior_density(latent), latent.grid_x
+    assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(
+        1, abs=0.03
+    )  # but for what lies outside
+    levels = cloud_levels(latent, density)
+    column, row = (np.abs(axis - at[:, None]).argmin(1) for at in latent.posterior.T)
+    for level, mass in zip(levels, MASSES, strict=True):
+        assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.01)
+    if spread < 0.2:  # ten discs that do not touch
+        areas = [(density >= level).sum() * (axis[1] - axis[0]) ** 2 for level in levels]
+        exact = [10 * np.pi * spread**2 * -2 * np.log(1 - mass) for mass in MASSES]
+        assert areas == pytest.approx(exact, rel=0.2)
+
+
+def test_a_prior_far_from_the_frame_is_no_reason_not_to_draw(folder):
+    for file in folder.glob("vae-*/seed-0/latent.npz"):
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        arrays["grid_x"] = np.linspace(-3000, 3000, len(arrays["grid_x"]))
+        np.savez(file, **arrays)
+    assert prior_posterior(read_study(folder)) is not None
 
 
 def test_regions_that_the_grid_does_not_hold_are_not_drawn(folder):

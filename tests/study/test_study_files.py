@@ -205,7 +205,7 @@ def test_every_recipe_can_be_built_and_described_for_its_images(dataset, shape):
     for recipe in recipes_for(dataset).values():
         model = build(recipe.model, shape, 17)
         assert sum(p.numel() for p in model.parameters()) > 1000
-        assert describe(recipe.model, shape).endswith(".")
+        assert describe(recipe, shape).endswith(".")
 
 
 def test_study_json_holds_the_request_resolved():
@@ -226,9 +226,8 @@ def test_every_network_carries_every_prior(network, prior):
     model = build(recipe.model, (1, 8, 8), 17)
     eps = torch.randn(3, 2, model.posterior.latent_dim)
     assert model.log_weight(torch.rand(2, 1, 8, 8), eps).shape == (3, 2)
-    assert {"mlp": "MLP", "gated": "Gated", "residual": "Residual"}[network] in describe(
-        recipe.model, (1, 8, 8)
-    )
+    word = {"mlp": "MLP", "gated": "Gated", "residual": "Residual"}[network]
+    assert word in describe(recipe, (1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +256,7 @@ def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting
 )
 def test_every_kind_of_pixel_flow_is_described(settings, said):
     recipe = override(recipes_for("digits")["pixelflow"], **settings)
-    assert said in describe(recipe.model, (1, 8, 8))
+    assert said in describe(recipe, (1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +318,20 @@ def test_every_network_carries_pixels_that_see_their_neighbours(network):
     recipe = override(recipes_for("digits")["vae-vamp"], **settings)
     model = build(recipe.model, (1, 8, 8), 17)
     assert model.log_weight(torch.rand(2, 1, 8, 8).round(), torch.randn(3, 2, 2)).shape == (3, 2)
-    assert "likelihood of 3 features a pixel and a 5x5 window" in describe(recipe.model, (1, 8, 8))
+    assert "likelihood of 3 features a pixel and a 5x5 window" in describe(recipe, (1, 8, 8))
+
+
+def test_the_report_says_whose_images_were_bent():
+    shape, said = (1, 8, 8), "images bent at random ({}% at first, none at the end)"
+    known = recipes_for("digits")
+    vae, ddpm = (override(known[name], bent=0.004) for name in ("vae-flow", "ddpm"))
+    assert f"M = 2, {said.format('0.4')}, and a flow prior" in describe(vae, shape)
+    assert describe(ddpm, shape).endswith(f"v-prediction, {said.format('0.4')}.")
+    assert "bent" not in describe(known["vae-flow"], shape)
+    both = override(known["latent-ddpm"], bent=0.5, vae_train={"bent": 1.0})
+    first, _, chain = describe(both, shape).partition("; then a residual MLP")
+    assert said.format("100") in first
+    assert said.format("50") in chain
 
 
 @pytest.mark.parametrize(("sigma", "said"), [(None, "a learned variance"), (0.25, "sigma = 0.25")])
@@ -329,7 +341,7 @@ def test_a_gaussian_likelihoods_variance_is_learned_or_given(sigma, said):
     trained = [name for name, _ in likelihood.named_parameters()]
     assert ("log_sigma" in trained) == (sigma is None)
     assert likelihood.log_sigma.exp().item() == pytest.approx(sigma or 0.1)
-    assert f"Gaussian likelihood with {said}" in describe(recipe.model, (1, 8, 8))
+    assert f"Gaussian likelihood with {said}" in describe(recipe, (1, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -15,31 +15,26 @@ from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 TURN = 0.06  # standard deviation of the angle, in radians
-SCALE = 0.04  # of each entry of the matrix that scales and shears
+SCALE = 0.04  # of what is added to each entry of the matrix: it scales, shears, turns a bit more
 SHIFT = 1 / 56  # largest, as a share of the side: half a pixel of 28
-WOBBLE = 1 / 56  # standard deviation of the field, as a share of the side
-KNOTS = 5  # of the field, along each side
+WOBBLE = 1 / 56  # standard deviation of the field at its knots, as a share of the side
+KNOTS = 5  # along each side; cubic between them
 
 
-def bend(
-    images: UInt8[Tensor, "B C H W"], share: float, generator: Generator
-) -> UInt8[Tensor, "B C H W"]:
-    """The images, each bent with probability `share`; the generator is on their device."""
+def bend(images: UInt8[Tensor, "B C H W"], generator: Generator) -> UInt8[Tensor, "B C H W"]:
+    """Each image bent in its own way; the generator is on their device."""
     B, device = len(images), images.device
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, device=device)
 
-    def uniform(*size: int) -> Tensor:
-        return torch.rand(size, generator=generator, device=device)
-
     a = TURN * normal(B)
     turn = torch.stack([a.cos(), -a.sin(), a.sin(), a.cos()], -1).view(B, 2, 2)
     A = turn @ (torch.eye(2, device=device) + SCALE * normal(B, 2, 2))
-    b = 2 * SHIFT * (2 * uniform(B, 2, 1) - 1)  # coordinates run over two sides' halves
+    u = torch.rand(B, 2, 1, generator=generator, device=device)
+    b = 2 * SHIFT * (2 * u - 1)  # from -1 to 1 is a side: twice a share of it
     knots = 2 * WOBBLE * normal(B, 2, KNOTS, KNOTS)
     d = interpolate(knots, images.shape[-2:], mode="bicubic", align_corners=True)
     grid = affine_grid(torch.cat([A, b], -1), list(images.shape), align_corners=False)
     bent = grid_sample(images.float(), grid + d.movedim(1, -1), align_corners=False)
-    chosen = uniform(B, 1, 1, 1) < share
-    return torch.where(chosen, bent.round().byte(), images)
+    return bent.round().byte()

@@ -22,7 +22,8 @@ def check_levels(shape: tuple[int, int, int], channels: Sequence[int]) -> None:
 
 
 class ConvNet(nn.Sequential):
-    """The network of a coupling layer on images: 3x3, 1x1, 3x3, starting at zero."""
+    """The network of a coupling layer on images: 3x3, 1x1, 3x3 with ReLU, starting at zero (Glow's;
+    with SiLU a flow of the same size learns slower)."""
 
     def __init__(self, c_in: int, hidden: int, c_out: int) -> None:
         last = nn.Conv2d(hidden, c_out, 3, padding=1)
@@ -30,9 +31,9 @@ class ConvNet(nn.Sequential):
         nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
         super().__init__(
             nn.Conv2d(c_in, hidden, 3, padding=1),
-            nn.SiLU(),
+            nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
-            nn.SiLU(),
+            nn.ReLU(),
             last,
         )
 

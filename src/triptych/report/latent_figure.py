@@ -82,7 +82,8 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
     """One panel per recipe of part A, all on the same axes, and one of the first latent DDPM on its
     own; `panel` is the largest side in cm.
 
-    Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown.
+    Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown, dashed lines as much
+    of the aggregate posterior.
     """
     panels, pairs = place_panels(study, panel), _pairs(study)
     if panels is None:

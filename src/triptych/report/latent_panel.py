@@ -1,8 +1,10 @@
 """What a panel of a latent space is made of: densities, clouds, and the digits written on them."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import Normal, Stroke
+from matplotlib.patheffects import Stroke
 
 from triptych.report.canvas import TEXT_WIDTH
 from triptych.report.load import Latent
@@ -30,18 +32,32 @@ APART = 0.3  # cm from one digit to the next
 
 def draw_prior(ax: Axes, latent: Latent) -> None:
     """Shaded regions that hold 50, 80 and 95% of the prior's mass in the plane."""
-    x, y, density = _seen(ax, latent, latent.density)
     levels = mass_levels(latent, latent.density)
-    if min(density.shape) > 1 and len(levels):
-        ax.contourf(x, y, density, [*levels, np.inf], colors=["#EFEFEF", "#DEDEDE", "#CCCCCC"])
-        ax.contour(x, y, density, levels, colors="#606060", linewidths=0.6)
+    shades = ["#EFEFEF", "#DEDEDE", "#CCCCCC"]
+    _outline(ax, latent, latent.density, levels, shades, colors="#606060", linewidths=0.6)
 
 
 def draw_chain(ax: Axes, latent: Latent) -> None:
     """Lines around 50, 80 and 95% of what a latent DDPM draws, if there is one."""
     if latent.chain is not None:
-        x, y, density = _seen(ax, latent, latent.chain)
-        ax.contour(x, y, density, mass_levels(latent, latent.chain), colors="k", linewidths=1.1)
+        levels = mass_levels(latent, latent.chain)
+        _outline(ax, latent, latent.chain, levels, [], colors="k", linewidths=1.1)
+
+
+def _outline(
+    ax: Axes,
+    latent: Latent,
+    density: np.ndarray,
+    levels: list[float],
+    shades: list[str],
+    **lines: Any,
+) -> None:
+    """Where the density is above each of the levels: shaded if there are shades, and outlined."""
+    x, y, seen = _seen(ax, latent, density)
+    if min(seen.shape) > 1 and levels:
+        if shades:
+            ax.contourf(x, y, seen, [*levels, np.inf], colors=shades)
+        ax.contour(x, y, seen, levels, **lines)
 
 
 def _seen(ax: Axes, latent: Latent, density: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -77,30 +93,41 @@ def draw_posterior(ax: Axes, latent: Latent) -> None:
 
 
 def draw_posterior_regions(ax: Axes, latent: Latent) -> None:
-    """Dashed lines around 50, 80 and 95% of the aggregate posterior."""
-    whole = posterior_density(latent)
-    x, y, density = _seen(ax, latent, whole)
-    if levels := mass_levels(latent, whole):
-        ax.contour(x, y, density, levels, colors="k", linewidths=0.7, linestyles=[DASHES])
+    """Dashed lines around 50, 80 and 95% of the aggregate posterior's cloud."""
+    density = posterior_density(latent)
+    levels = cloud_levels(latent, density)
+    lines = {"colors": "k", "linewidths": 0.7, "linestyles": [DASHES]}
+    _outline(ax, latent, density, levels, [], **lines)
 
 
 def posterior_density(latent: Latent) -> np.ndarray:
-    """Of the cloud, on the grid of the prior's density: counts, smoothed by Scott's rule."""
+    """Of the cloud, on the grid of the prior's density: counts, each class smoothed by Scott's rule
+    for it alone. Clusters would be smeared by the spread of all."""
     from scipy.ndimage import gaussian_filter
 
     axes = (latent.grid_y, latent.grid_x)
-    if min(len(axis) for axis in axes) < 2:
-        return np.zeros_like(latent.density)
     steps = np.array([axis[1] - axis[0] for axis in axes])
     edges = [
-        np.append(axis - step / 2, axis[-1] + step / 2)
-        for axis, step in zip(axes, steps, strict=True)
+        np.append(axis, axis[-1] + step) - step / 2 for axis, step in zip(axes, steps, strict=True)
     ]
-    points = latent.posterior[:, ::-1]
-    counts, *_ = np.histogram2d(*points.T, bins=edges)
-    width = points.std(0) * len(points) ** (-1 / 6)
-    smooth = gaussian_filter(counts, width / steps, mode="constant")
-    return smooth / (len(points) * steps.prod())
+    smooth = np.zeros_like(latent.density, np.float64)
+    for c in np.unique(latent.labels):
+        points = latent.posterior[latent.labels == c][:, ::-1]
+        counts, *_ = np.histogram2d(*points.T, bins=edges)
+        width = points.std(0) * len(points) ** (-1 / 6)
+        smooth += gaussian_filter(counts, width / steps, mode="constant")
+    return smooth / (len(latent.posterior) * steps.prod())
+
+
+def cloud_levels(latent: Latent, density: np.ndarray) -> list[float]:
+    """Densities above which those shares of the cloud lie, whatever smoothing does to mass."""
+    axes = (latent.grid_x, latent.grid_y)
+    column, row = (
+        np.clip(np.rint((at - axis[0]) / (axis[1] - axis[0])), 0, len(axis) - 1).astype(int)
+        for axis, at in zip(axes, latent.posterior.T, strict=True)
+    )
+    found = np.quantile(density[row, column], [1 - mass for mass in MASSES])
+    return sorted({float(level) for level in found if level > 0})
 
 
 def draw_prior_samples(ax: Axes, latent: Latent) -> None:
@@ -124,9 +151,13 @@ def write_digits(ax: Axes, latent: Latent) -> None:
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
         # A line leads a digit that had to stand aside back to where its class is.
         ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
-        rim = [Stroke(linewidth=3, foreground=colour), Stroke(linewidth=1.7, foreground="white")]
-        name = ax.text(x, y, str(c), ha="center", va="center_baseline", fontweight="bold")
-        name.set_path_effects([*rim, Normal()])
+        rim: Any = [
+            Stroke(linewidth=3, foreground=colour),
+            Stroke(linewidth=1.7, foreground="white"),
+        ]
+        how: Any = {"ha": "center", "va": "center_baseline", "fontweight": "bold"}
+        ax.text(x, y, str(c), **how).set_path_effects(rim)  # which are drawn, not written
+        ax.text(x, y, str(c), **how)
 
 
 def spread_apart(points: np.ndarray, least: float, side: float) -> np.ndarray:

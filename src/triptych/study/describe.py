@@ -6,59 +6,64 @@ from dataclasses import replace
 from triptych.study.configs import (
     DDPMConfig,
     LatentDDPMConfig,
-    ModelConfig,
     PixelFlowConfig,
     Prior,
     VAEConfig,
     encoder_outputs,
 )
+from triptych.study.recipes import Recipe
 from triptych.train.order import TrainConfig
 
 Shape = tuple[int, int, int]
 BINARIZED = ", Bernoulli likelihood of pixels binarized at random (means shown)"
 
 
-def describe(config: ModelConfig, shape: Shape) -> str:
-    """The architecture in one sentence."""
+def describe(recipe: Recipe, shape: Shape) -> str:
+    """The architecture in one sentence, and what its training does to images, if anything."""
+    config, train = recipe.model, recipe.train
     if isinstance(config, VAEConfig):
-        prior, M = describe_prior(config), config.latent_dim
-        likelihood = {
-            "bernoulli": BINARIZED if config.mean_samples else "",
-            "autoregressive": (
-                f", autoregressive likelihood of {config.features} features a pixel and a "
-                f"{config.window}x{config.window} window"
-            ),
-            "continuous-bernoulli": ", continuous Bernoulli likelihood",
-            "gaussian": ", Gaussian likelihood with a learned variance"
-            if config.sigma is None
-            else f", Gaussian likelihood with sigma = {config.sigma:g}",
-            "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
-        }[config.likelihood]
-        network, rest = describe_network(config, shape), describe_training(config)
-        posterior = {
-            "gaussian": "",
-            "full": ", full-covariance posterior",
-            "coupling": f", posterior of {config.posterior_layers} conditional couplings",
-            "iaf": f", posterior of {config.posterior_layers} inverse autoregressive layers",
-        }[config.posterior]
-        return f"{network}, mirrored decoder{likelihood}{posterior}, M = {M}, and {prior}{rest}."
-    if isinstance(config, PixelFlowConfig):
-        return describe_flow(config)
+        return f"{describe_vae(config, shape, train)}."
     if isinstance(config, LatentDDPMConfig):
-        vae = describe(replace(config.vae, beta=1.0), shape)[:-1]
-        beta = f"{config.vae.beta:g}".replace("e-0", "e-")
-        return (
-            f"{vae}; then a residual MLP of {config.blocks} blocks of {config.width} units on "
-            f"standardised latents, sinusoidal time embedding; {describe_chain(config)}, "
-            f"beta = {beta}{describe_bending(config.vae_train)}."
+        vae = describe_vae(replace(config.vae, beta=1.0), shape, config.vae_train)
+        chain = (
+            f"then a residual MLP of {config.blocks} blocks of {config.width} units on "
+            f"standardised latents, sinusoidal time embedding; {describe_chain(config)}"
         )
+        beta = f"{config.vae.beta:g}".replace("e-0", "e-")
+        return f"{vae}; {chain}{describe_bending(train)}, beta = {beta}."
+    if isinstance(config, PixelFlowConfig):
+        return f"{describe_flow(config)}{describe_bending(train)}."
     widths = "-".join(str(w) for w in config.widths)
     dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
     return (
         f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
         f"level with GroupNorm, {dropout}attention at the lowest, sinusoidal time embedding; "
-        f"{describe_chain(config)}."
+        f"{describe_chain(config)}{describe_bending(train)}."
     )
+
+
+def describe_vae(config: VAEConfig, shape: Shape, train: TrainConfig) -> str:
+    """Networks, likelihood, posterior, M, prior and objective: what VAEs may share comes first."""
+    sigma = "a learned variance" if config.sigma is None else f"sigma = {config.sigma:g}"
+    window = f"{config.window}x{config.window} window"
+    likelihood = {
+        "bernoulli": BINARIZED if config.mean_samples else "",
+        "autoregressive": (
+            f", autoregressive likelihood of {config.features} features a pixel and a {window}"
+        ),
+        "continuous-bernoulli": ", continuous Bernoulli likelihood",
+        "gaussian": f", Gaussian likelihood with {sigma}",
+        "logistic": f", likelihood of {config.logistics} discretized logistics a pixel",
+    }[config.likelihood]
+    posterior = {
+        "gaussian": "",
+        "full": ", full-covariance posterior",
+        "coupling": f", posterior of {config.posterior_layers} conditional couplings",
+        "iaf": f", posterior of {config.posterior_layers} inverse autoregressive layers",
+    }[config.posterior]
+    networks = f"{describe_network(config, shape)}, mirrored decoder{likelihood}{posterior}"
+    end = f"{describe_prior(config)}{describe_training(config)}"
+    return f"{networks}, M = {config.latent_dim}{describe_bending(train)}, and {end}"
 
 
 def describe_flow(config: PixelFlowConfig) -> str:
@@ -79,7 +84,7 @@ def describe_flow(config: PixelFlowConfig) -> str:
             f"convolutional net of {config.width} channels, 1x1 convolution, activation "
             f"normalisation)"
         )
-    return f"{body} on {describe_dequantization(config)} pixels in logit space."
+    return f"{body} on {describe_dequantization(config)} pixels in logit space"
 
 
 def describe_dequantization(config: PixelFlowConfig) -> str:
@@ -115,8 +120,9 @@ def describe_training(config: VAEConfig) -> str:
 
 
 def describe_bending(train: TrainConfig) -> str:
-    """What was done to the training images, if anything was: a clause after the architecture."""
-    return f", {train.bent:.0%} of images, falling to 0, bent at random" if train.bent else ""
+    """What was done to the training images."""
+    share = f"{100 * train.bent:g}%"
+    return f", images bent at random ({share} at first, none at the end)" if train.bent else ""
 
 
 def describe_network(config: VAEConfig, shape: Shape) -> str:

@@ -13,7 +13,7 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig, PixelFlowConfig
-from triptych.study.describe import describe, describe_bending
+from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
     Recipe,
@@ -251,7 +251,7 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
                 "epochs": recipe.train.epochs,
                 "seeds": list(plan.seeds),
                 "parameters": sum(p.numel() for part in parts for p in part.parameters()),
-                "architecture": f"{describe(config, shape)[:-1]}{describe_bending(recipe.train)}.",
+                "architecture": describe(recipe, shape),
             }
         )
     return {

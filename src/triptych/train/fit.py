@@ -121,7 +121,7 @@ def prepare(trainer: Trainer) -> None:
             frozen = not any(True for _ in module.parameters())  # and so trained, with its start
             if hasattr(module, "prepare") and not frozen:
                 n = getattr(module, "images_to_prepare", None)
-                module.prepare(*trainer.batch(run, 0, n))  # pyright: ignore[reportCallIssue]
+                module.prepare(*trainer.batch(run, 0, n, bent=False))  # pyright: ignore[reportCallIssue]
     trainer.use(trainer.models)
 
 

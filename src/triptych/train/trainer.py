@@ -112,13 +112,16 @@ class Trainer:
 
     # --- one step ---
 
-    def batch(self, run: Run, step: int, size: int | None = None) -> tuple[Tensor, Any]:
-        """The images and the noise of one step of one seed."""
+    def batch(
+        self, run: Run, step: int, size: int | None = None, bent: bool = True
+    ) -> tuple[Tensor, Any]:
+        """The images and the noise of one step of one seed, images `bent` where the config asks."""
         data, size = self.data, size or self.config.batch_size
         index = batch_indices(run.seed, step, size, len(data.images)).to(self.device)
         g, images = generator_for(run.seed, step, self.device), data.images[index]
-        if share := bent_share(self.config, step, self.steps):
-            images = bend(images, share, g)
+        first = round(bent_share(self.config, step, self.steps) * size) if bent else 0
+        if first:  # of images in random order
+            images = torch.cat([bend(images[:first], g), images[first:]])
         x = data.view(images, data.levels, g)
         return x, step_noise(self.models[0], size, g, step / self.steps)
 
