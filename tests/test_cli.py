@@ -133,7 +133,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 
-    for option, value in (("--steps", "20"), ("--eta", "0.5")):
+    for option, value in (("--steps", "50"), ("--eta", "0.5")):
         assert "every step" in refused(capsys, "sample", str(run), option, value)
     words = ["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
     for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):

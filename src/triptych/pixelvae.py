@@ -70,8 +70,8 @@ class AutoregressiveBernoulli(nn.Module):
         return self._in_turn(z, lambda d, p: (u[..., d] < p).to(p.dtype))
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch 1 H W"]:
-        """E[x|z] but for the spread of x_<d, whose place their own means take: exact were f linear
-        and the sigmoid too."""
+        """About E[x|z], to be looked at: the means of x_<d take their place, which would be exact
+        were f and the sigmoid linear."""
         return self._in_turn(z, lambda d, p: p)
 
     @torch.no_grad()

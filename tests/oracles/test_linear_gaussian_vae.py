@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from triptych.evaluate import likelihood
+from triptych.evaluate import memory
 from triptych.evaluate.likelihood import importance_bounds, marks
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import normal_log_prob
@@ -123,7 +123,7 @@ def test_the_monte_carlo_errors_are_those_of_repeated_estimates(g):
 
 @pytest.mark.parametrize("K", [1, 7, 1000])
 def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monkeypatch):
-    monkeypatch.setattr(likelihood, "ROWS", 30)  # 7 samples of 4 images at a time
+    monkeypatch.setattr(memory, "ROWS", 30)  # 7 samples of 4 images at a time
     model, exact = problem()
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []
     log_weight = model.log_weight
@@ -153,14 +153,14 @@ def test_the_encoder_runs_once_for_each_image_and_memory_is_bounded(n, K, chunks
     model, exact = problem()
     elbo, iwae, *_ = importance_bounds(model, exact.sample((n,)).view(-1, *SHAPE), K, g)
     assert model.posterior.encoded == chunks
-    assert max(model.likelihood.rows) <= likelihood.ROWS
+    assert max(model.likelihood.rows) <= memory.ROWS
     assert sum(model.likelihood.rows) == n * K + 1  # which asks how wide the decoder is
     assert len(elbo.values) == len(iwae.values) == n
 
 
 @pytest.mark.parametrize(("numbers", "most"), [(10**9, 4000), (60_000, 1000), (1, 4)])
 def test_the_widest_layer_says_how_many_are_decoded_at_a_time(numbers, most, g, monkeypatch):
-    monkeypatch.setattr(likelihood, "NUMBERS", numbers)
+    monkeypatch.setattr(memory, "NUMBERS", numbers)
     model, exact = problem()
     wide = nn.Sequential(nn.Linear(M, 60), nn.Linear(60, 60))
     log_prob = model.likelihood.log_prob

@@ -351,6 +351,7 @@ def test_a_gaussian_likelihoods_variance_is_learned_or_given(sigma, said):
         ("vae-flow", {"window": 1}, "window = 1"),
         ("vae-grey", {}, "mean_samples = True .* choose mean_samples = False"),
         ("vae-flow", {"view": "raw"}, "threshold or dynamic"),
+        ("latent-ddpm", {"view": "threshold"}, "a latent DDPM shows means .* another likelihood"),
     ],
 )
 def test_pixels_that_cannot_see_their_neighbours_are_refused(name, setting, said):

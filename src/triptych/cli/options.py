@@ -1,8 +1,8 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -56,13 +56,17 @@ Computing = Annotated[Where, tyro.conf.arg(name="")]
 class Sampling:
     """How a DDPM or a pixel flow samples, where a command draws from it."""
 
-    sampler: Literal["ancestral", "ddim", "dpm-solver++", "heun"] = "ddim"
-    """how a DDPM samples"""
-    steps: int = 50
-    """steps, unless ancestral"""
-    eta: float = 0.0
-    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
-    guidance: float = 1.0
+    sampler: Literal["ancestral", "ddim", "dpm-solver++", "heun"] | None = None
+    """how a DDPM samples; evaluate: ddim, sample: ancestral"""
+    steps: int | None = None
+    """steps, unless ancestral; 50"""
+    eta: float | None = None
+    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's; 0"""
+    guidance: float | None = None
     """weight of the prediction over that of early weights, if those were kept; 1: none"""
-    temperature: float = 1.0
-    """scale of a pixel flow's base noise"""
+    temperature: float | None = None
+    """scale of a pixel flow's base noise; 1"""
+
+    def asked(self) -> dict[str, Any]:
+        """What was."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

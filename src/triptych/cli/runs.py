@@ -122,11 +122,13 @@ class Evaluate:
         from triptych.study.store import RunFolder
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images")
-        asked = {n: getattr(self, n) for n in names} | asdict(self.sampling)
+        usual = asdict(Evaluation())
+        ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
+        asked = ours | self.sampling.asked()
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         recipe, dataset, _ = folder.config()
         if (study := folder.study_judges()) is None:
-            check_use(recipe.model.kind, asked, asdict(Evaluation()))
+            check_use(recipe.model.kind, asked, how.sampler)
         elif study != how:
             raise UserError(
                 f"{self.path} is a run of a study, which judges it as its study.json says; copy "
@@ -154,7 +156,7 @@ class Sample:
     """.png: a grid; .npz: images, uint8 [n, 1, H, W]"""
     seed: int = 0
     """seed of the draw"""
-    sampling: OmitArgPrefixes[Sampling] = field(default_factory=lambda: Sampling("ancestral"))
+    sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
 
     def run(self) -> None:
         from triptych.data import load
@@ -173,10 +175,10 @@ class Sample:
                 f"-n {self.n} --out {self.out} cannot be done; ask for at least 1 image and for a "
                 f"file that ends in .png or .npz"
             )
-        asked, folder = asdict(self.sampling), RunFolder(self.path)
-        how = validated(Evaluation, asked, "sample")
+        asked, folder = self.sampling.asked(), RunFolder(self.path)
+        how = validated(Evaluation, {"sampler": "ancestral"} | asked, "sample")
         recipe, dataset, _ = folder.config()
-        check_use(recipe.model.kind, asked, asdict(Sampling("ancestral")))
+        check_use(recipe.model.kind, asked, how.sampler)
         device = self.where.ready()
         data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
@@ -186,15 +188,15 @@ class Sample:
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))
 
 
-def check_use(kind: str, asked: dict[str, Any], usual: dict[str, Any]) -> None:
-    """UserError for an option off its usual value that the model, or its sampler, does not use."""
-    for name in (n for n in USERS if n in asked and asked[n] != usual[n]):
+def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
+    """UserError for an option that the model, or its sampler, has no use for."""
+    for name in (n for n in USERS if n in asked):
         if kind not in USERS[name]:
             users = " or a ".join(KINDS[k] for k in USERS[name])
             raise UserError(
                 f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
             )
-        if name in ("steps", "eta") and asked["sampler"] == "ancestral":
+        if name in ("steps", "eta") and sampler == "ancestral":
             raise UserError(
                 f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
                 f"takes every step of the chain; choose another --sampler, or leave it out"

@@ -188,7 +188,7 @@ def latent_arrays(model: VAE, h: Any, labels: Tensor, g: Generator) -> dict[str,
 
 @torch.no_grad()
 def manifold(model: VAE, h: Any, n: int, g: Generator) -> dict[str, dict[str, NDArray[Any]]]:
-    """E[x|z] on a square grid over the latent plane, rows from the top; for M = 2 alone."""
+    """The likelihood's means on a square grid over the latent plane, rows from the top; M = 2."""
     if model.posterior.latent_dim != 2:
         return {}
     z, _ = sample_aggregate(model, h, n, g)

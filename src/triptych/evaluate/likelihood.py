@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.memory import in_halves
+from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp, bits_per_dim, log_mean_exp
 from triptych.pixelflow import PixelFlow
@@ -23,9 +23,6 @@ from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 from triptych.vdm import VDM
-
-ROWS = 4_000  # latent samples decoded at a time, at most: 12 MB of 28x28 logits
-NUMBERS = 5_000_000  # of a layer's outputs at a time on a CPU: 20 MB, which its caches like
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def importance_bounds(
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
     per = min(len(x), 100)
     with networks_in_bf16(model.likelihood, bf16):  # pyright: ignore[reportArgumentType]
-        rows = rows_at_a_time(model, x)
+        rows = rows_at_a_time(model.likelihood, x[:1], model.posterior.latent_dim)
         parts = [_bounds(model, chunk, K, generator, rows) for chunk in x.split(per)]
     columns = zip(*parts, strict=True)
     elbo, elbo_var, iwae, iwae_var, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
@@ -111,24 +108,6 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> t
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
     return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), torch.stack(growth)
-
-
-def rows_at_a_time(model: VAE, x: Tensor) -> int:
-    """As many latent samples as the widest layer of the decoder allows: convolutions are wide."""
-    if x.device.type != "cpu":
-        return ROWS
-    widest = 1
-
-    def compare(module: Any, args: Any, out: Any) -> None:
-        nonlocal widest
-        widest = max(widest, out.numel() if isinstance(out, Tensor) else 1)
-
-    layers = model.likelihood.modules()  # pyright: ignore[reportAttributeAccessIssue]
-    hooks = [layer.register_forward_hook(compare) for layer in layers]
-    model.likelihood.log_prob(x[:1], x.new_zeros(1, model.posterior.latent_dim))
-    for hook in hooks:
-        hook.remove()
-    return min(ROWS, NUMBERS // widest)
 
 
 @torch.no_grad()

@@ -202,7 +202,12 @@ class LatentDDPMConfig:
     prediction: Prediction = "v"
 
     def __post_init__(self) -> None:
-        """Diffusion is on one level of latents."""
+        """Diffusion is on one level of latents, and what it draws is shown as E[x|z]."""
+        if self.vae.likelihood == "autoregressive":
+            raise UserError(
+                "a latent DDPM shows means of pixels, which likelihood = 'autoregressive' does not "
+                "have; choose another likelihood for its VAE, 'gaussian' for one"
+            )
         if self.vae.prior in ("hierarchical", "hierarchical-vamp"):
             raise UserError(
                 f"a latent DDPM needs a VAE of one level, not prior = {self.vae.prior!r}; choose "
