@@ -52,21 +52,10 @@ def judge(
     protocol = {"dataset": data.name, "split": "test", "n": len(images), "view": view_name}
     g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
     draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
-    if isinstance(model, VAE):
-        result = judge_vae(model, x, labels, how, protocol, g)
-    elif isinstance(drawing, LatentDDPM):
-        result = judge_latent(drawing, x, labels, how, protocol, g)
-    elif isinstance(model, PixelFlow):
-        result = Judgement(judge_flow(model, x, how, protocol, g))
+    result = judge_model(model, drawing, x, labels, how, protocol, g)
+    if isinstance(model, PixelFlow):
         shown_again = generator_for(seed, 0, device, stream=5)
         result.scores.append(outside_score(model, SAMPLES_SHOWN, how, protocol, shown_again))
-    else:
-        result = Judgement([bpd_score(model, x, how, protocol, g)])
-    if isinstance(model, DDPM):
-        result.arrays["terms"] = ddpm_terms(model, x[:TERMS_OF], g)
-    chain = model.chain() if isinstance(model, VDM) else model
-    if isinstance(chain, DDPM) and how.ode_images:
-        result.scores.append(ode_score(chain, x[: how.ode_images], protocol, g))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(shown, data, view_name)
@@ -84,6 +73,31 @@ def judge(
         train = data.train_images[: len(images)]
         seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))
         result.scores += latent_limits(model, seen, data, features, g)
+    return result
+
+
+def judge_model(
+    model: nn.Module,
+    drawing: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    how: Evaluation,
+    protocol: dict[str, Any],
+    g: Generator,
+) -> Judgement:
+    """What is asked of the model itself, by its kind: bounds, and what its latents tell."""
+    if isinstance(model, VAE):
+        return judge_vae(model, x, labels, how, protocol, g)
+    if isinstance(drawing, LatentDDPM):
+        return judge_latent(drawing, x, labels, how, protocol, g)
+    if isinstance(model, PixelFlow):
+        return Judgement(judge_flow(model, x, how, protocol, g))
+    result = Judgement([bpd_score(model, x, how, protocol, g)])
+    if isinstance(model, DDPM):
+        result.arrays["terms"] = ddpm_terms(model, x[:TERMS_OF], g)
+    chain = model.chain() if isinstance(model, VDM) else model
+    if isinstance(chain, DDPM) and how.ode_images:
+        result.scores.append(ode_score(chain, x[: how.ode_images], protocol, g))
     return result
 
 
