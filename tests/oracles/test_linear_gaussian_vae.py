@@ -123,7 +123,7 @@ def test_the_monte_carlo_errors_are_those_of_repeated_estimates(g):
 
 @pytest.mark.parametrize("K", [1, 7, 1000])
 def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monkeypatch):
-    monkeypatch.setattr(memory, "ROWS", 30)  # 7 samples of 4 images at a time
+    monkeypatch.setattr(memory, "ROWS", 70)  # 17 samples of 4 images at a time
     model, exact = problem()
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []
     log_weight = model.log_weight
@@ -158,7 +158,7 @@ def test_the_encoder_runs_once_for_each_image_and_memory_is_bounded(n, K, chunks
     assert len(elbo.values) == len(iwae.values) == n
 
 
-@pytest.mark.parametrize(("numbers", "most"), [(10**9, 4000), (60_000, 1000), (1, 4)])
+@pytest.mark.parametrize(("numbers", "most"), [(10**9, 4000), (60_000, 1000), (1, 1)])
 def test_the_widest_layer_says_how_many_are_decoded_at_a_time(numbers, most, g, monkeypatch):
     monkeypatch.setattr(memory, "NUMBERS", numbers)
     model, exact = problem()

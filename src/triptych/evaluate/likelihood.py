@@ -24,6 +24,8 @@ from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 from triptych.vdm import VDM
 
+TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -67,9 +69,9 @@ def importance_bounds(
     """
     if K < 1:
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")
-    per = min(len(x), 100)
     with networks_in_bf16(model.likelihood, bf16):  # pyright: ignore[reportArgumentType]
         rows = rows_at_a_time(model.likelihood, x[:1], model.posterior.latent_dim)
+        per = min(100, max(1, rows // TOGETHER))
         parts = [_bounds(model, chunk, K, generator, rows) for chunk in x.split(per)]
     columns = zip(*parts, strict=True)
     elbo, elbo_var, iwae, iwae_var, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
