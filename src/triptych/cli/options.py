@@ -68,5 +68,5 @@ class Sampling:
     """scale of a pixel flow's base noise; 1"""
 
     def asked(self) -> dict[str, Any]:
-        """What was."""
+        """The options that were given."""
         return {name: value for name, value in asdict(self).items() if value is not None}
