@@ -52,20 +52,28 @@ class Where:
 Computing = Annotated[Where, tyro.conf.arg(name="")]
 
 
+def usually(kind: str, default: str) -> Any:
+    """Of an option that is None unless given: what it takes, and what stands in for it."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a DDPM or a pixel flow samples, where a command draws from it."""
 
-    sampler: Literal["ancestral", "ddim", "dpm-solver++", "heun"] | None = None
-    """how a DDPM samples; evaluate: ddim, sample: ancestral"""
-    steps: int | None = None
-    """steps, unless ancestral; 50"""
-    eta: float | None = None
-    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's; 0"""
-    guidance: float | None = None
-    """weight of the prediction over that of early weights, if those were kept; 1: none"""
-    temperature: float | None = None
-    """scale of a pixel flow's base noise; 1"""
+    sampler: Annotated[
+        Literal["ancestral", "ddim", "dpm-solver++", "heun"] | None,
+        usually("{ancestral,ddim,dpm-solver++,heun}", "ddim to evaluate, ancestral to sample"),
+    ] = None
+    """how a DDPM samples"""
+    steps: Annotated[int | None, usually("INT", "50")] = None
+    """steps, unless ancestral"""
+    eta: Annotated[float | None, usually("FLOAT", "0")] = None
+    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
+    guidance: Annotated[float | None, usually("FLOAT", "1, none")] = None
+    """weight of the prediction over that of early weights, if those were kept"""
+    temperature: Annotated[float | None, usually("FLOAT", "1")] = None
+    """scale of a pixel flow's base noise"""
 
     def asked(self) -> dict[str, Any]:
         """The options that were given."""
