@@ -19,7 +19,7 @@ from triptych.evaluate.ais import (
 )
 from triptych.maths import log_mean_exp
 from triptych.study.build import build
-from triptych.study.configs import Likelihood
+from triptych.study.configs import BINARY, Likelihood
 from triptych.study.recipes import override, recipes_for
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -136,9 +136,11 @@ def test_all_randomness_comes_from_the_generator():
 @pytest.mark.parametrize("likelihood", get_args(Likelihood))
 def test_the_bounds_keep_their_sides_under_every_likelihood(likelihood, g):
     """What a model draws is what its density takes: else the reverse chain starts anywhere."""
-    view = "threshold" if likelihood == "bernoulli" else "raw"
-    base = recipes_for("digits")["vae-grey"]
-    recipe = override(base, view=view, likelihood=likelihood, prior="gaussian", hidden=[16])
+    view = "threshold" if likelihood in BINARY else "raw"
+    small = {"latent_dim": 8, "hidden": [16]}
+    recipe = override(
+        recipes_for("digits")["vae-gaussian"], view=view, likelihood=likelihood, **small
+    )
     torch.manual_seed(0)
     model = randomised(build(recipe.model, (1, 8, 8), 17), 0.05)
     low, high = bracket(model, 40, Annealing(20, 4, 3), g)
