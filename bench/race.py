@@ -12,9 +12,10 @@ from peers import BATCH, STEPS
 from torch import Tensor, nn
 
 from triptych.data import view
+from triptych.train.batches import TrainingData
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
-from triptych.train.trainer import Run, Trainer, TrainingData
+from triptych.train.trainer import Run, Trainer
 
 ROUNDS = 7
 CPU = torch.device("cpu")

@@ -39,7 +39,7 @@ from triptych.protocols import Density, Objective, Posterior
 from triptych.schedules import cosine_beta
 from triptych.study.build import build
 from triptych.study.configs import PixelFlowConfig
-from triptych.train.trainer import TrainingData
+from triptych.train.batches import TrainingData
 from triptych.vae import VAE
 from triptych.vdm import VDM
 

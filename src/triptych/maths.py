@@ -14,8 +14,9 @@ def normal_log_prob(
     z: Float[Tensor, "*batch D"], mu: Tensor | float = 0.0, log_sigma: Tensor | float = 0.0
 ) -> Float[Tensor, "*batch"]:
     """log N(z; mu, diag sigma^2), summed over the last dimension."""
-    log_sigma = torch.as_tensor(log_sigma, dtype=z.dtype, device=z.device)
-    u = (z - mu) * torch.exp(-log_sigma)
+    # A number stays a number: made a tensor here, it would have to be copied to a GPU.
+    inverse = torch.exp(-log_sigma) if isinstance(log_sigma, Tensor) else math.exp(-log_sigma)
+    u = (z - mu) * inverse
     return (-0.5 * u.square() - log_sigma - 0.5 * LOG_2PI).sum(-1)
 
 

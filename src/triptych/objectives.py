@@ -42,7 +42,7 @@ class BetaELBO:
         self.beta, self.warmup = beta, warmup
 
     def at(self, progress: float) -> dict[str, float]:
-        """What a step adds to the noise when `progress` of the training is done."""
+        """The weight when `progress` of the training is done."""
         return {"beta": self.beta * min(1.0, progress / self.warmup if self.warmup else 1.0)}
 
     def loss(
@@ -105,13 +105,16 @@ def with_gradient_times(z: Tensor, factor: Tensor) -> Tensor:
     return z.detach() + factor * (z - z.detach())
 
 
-def step_noise(model: Any, n: int, generator: Generator, progress: float) -> Any:
-    """The noise of a training step: with that of dropout, which is of training alone, and with what
-    the objective makes of the `progress` so far."""
+def step_noise(model: Any, n: int, generator: Generator) -> Any:
+    """The noise of n images in training: with that of dropout, which is of training alone."""
     noise = model.noise(n, generator)
     if drops := getattr(model, "drops", 0):
         noise["dropout"] = torch.rand(n, drops, generator=generator, device=generator.device)
+    return noise
+
+
+def at_step(model: Any, progress: float) -> dict[str, float]:
+    """What the objective, if there is one, adds to the noise when `progress` of the training is
+    done."""
     at = getattr(getattr(model, "objective", None), "at", None)
-    if at is None:
-        return noise
-    return noise | {k: torch.tensor(v, device=generator.device) for k, v in at(progress).items()}
+    return {} if at is None else at(progress)

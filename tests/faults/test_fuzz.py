@@ -16,10 +16,10 @@ from triptych.study.build import build
 from triptych.study.configs import DDPMConfig, LatentDDPMConfig, PixelFlowConfig, VAEConfig
 from triptych.study.grid import Study, from_toml
 from triptych.study.recipes import asked_recipe, digits_recipes, override
+from triptych.train.batches import TrainingData
 from triptych.train.failure import Failure
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
-from triptych.train.trainer import TrainingData
 
 TIMES = int(os.environ.get("TRIPTYCH_FUZZ", "150"))
 CONFIGS = (VAEConfig, PixelFlowConfig, DDPMConfig, LatentDDPMConfig, TrainConfig, Evaluation)

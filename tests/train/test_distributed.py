@@ -90,8 +90,8 @@ def test_the_shares_of_a_batch_are_its_images_with_their_noise(name, monkeypatch
     data = training_data(MODELS[name][1], n=6)
     g = generator_for(0, 0, torch.device("cpu"))
     x = data.view(data.images, data.levels, g)
-    where = image_dimensions(lambda n: step_noise(model, n, g, 0.5))
-    noise = step_noise(model, 6, g, 0.5)
+    where = image_dimensions(lambda n: step_noise(model, n, g))
+    noise = step_noise(model, 6, g)
     whole = model.loss(x, noise)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     for rank in (0, 1):

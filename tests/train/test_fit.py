@@ -8,9 +8,10 @@ from torch import nn
 from toys import MODELS, built, images, tiny_vae, training_data
 
 from triptych.train import checkpoint
+from triptych.train.batches import TrainingData
 from triptych.train.fit import fit, prepare
 from triptych.train.order import TrainConfig
-from triptych.train.trainer import Run, Trainer, TrainingData
+from triptych.train.trainer import Run, Trainer
 
 QUICK = TrainConfig(epochs=3, batch_size=8, lr=1e-2, bf16=False)
 

@@ -11,10 +11,10 @@ from toys import built, training_data
 
 from triptych.errors import UserError
 from triptych.train import checkpoint
+from triptych.train.batches import TrainingData
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
 from triptych.train.signals import StopRequested, stop_on_signals
-from triptych.train.trainer import TrainingData
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, lr=1e-2, clip=1.0, bf16=False)  # 12 steps
 

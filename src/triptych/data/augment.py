@@ -10,7 +10,7 @@ threshold makes a new edge.
 """
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
@@ -19,21 +19,24 @@ SCALE = 0.04  # of what is added to each entry of the matrix: it scales, shears,
 SHIFT = 1 / 56  # largest, as a share of the side: half a pixel of 28
 WOBBLE = 1 / 56  # standard deviation of the field at its knots, as a share of the side
 KNOTS = 5  # along each side; cubic between them
+DRAWS = 7 + 2 * KNOTS**2  # numbers that bend an image
 
 
-def bend(images: UInt8[Tensor, "B C H W"], generator: Generator) -> UInt8[Tensor, "B C H W"]:
-    """Each image bent in its own way; the generator is on their device."""
+def bend_noise(n: int, generator: Generator) -> Float[Tensor, "n D"]:
+    """The randomness of n images, standard normal."""
+    return torch.randn(n, DRAWS, generator=generator, device=generator.device)
+
+
+def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8[Tensor, "B C H W"]:
+    """Each image bent in its own way, which `bend_noise` draws."""
     B, device = len(images), images.device
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, device=device)
-
-    a = TURN * normal(B)
+    angle, matrix, shift, field = noise.split([1, 4, 2, 2 * KNOTS**2], -1)
+    a = TURN * angle.squeeze(-1)
     turn = torch.stack([a.cos(), -a.sin(), a.sin(), a.cos()], -1).view(B, 2, 2)
-    A = turn @ (torch.eye(2, device=device) + SCALE * normal(B, 2, 2))
-    u = torch.rand(B, 2, 1, generator=generator, device=device)
+    A = turn @ (torch.eye(2, device=device) + SCALE * matrix.view(B, 2, 2))
+    u = torch.special.ndtr(shift)[..., None]  # uniform
     b = 2 * SHIFT * (2 * u - 1)  # from -1 to 1 is a side: twice a share of it
-    knots = 2 * WOBBLE * normal(B, 2, KNOTS, KNOTS)
+    knots = 2 * WOBBLE * field.view(B, 2, KNOTS, KNOTS)
     d = interpolate(knots, images.shape[-2:], mode="bicubic", align_corners=True)
     grid = affine_grid(torch.cat([A, b], -1), list(images.shape), align_corners=False)
     bent = grid_sample(images.float(), grid + d.movedim(1, -1), align_corners=False)

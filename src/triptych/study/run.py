@@ -23,11 +23,12 @@ from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, manifest, pretty
 from triptych.study.trackers import UNTRACKED, Track, tracking
 from triptych.train import checkpoint
+from triptych.train.batches import TrainingData
 from triptych.train.distributed import leads, wait
 from triptych.train.files import write_text
 from triptych.train.fit import Progress, fit
 from triptych.train.order import total_steps
-from triptych.train.trainer import TrainingData, common_step
+from triptych.train.trainer import common_step
 from triptych.vdm import VDM
 
 Tell = Callable[[Progress], None]

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from triptych.train.batches import TrainingData
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
 from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.train.signals import Stop, StopRequested, stop_on_signals
-from triptych.train.trainer import Listener, Run, Trainer, TrainingData, nobody
+from triptych.train.trainer import Listener, Run, Trainer, nobody
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,12 @@ class TrainConfig:
 
 def generator_for(seed: int, step: int, device: torch.device, stream: int = 0) -> Generator:
     """The generator of one step of one seed, the same whenever it is asked for."""
-    state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0]))
+    return torch.Generator(device).manual_seed(state_of(seed, step, stream))
+
+
+def state_of(seed: int, step: int, stream: int = 0) -> int:
+    """What that generator is seeded with."""
+    return int(np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0])
 
 
 def batch_indices(seed: int, step: int, batch: int, n: int) -> Int[Tensor, "B"]:

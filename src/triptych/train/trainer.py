@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from triptych.data.augment import bend
 from triptych.errors import UserError
-from triptych.objectives import step_noise
+from triptych.objectives import at_step
 from triptych.train import checkpoint
+from triptych.train.batches import Batches, Inputs, TrainingData
+from triptych.train.capture import Captured, can_compile
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.distributed import (
     check_batch,
@@ -31,28 +31,17 @@ from triptych.train.files import flush
 from triptych.train.order import (
     VALIDATION,
     TrainConfig,
-    batch_indices,
-    bent_share,
     ema_decay,
     generator_for,
     learning_rate,
+    state_of,
     total_steps,
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-View = Callable[[Tensor, int, Generator | None], Tensor]
+WORTH_COMPILING = 20_000  # steps
 Values = Mapping[str, float]
 Listener = Callable[[int, Values], None]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Integer images on the device, the view that a model sees, and the number of levels."""
-
-    images: UInt8[Tensor, "N C H W"]
-    validation: UInt8[Tensor, "V C H W"]
-    view: View
-    levels: int
 
 
 def nobody(step: int, values: Values) -> None:
@@ -94,12 +83,22 @@ class Trainer:
         if world() > 1 and len(models) > 1:
             raise ValueError("seeds side by side are trained by one process, not by several")
         check_batch(config.batch_size)
-        self.images_at = self._images_at(models[0]) if world() > 1 else None
         self.use(models)
 
     def use(self, models: Sequence[nn.Module]) -> None:
         """(Re)build the stack, its average and its optimizer around these models."""
+        on_gpu = self.device.type == "cuda"
+        for model in models if on_gpu else ():
+            # Convolutions: tensor cores read so.
+            model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.models, self.ensemble = list(models), Ensemble(models)
+        self.batches = Batches(self.data, self.config, self.steps, models[0])
+        self.generators = [torch.Generator(self.device) for _ in models]
+        self.losses = self.ensemble.losses
+        if self.steps >= WORTH_COMPILING and can_compile(self.device):
+            self.losses = torch.compile(self.losses)
+        captured = on_gpu and world() == 1
+        self.update = Captured(self._update, self.generators) if captured else self._update
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
         self.optimizer = torch.optim.AdamW(
             self.ensemble.parameters,
@@ -107,6 +106,7 @@ class Trainer:
             betas=(0.9, 0.99),
             weight_decay=self.config.weight_decay,
             fused=True,
+            capturable=on_gpu,
         )
         self.first_bad = torch.full((), -1, device=self.device)
 
@@ -115,57 +115,59 @@ class Trainer:
     def batch(
         self, run: Run, step: int, size: int | None = None, bent: bool = True
     ) -> tuple[Tensor, Any]:
-        """The images and the noise of one step of one seed, images `bent` where the config asks."""
-        data, size = self.data, size or self.config.batch_size
-        index = batch_indices(run.seed, step, size, len(data.images)).to(self.device)
-        g, images = generator_for(run.seed, step, self.device), data.images[index]
-        first = round(bent_share(self.config, step, self.steps) * size) if bent else 0
-        if first:  # of images in random order
-            images = torch.cat([bend(images[:first], g), images[first:]])
-        x = data.view(images, data.levels, g)
-        return x, step_noise(self.models[0], size, g, step / self.steps)
-
-    def _images_at(self, model: nn.Module) -> Any:
-        """Which dimension of each leaf of a step's noise counts images."""
-        g = generator_for(0, 0, self.device)
-        return image_dimensions(lambda n: step_noise(model, n, g, 0.0))
-
-    def my_share(self, x: Tensor, noise: Any) -> tuple[Tensor, Any]:
-        """Of a batch, what this process computes."""
-        if self.images_at is None:
-            return x, noise
-        return share(x, 0), tree_map(share, noise, self.images_at)
+        """The images and the noise of one step of one seed."""
+        inputs = self.batches.inputs([run.seed], step, size, bent)
+        x, noise = self.batches.draw(inputs, [generator_for(run.seed, step, self.device)])
+        return x[0], tree_map(lambda leaf: leaf[0], noise)
 
     def train_step(self) -> Tensor:
-        """One optimizer step of all seeds; returns the per-seed mean loss, still on the device.
+        """One optimizer step of all seeds; returns the per-seed mean loss, still on the device."""
+        seeds = [run.seed for run in self.runs]
+        for seed, generator in zip(seeds, self.generators, strict=True):
+            generator.manual_seed(state_of(seed, self.step))
+        inputs = self.batches.inputs(seeds, self.step)
+        lr = learning_rate(self.config, self.step, self.steps)
+        losses = self.update(inputs, self.step, lr, 1 - ema_decay(self.config, self.step))
+        self.step += 1
+        return losses
 
-        The first non-finite number freezes the weights where they are (the fused optimizer
-        skips its update on `found_inf`), so that the step can be found and repeated later.
+    def _update(
+        self, inputs: Inputs, step: int | Tensor, lr: float | Tensor, fresh: float | Tensor
+    ) -> Tensor:
+        """What a step does on the device: everything in place, so that it can be captured.
+
+        `fresh` is the share of the average that the new weights are. The first non-finite number
+        freezes the weights where they are (the fused optimizer skips its update on `found_inf`),
+        so that the step can be found and repeated later.
         """
-        pairs = [self.my_share(*self.batch(run, self.step)) for run in self.runs]
-        x = torch.stack([x for x, _ in pairs])
-        noise = tree_map(lambda *leaves: torch.stack(leaves), *[n for _, n in pairs])
-        losses = self.ensemble.losses(x, noise).mean(1)
+        x, noise = self.batches.draw(inputs, self.generators)
+        if world() > 1:
+            x, noise = self.my_share(x, noise)
+        losses = self.losses(x, noise).mean(1)
         losses.sum().backward()
         losses = summed(losses.detach()) / world()
         norms = self.ensemble.clip_grad_norm_(self.config.clip)
         bad = ~(norms.isfinite() & losses.isfinite()).all()
-        self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
+        self.first_bad.copy_(torch.where((self.first_bad < 0) & bad, step, self.first_bad))
         frozen = (self.first_bad >= 0).float()
         self.optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.steps)
+            group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        weight = (1 - ema_decay(self.config, self.step)) * (1 - frozen)
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-        lerp(self.ema, self.parameters(), [weight] * len(self.ema))
-        self.step += 1
+        lerp(self.ema, self.parameters(), [fresh * (1 - frozen)] * len(self.ema))
         return losses
 
     def parameters(self) -> list[Tensor]:
         """What is being trained, out of autograd's sight."""
         return [p.detach() for p in self.ensemble.parameters]
+
+    def my_share(self, x: Tensor, noise: Any) -> tuple[Tensor, Any]:
+        """Of a batch, what this process computes."""
+        g, at = generator_for(0, 0, self.device), at_step(self.models[0], 0.0)
+        images_at = image_dimensions(lambda n: self.batches.noise(n, dict(at), [g]))
+        return share(x, 1), tree_map(share, noise, images_at)
 
     # --- validation ---
 
@@ -260,8 +262,8 @@ class Trainer:
         for p, exp_avg, exp_avg_sq in zip(self.ensemble.parameters, *moments, strict=True):
             self.optimizer.state[p] = {
                 "step": torch.tensor(float(self.step), device=self.device),
-                "exp_avg": exp_avg.to(self.device),
-                "exp_avg_sq": exp_avg_sq.to(self.device),
+                "exp_avg": torch.empty_like(p).copy_(exp_avg),
+                "exp_avg_sq": torch.empty_like(p).copy_(exp_avg_sq),
             }
 
     def _check(self, saved: Checkpoint, folder: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a step of each seed sees, its images and its noise: functions of (seed, step) alone.
+
+A step's `Inputs` are worked out on the host; `draw` makes the batch of them on the device, as a
+part of what a GPU captures: it reads no number back, and changes shape with nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_map
+
+from triptych.data.augment import bend, bend_noise
+from triptych.objectives import at_step, step_noise
+from triptych.train.order import TrainConfig, batch_indices, bent_share
+
+View = Callable[[Tensor, int, Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Integer images on the device, the view that a model sees, and the number of levels."""
+
+    images: UInt8[Tensor, "N C H W"]
+    validation: UInt8[Tensor, "V C H W"]
+    view: View
+    levels: int
+
+
+class Inputs(NamedTuple):
+    """Of a step: which images each seed sees, how many of them are bent, what the objective says
+    of the time (see `objectives.at_step`)."""
+
+    which: Int[Tensor, "S B"]
+    bent: int | Tensor
+    at: dict[str, float | Tensor]
+
+
+class Batches:
+    """The batches of a training of `steps` steps."""
+
+    def __init__(
+        self, data: TrainingData, config: TrainConfig, steps: int, model: nn.Module
+    ) -> None:
+        self.data, self.config, self.steps, self.model = data, config, steps, model
+        self.device = data.images.device
+
+    def inputs(
+        self, seeds: Sequence[int], step: int, size: int | None = None, bent: bool = True
+    ) -> Inputs:
+        """Those of a step; `size` images in place of a batch, `bent` where the config asks."""
+        B, n = size or self.config.batch_size, len(self.data.images)
+        which = torch.stack([batch_indices(seed, step, B, n) for seed in seeds])
+        share = bent_share(self.config, step, self.steps) if bent else 0.0
+        return Inputs(which, round(share * B), dict(at_step(self.model, step / self.steps)))
+
+    def draw(self, inputs: Inputs, generators: Sequence[Generator]) -> tuple[Tensor, Any]:
+        """Images as a model sees them [S, B, C, H, W], and noise with S in front of every leaf."""
+        which, bent, at = inputs
+        B, images = which.shape[1], self.data.images[which.to(self.device)]
+        if self.config.bent:  # of images in random order
+            draws = torch.stack([bend_noise(B, g) for g in generators])
+            images = first_bent(images, bent, draws)
+        view, levels = self.data.view, self.data.levels
+        seen = [view(x, levels, g) for x, g in zip(images, generators, strict=True)]
+        return torch.stack(seen), self.noise(B, at, generators)
+
+    def noise(self, n: int, at: dict[str, float | Tensor], generators: Sequence[Generator]) -> Any:
+        """The noise of n images of each seed, as their losses take it."""
+        drawn = [step_noise(self.model, n, g) for g in generators]
+        noise = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
+        every = torch.ones(len(generators), device=self.device)
+        return noise | {k: value * every for k, value in at.items()} if at else noise
+
+
+def first_bent(
+    images: UInt8[Tensor, "S B C H W"], n: int | Tensor, draws: Tensor
+) -> UInt8[Tensor, "S B C H W"]:
+    """The first n of each seed's images bent. Where n is a tensor, and may not be read, all are
+    bent and n of them taken."""
+    S, B = images.shape[:2]
+    most = n if isinstance(n, int) else B
+    if most == 0:
+        return images
+    bent = bend(images[:, :most].flatten(0, 1), draws[:, :most].flatten(0, 1)).unflatten(0, (S, -1))
+    if isinstance(n, int):
+        return torch.cat([bent, images[:, n:]], 1)
+    return torch.where((torch.arange(B, device=n.device) < n).view(B, 1, 1, 1), bent, images)
