@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliOf
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.utils.data import DataLoader, TensorDataset
+from where import DEVICE, ON_GPU
 
 from triptych.priors.mixture import MixtureOfGaussians
 
@@ -30,12 +31,13 @@ class BroadcastMixture(MixtureOfGaussians):
 def plain_rounds(model: Any, images: Tensor) -> Callable[[], None]:
     """The loop of public answers: fp32, default Adam, a DataLoader (over images thresholded
     beforehand; public ones do it image by image) and a one-sample ELBO of torch.distributions."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.to(DEVICE).parameters(), lr=1e-3)
     x = (images[: STEPS * BATCH] > 127).float()
     loader = DataLoader(TensorDataset(x), batch_size=BATCH, shuffle=True)
 
     def round_() -> None:
-        for (batch,) in loader:
+        for (images,) in loader:
+            batch = images.to(DEVICE)
             mu, log_sigma = model.posterior.encode(batch)
             q = Independent(Normal(mu, log_sigma.exp()), 1)
             z = q.rsample()
@@ -64,6 +66,8 @@ def pythae_vae(pseudo_inputs: int = 0) -> Any:
 def nll_rounds(model: Any, x: Tensor, batch: int) -> Callable[[], None]:
     """pythae's estimate of log p(x) of each image."""
 
+    model, x = model.to(DEVICE), x.to(DEVICE)
+
     def round_() -> None:
         with torch.no_grad(), redirect_stdout(io.StringIO()):
             model.get_nll(x, K, batch)
@@ -78,7 +82,7 @@ def pythae_rounds(model: Any, images: Tensor) -> Callable[[], None]:
 
     x = (images[: STEPS * BATCH] > 127).float()
     training = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, no_cuda=True
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=BATCH, no_cuda=not ON_GPU
     )
     data = BaseDataset(x, torch.zeros(len(x)))
     trainer = BaseTrainer(model, data, training_config=training)

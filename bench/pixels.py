@@ -9,6 +9,7 @@ from peers import diffusers_unet, normflows_glow
 from race import our_rounds, race
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from where import DEVICE
 
 from triptych.evaluate.drawing import sampler
 from triptych.evaluate.evaluation import Evaluation
@@ -69,7 +70,7 @@ def against_ancestral(images: Tensor) -> dict[str, Any]:
 def built(name: str) -> Any:
     """A recipe's model."""
     torch.manual_seed(0)
-    return build(recipes_for("mnist")[name].model, SHAPE, LEVELS)
+    return build(recipes_for("mnist")[name].model, SHAPE, LEVELS).to(DEVICE)
 
 
 def trained(model: nn.Module, name: str, images: Tensor) -> Callable[[], None]:
@@ -82,7 +83,7 @@ def denoising(model: Any) -> Callable[[Tensor], Tensor]:
     """L_simple as public answers write it: uniform t, squared error of eps."""
 
     def loss(k: Tensor) -> Tensor:
-        x_0, t = 2 * k / 255 - 1, torch.randint(0, model.T, (len(k),))
+        x_0, t = 2 * k / 255 - 1, torch.randint(0, model.T, (len(k),), device=k.device)
         eps = torch.randn_like(x_0)
         return (model.net(model.diffuse(x_0, t, eps), t) - eps).square().mean()
 
@@ -94,12 +95,12 @@ def plain_rounds(
 ) -> Callable[[], None]:
     """fp32, default Adam, a DataLoader."""
     loader = DataLoader(TensorDataset(images[: STEPS * BATCH].float()), BATCH, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.to(DEVICE).parameters(), lr=1e-3)
 
     def round_() -> None:
         for (k,) in loader:
             optimizer.zero_grad()
-            loss(k).backward()
+            loss(k.to(DEVICE)).backward()
             optimizer.step()
 
     return round_
@@ -110,7 +111,7 @@ def drawing(how: Evaluation) -> Callable[[], None]:
     model = built("ddpm")
     if how.guidance != 1:
         model.net = Autoguidance(model.net, built("ddpm").net, how.guidance)
-    draw = sampler(model, how, torch.Generator().manual_seed(0))
+    draw = sampler(model, how, torch.Generator(DEVICE).manual_seed(0))
 
     def round_() -> None:
         draw(DRAWN)

@@ -3,13 +3,14 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from anatomy import anatomy
 from peers import BATCH, STEPS
 from torch import Tensor, nn
+from where import DEVICE, ON_GPU, finish
 
 from triptych.data import view
 from triptych.train.batches import TrainingData
@@ -17,24 +18,29 @@ from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.train.trainer import Run, Trainer
 
-ROUNDS = 7
-CPU = torch.device("cpu")
+ROUNDS = 5 if ON_GPU else 7
 
 
 def our_rounds(
-    model: nn.Module,
+    model: nn.Module | list[Any],
     images: Tensor,
     bf16: bool = True,
     config: TrainConfig = TrainConfig(batch_size=BATCH),  # noqa: B008
     look: str = "threshold",
     steps: int = STEPS,
 ) -> Callable[[], None]:
-    """Steps of the real trainer: order, view, clipping, schedule and average included."""
+    """Steps of the real trainer, of one model or of several side by side: order, view, clipping,
+    schedule and average included."""
+    models = [m.to(DEVICE) for m in (model if isinstance(model, list) else [model])]
+    images = images.to(DEVICE)
     data = TrainingData(images, images[:1], view(look), 256)
-    trainer = Trainer([model], [Run(0, Path("."))], data, config)
+    runs = [Run(seed, Path(".")) for seed in range(len(models))]
+    trainer = Trainer(models, runs, data, config)
 
     def round_() -> None:
-        with networks_in_bf16(model, bf16 and bf16_helps(CPU)):
+        with ExitStack() as stack:
+            for m in models:
+                stack.enter_context(networks_in_bf16(m, bf16 and bf16_helps(DEVICE)))
             for _ in range(steps):
                 trainer.train_step()
 
@@ -53,8 +59,10 @@ def race(
     laps: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, round_ in contenders.items():
+            finish()
             began = time.perf_counter()
             round_()
+            finish()
             laps[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(s[1:]) for name, s in laps.items()}
     *_, ours = contenders

@@ -1,4 +1,5 @@
-"""Training and evaluation throughput beside peers, in one run on one core: `make bench`.
+"""Training and evaluation throughput beside peers, in one run on one core (`make bench`) or on a
+GPU (`make bench DEVICE=cuda`).
 
 Every contender sees the same images, batch size and network sizes. Rounds alternate between the
 contenders, after a warm-up, and the median of the rounds counts; a chain's 1,000 steps have one.
@@ -8,12 +9,15 @@ import json
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from anatomy import ceilings
 from peers import (
+    BATCH,
+    STEPS,
     BroadcastMixture,
     K,
     nll_rounds,
@@ -24,9 +28,13 @@ from peers import (
 from pixels import against_ancestral, against_glow, against_unets
 from race import our_rounds, race
 from torch import Tensor, nn
+from where import DEVICE, ON_GPU
 
 from triptych.data import load
 from triptych.evaluate.likelihood import importance_bounds
+from triptych.flows.coupling import Affine
+from triptych.flows.flow import coupling_flow
+from triptych.flows.spline import RationalQuadratic
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
 from triptych.posteriors import DiagonalGaussian
@@ -37,8 +45,9 @@ from triptych.protocols import Density
 from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
-IMAGES = 4  # of which IWAE-K is taken in a round
-CPU = torch.device("cpu")
+IMAGES = 20 if ON_GPU else 4  # of which IWAE-K is taken in a round
+SIDE_BY_SIDE = 10  # seeds
+SMALL = (100, 1000) if ON_GPU else (100, 500, 1000)  # batches of get_nll
 
 
 def main() -> None:
@@ -48,12 +57,41 @@ def main() -> None:
     training = (against_pythae, against_plain_loop, against_pythae_vamp, against_broadcast)
     evaluation = (against_get_nll, against_broadcast_iwae)
     pixels = (against_unets, against_glow, against_ancestral)
+    seeds = (against_one_by_one,) if ON_GPU else ()
     rows: dict[str, Any] = {}
-    for measure in (*training, *evaluation, *pixels):
+    for measure in (*seeds, *training, *evaluation, *pixels):
         rows |= measure(images)
     record = {"machine": machine(), "ceiling in GFLOP/s": ceilings(), "per_second": rows}
-    Path(__file__).with_name("results.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = Path(__file__).with_name("results-gpu.json" if ON_GPU else "results.json")
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
+
+
+def against_one_by_one(images: Tensor) -> dict[str, Any]:
+    """The course's network with three priors: as many steps of ten seeds, ten runs in a row or one
+    of all."""
+    rows: dict[str, Any] = {}
+    flow, spline = (
+        partial(coupling_flow, dim=32, layers=8, hidden=(64, 64), f=f)
+        for f in (Affine(), RationalQuadratic())
+    )
+    for name, prior in {"Gaussian": None, "flow": flow, "spline": spline}.items():
+
+        def built(prior: Any = prior) -> VAE:
+            base = StandardGaussian(32)
+            return vae(prior(base) if prior else base, 32, (512, 512))
+
+        alone = our_rounds(built(), images)
+        all_ = our_rounds([built() for _ in range(SIDE_BY_SIDE)], images)
+
+        def in_a_row(alone: Callable[[], None] = alone) -> None:
+            for _ in range(SIDE_BY_SIDE):
+                alone()
+
+        row, side = f"{name} prior, ten runs in a row", f"{name} prior, ten seeds side by side"
+        work = SIDE_BY_SIDE * STEPS * BATCH
+        rows |= race({row: in_a_row, side: all_}, {f"{name}: ratio (target 6)": [row]}, work)
+    return rows
 
 
 def against_pythae(images: Tensor) -> dict[str, Any]:
@@ -112,9 +150,9 @@ def against_broadcast(images: Tensor) -> dict[str, Any]:
 def against_get_nll(images: Tensor) -> dict[str, Any]:
     """Importance weights/s of IWAE-5000: pythae's get_nll, without gradients and at the best of
     four batch sizes, and the same sizes here."""
-    x = (images[:IMAGES] > 127).float()
+    x = (images[:IMAGES] > 127).float().to(DEVICE)
     peer = pythae_vae()
-    batches = (100, 500, 1000, 5000)
+    batches = (1000, 5000) if ON_GPU else (100, 500, 1000, 5000)
     nll = {f"pythae get_nll, batches of {b}": nll_rounds(peer, x, b) for b in batches}
     ours = {"triptych IWAE-5000": iwae_rounds(vae(StandardGaussian(16), 16, (512,)), x)}
     return race(nll | ours, {"ratio to get_nll at its best (target 2.5)": [*nll]}, IMAGES * K)
@@ -123,9 +161,9 @@ def against_get_nll(images: Tensor) -> dict[str, Any]:
 def against_broadcast_iwae(images: Tensor) -> dict[str, Any]:
     """The same with a mixture prior of 500 components: pythae's VAMP, the broadcast in this
     evaluation, and one product."""
-    x = (images[:IMAGES] > 127).float()
+    x = (images[:IMAGES] > 127).float().to(DEVICE)
     peer = pythae_vae(500)
-    nll = {f"pythae VAMP get_nll, batches of {b}": nll_rounds(peer, x, b) for b in (100, 500, 1000)}
+    nll = {f"pythae VAMP get_nll, batches of {b}": nll_rounds(peer, x, b) for b in SMALL}
     ours = {
         "IWAE-5000 with the broadcast": iwae_rounds(vae(BroadcastMixture(16, 500), 16, (512,)), x),
         "IWAE-5000 with the mixture": iwae_rounds(vae(MixtureOfGaussians(16, 500), 16, (512,)), x),
@@ -148,16 +186,18 @@ def vae(prior: Density, M: int, hidden: tuple[int, ...]) -> VAE:
 
 def iwae_rounds(model: VAE, x: Tensor) -> Callable[[], None]:
     """IWAE-5000 of a few images as `evaluate` takes it."""
-    generator = torch.Generator().manual_seed(0)
+    generator, model = torch.Generator(DEVICE).manual_seed(0), model.to(DEVICE)
 
     def round_() -> None:
-        importance_bounds(model, x, K, generator, bf16_helps(CPU))
+        importance_bounds(model, x, K, generator, bf16_helps(DEVICE))
 
     return round_
 
 
 def machine() -> str:
     """Processor features and library version, for the record."""
+    if ON_GPU:
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     kind = torch.cpu.get_capabilities()
     bf16 = [k for k in ("avx512_bf16", "amx_bf16") if kind.get(k)]
     return f"{platform.machine()}, bf16: {bf16 or 'none'}, torch {torch.__version__}"

@@ -12,7 +12,7 @@ from toys import training_data
 from triptych.study.build import build
 from triptych.study.recipes import override, recipes_for
 from triptych.train.batches import Inputs
-from triptych.train.capture import WARM_UP
+from triptych.train.capture import WARM_UP, CapturedCalls
 from triptych.train.trainer import Run, Trainer
 
 RECIPES = recipes_for("digits")
@@ -112,3 +112,28 @@ def test_a_captured_step_freezes_the_weights_at_what_is_not_finite():
     assert t.first_bad.item() == WARM_UP + 2
     for a, b in zip(before, t.ensemble.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_calls_are_left_alone_without_a_gpu_and_afterwards():
+    net, x = torch.nn.Linear(2, 3), torch.randn(4, 2)
+    usual = net(x)
+    for own in (None, lambda x: x):
+        if own:
+            net.forward = own
+        with CapturedCalls(net).in_use(torch.device("cpu")):
+            assert torch.equal(net(x), x if own else usual)
+        assert net.__dict__.get("forward") is own
+
+
+@gpu
+@torch.no_grad()
+def test_captured_calls_are_the_calls_whatever_their_shape():
+    net = torch.nn.Linear(2, 3).cuda()
+    calls = CapturedCalls(net)
+    for _ in range(2 * WARM_UP):
+        for n in (4, 7):
+            x = torch.randn(n, 2, device="cuda")
+            with calls.in_use(x.device):
+                captured = net(x)
+            torch.testing.assert_close(captured, net(x))
+    assert len(calls.graphs) == 2

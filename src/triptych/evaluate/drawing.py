@@ -14,14 +14,18 @@ from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
 from triptych.samplers import SAMPLERS, evaluations
+from triptych.train.capture import CapturedCalls
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vdm import VDM
+
+TOGETHER, TOGETHER_ON_GPU = 500, 2500  # images drawn at a time
 
 
 def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], Tensor]:
     """A function that draws the next n samples of a model, its networks in bfloat16 if that helps.
 
-    Only the networks that make samples run so; everything that measures them does not.
+    Only the networks that make samples run so; everything that measures them does not. On a GPU a
+    chain's network is called as a CUDA graph.
     """
     if how.temperature != 1 and not isinstance(model, PixelFlow):
         raise UserError(
@@ -29,11 +33,12 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
             f"{type(model).__name__}; choose 1"
         )
     bf16, chain = bf16_helps(g.device), chain_of(model)
+    graphs = CapturedCalls(nn.Identity() if chain is None else chain.net)
 
     @torch.no_grad()
     def together(rows: Tensor) -> Tensor:
         n = len(rows)
-        with networks_in_bf16(model, bf16):
+        with networks_in_bf16(model, bf16), graphs.in_use(g.device):
             if isinstance(model, LatentDDPM):
                 return model.decode(latents(model, how, n, g))
             if chain is not None:
@@ -60,9 +65,9 @@ def latents(model: LatentDDPM, how: Evaluation, n: int, g: Generator) -> Float[T
 
 def enough(shown: Tensor, draw: Callable[[int], Tensor], n: int) -> Float[Tensor, "n C H W"]:
     """n samples: those shown, then more."""
-    samples = [shown[:n]]
+    samples, most = [shown[:n]], TOGETHER if shown.device.type == "cpu" else TOGETHER_ON_GPU
     while (missing := n - sum(map(len, samples))) > 0:
-        samples.append(draw(min(500, missing)))
+        samples.append(draw(min(most, missing)))
     return torch.cat(samples)
 
 

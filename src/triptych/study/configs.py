@@ -216,3 +216,12 @@ class LatentDDPMConfig:
 
 
 ModelConfig = VAEConfig | PixelFlowConfig | DDPMConfig | LatentDDPMConfig
+
+
+def convolves(config: ModelConfig) -> bool:
+    """Whether the model's networks are convolutional."""
+    if isinstance(config, LatentDDPMConfig):
+        return convolves(config.vae)
+    if isinstance(config, VAEConfig):
+        return config.network == "residual" or config.likelihood == "autoregressive"
+    return not isinstance(config, PixelFlowConfig) or config.network == "conv"

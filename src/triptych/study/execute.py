@@ -11,6 +11,7 @@ from triptych.errors import UserError
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import check_images
+from triptych.study.configs import convolves
 from triptych.study.grid import Study, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
@@ -95,11 +96,19 @@ def _asked(plain: Any) -> Any:
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
-    """The study's jobs, those that take longest first so that no core idles at the end."""
+    """The study's jobs, those that take longest first so that no core idles at the end.
+
+    `side_by_side`, the seeds of a model are one job, but for those with convolutions: they fill a
+    GPU one by one, and stacked convolutions are slow.
+    """
     groups = [
         (plan.recipe, seeds)
         for plan in study.plans
-        for seeds in ([plan.seeds] if side_by_side else [(s,) for s in plan.seeds])
+        for seeds in (
+            [plan.seeds]
+            if side_by_side and not convolves(plan.recipe.model)
+            else [(s,) for s in plan.seeds]
+        )
     ]
     order = {"ddpm": 0, "pixelflow": 1, "latent": 2, "vae": 3}
     groups.sort(key=lambda g: (order[g[0].model.kind], -g[0].train.epochs))

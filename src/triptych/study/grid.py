@@ -17,6 +17,7 @@ from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
     Recipe,
+    on_gpu,
     override,
     recipes_for,
     to_dict,
@@ -72,8 +73,8 @@ def demo() -> Study:
 def brief_2024(preset: Preset, dataset: str) -> Study:
     """The 2024 assignment: three priors x 3 seeds, and a VAE, a flow and a DDPM for their samples.
 
-    The cpu preset fits an afternoon on two cores. The gpu preset trains five times as long, with
-    five seeds of the VAEs and two of flow and DDPM.
+    The cpu preset fits an afternoon on two cores. The gpu preset trains longer, its flow and DDPM
+    are larger (`recipes.on_gpu`), and it has five seeds of the VAEs and two of flow and DDPM.
     """
     recipes = brief_recipes(dataset)
     how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0)
@@ -81,9 +82,8 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
         plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
         how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
         return Study("brief-2024", dataset, tuple(plans), how)
-    longer = [override(r, epochs=5 * r.train.epochs) for r in recipes]
     few, many = (0, 1), (0, 1, 2, 3, 4)
-    plans = [Plan(r, many if r.part == "A" else few) for r in longer]
+    plans = [Plan(on_gpu(r, dataset), many if r.part == "A" else few) for r in recipes]
     how = replace(how, importance_samples=5000, bound_draws=16)
     return Study("brief-2024", dataset, tuple(plans), how)
 
@@ -93,14 +93,13 @@ def brief_2026(preset: Preset, dataset: str) -> Study:
     several beta for part B."""
     before, latent = brief_2024(preset, dataset), recipes_for(dataset)["latent-ddpm"]
     ddpm, grey = (next(p for p in before.plans if p.recipe.name == n) for n in ("ddpm", "vae-grey"))
-    longer = 1 if preset == "cpu" else 5
+    latent = latent if preset == "cpu" else on_gpu(latent, dataset)
     latents = [
         override(
             latent,
             name=f"latent-ddpm-{word}",
             title=f"Latent, \N{GREEK SMALL LETTER BETA} = {word}",
             beta=beta,
-            epochs=longer * latent.train.epochs,
         )
         for word, beta in BETAS.items()
     ]
@@ -115,12 +114,12 @@ def priors(preset: Preset, dataset: str) -> Study:
     """All priors on the course's network, five seeds each, same budget and data order; a
     hierarchical prior has two levels of the others' dimensions, and an encoder for each.
 
-    The gpu preset trains five times as long and takes IWAE-5000 on all test images.
+    The gpu preset trains longer (`recipes.on_gpu`) and takes IWAE-5000 on all test images.
     """
     recipes = [r for r in recipes_for(dataset).values() if r.part == "A"]
     how = Evaluation(importance_samples=5000, importance_images=1000, elbo_samples=20)
     if preset == "gpu":
-        recipes = [override(r, epochs=5 * r.train.epochs) for r in recipes]
+        recipes = [on_gpu(r, dataset) for r in recipes]
         how = Evaluation(importance_samples=5000)
     return Study("priors", dataset, tuple(Plan(r, (0, 1, 2, 3, 4)) for r in recipes), how)
 

@@ -1,17 +1,18 @@
-"""A training step without the time between its kernels, of which there are hundreds, small ones.
+"""Hundreds of small kernels without the time between them: a CUDA graph launches them at once.
 
-On a GPU the whole step, loss to weight average, is captured as a CUDA graph (Nguyen et al. 2021,
-*Accelerating PyTorch with CUDA Graphs*) and launched at once. What changes from step to step must
-then be a tensor that stays where it is: `Captured` keeps one for each argument and copies into it.
+On a GPU a training step is captured whole, from the batch to the weight average; so is a network
+that a sampler calls. What changes from call to call must then be a tensor that stays where it is:
+`Captured` keeps one for each argument and copies into it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 WARM_UP = 3  # calls before the capture: they allocate what is allocated once, and compile
@@ -25,8 +26,13 @@ class Captured:
     seeded anew before each call.
     """
 
-    def __init__(self, step: Callable[..., Tensor], generators: Sequence[Generator]) -> None:
-        self.step, self.device, self.calls = step, generators[0].device, 0
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        device: torch.device,
+        generators: Sequence[Generator] = (),
+    ) -> None:
+        self.step, self.device, self.calls = step, device, 0
         self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
         for generator in generators:
             self.graph.register_generator_state(generator)
@@ -61,8 +67,46 @@ class Captured:
         return result.clone()
 
 
+class CapturedCalls:
+    """The calls of a network on a GPU as CUDA graphs, one for each shape of its arguments, which
+    outlive the times that they are in use."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.graphs: dict[tuple[torch.Size, ...], Captured] = {}
+
+    @contextmanager
+    def in_use(self, device: torch.device) -> Iterator[None]:
+        """On another device, nothing changes."""
+        forward, own = self.net.forward, self.net.__dict__.get("forward")
+
+        def run(*arguments: Tensor) -> Tensor:
+            shapes = tuple(a.shape for a in arguments)
+            if shapes not in self.graphs:
+                self.graphs[shapes] = Captured(forward, device)
+            return self.graphs[shapes](*arguments)
+
+        if device.type == "cuda":
+            self.net.forward = run  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield
+        finally:
+            if own is not None:
+                self.net.forward = own
+            else:
+                self.net.__dict__.pop("forward", None)
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs on this machine: a GPU, Triton and a C compiler."""
     if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return False
     return find_spec("triton") is not None and any(map(which, ("cc", "gcc", "clang")))
+
+
+def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """f with its kernels fused; what torch.compile cannot make of it runs as it is."""
+    from torch._dynamo import config  # here, for it takes seconds to import
+
+    config.suppress_errors = True
+    return torch.compile(f)

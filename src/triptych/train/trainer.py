@@ -15,7 +15,7 @@ from triptych.errors import UserError
 from triptych.objectives import at_step
 from triptych.train import checkpoint
 from triptych.train.batches import Batches, Inputs, TrainingData
-from triptych.train.capture import Captured, can_compile
+from triptych.train.capture import Captured, can_compile, compiled
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.distributed import (
     check_batch,
@@ -39,7 +39,7 @@ from triptych.train.order import (
 )
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-WORTH_COMPILING = 20_000  # steps
+WORTH_COMPILING = 10_000  # steps: compiling takes a minute
 Values = Mapping[str, float]
 Listener = Callable[[int, Values], None]
 
@@ -96,9 +96,11 @@ class Trainer:
         self.generators = [torch.Generator(self.device) for _ in models]
         self.losses = self.ensemble.losses
         if self.steps >= WORTH_COMPILING and can_compile(self.device):
-            self.losses = torch.compile(self.losses)
+            self.losses = compiled(self.losses)
         captured = on_gpu and world() == 1
-        self.update = Captured(self._update, self.generators) if captured else self._update
+        self.update = (
+            Captured(self._update, self.device, self.generators) if captured else self._update
+        )
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
         self.optimizer = torch.optim.AdamW(
             self.ensemble.parameters,
