@@ -137,14 +137,12 @@ def against_broadcast(images: Tensor) -> dict[str, Any]:
     peer, same_loop = (vae(BroadcastMixture(32, 500), 32, (512, 512)) for _ in "ab")
     ours = vae(MixtureOfGaussians(32, 500), 32, (512, 512))
     plain = "mixture K = 500 by MixtureSameFamily, plain Adam loop"
-    return race(
-        {
-            plain: plain_rounds(peer, images),
-            "mixture K = 500 by MixtureSameFamily, triptych's loop": our_rounds(same_loop, images),
-            "mixture K = 500 as triptych trains it": our_rounds(ours, images),
-        },
-        {"ratio to the broadcast (target 3)": [plain]},
-    )
+    contenders = {plain: plain_rounds(peer, images)}
+    if not ON_GPU:  # where the step is captured, and MixtureSameFamily reads numbers back
+        here = "mixture K = 500 by MixtureSameFamily, triptych's loop"
+        contenders[here] = our_rounds(same_loop, images)
+    contenders["mixture K = 500 as triptych trains it"] = our_rounds(ours, images)
+    return race(contenders, {"ratio to the broadcast (target 3)": [plain]})
 
 
 def against_get_nll(images: Tensor) -> dict[str, Any]:

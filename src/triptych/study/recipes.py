@@ -136,7 +136,7 @@ ON_GPU: dict[str, dict[str, Any]] = {
         "batch_size": 128,
         "lr": 2e-3,
     },
-    "ddpm": {"widths": [128, 256], "dropout": 0.1, "epochs": 64, "batch_size": 256, "ema": 0.9995},
+    "ddpm": {"widths": [128, 256], "dropout": 0.1, "epochs": 72, "batch_size": 256, "ema": 0.9995},
     "latent": {"epochs": 200, "batch_size": 512, "lr": 2e-3},
 }
 
