@@ -118,6 +118,29 @@ def _steps(folder):
     return [line.split(",")[0] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_seed_that_fails_only_in_the_stack_stops_alone(tmp_path, monkeypatch):
+    """Seeds side by side, or compiled, round otherwise."""
+    update = Trainer._update
+
+    def rounds_otherwise(self, inputs, step, lr, fresh):
+        if step == 5 and len(self.runs) == 3:
+            losses = self.losses
+            self.losses = lambda x, noise: (
+                losses(x, noise) * torch.tensor([[1.0], [torch.nan], [1]])
+            )
+            try:
+                return update(self, inputs, step, lr, fresh)
+            finally:
+                self.losses = losses
+        return update(self, inputs, step, lr, fresh)
+
+    monkeypatch.setattr(Trainer, "_update", rounds_otherwise)
+    (failure,), folders = run([100.0, 150.0, 200.0], tmp_path)
+    assert (failure.seed, failure.step) == (1, 5)
+    assert failure.term == "a number that is finite when the seed is alone"
+    assert [checkpoint.load(f).loop["step"] for f in folders] == [24, 5, 24]
+
+
 def test_seeds_may_fail_one_after_the_other(tmp_path):
     failures, folders = run([0.2, 0.5, 0.35], tmp_path)
     steps = {f.seed: f.step for f in failures}

@@ -111,6 +111,7 @@ class Trainer:
             capturable=on_gpu,
         )
         self.first_bad = torch.full((), -1, device=self.device)
+        self.bad = torch.zeros(len(models), dtype=torch.bool, device=self.device)
 
     # --- one step ---
 
@@ -149,8 +150,9 @@ class Trainer:
         losses.sum().backward()
         losses = summed(losses.detach()) / world()
         norms = self.ensemble.clip_grad_norm_(self.config.clip)
-        bad = ~(norms.isfinite() & losses.isfinite()).all()
-        self.first_bad.copy_(torch.where((self.first_bad < 0) & bad, step, self.first_bad))
+        bad, before = ~(norms.isfinite() & losses.isfinite()), self.first_bad < 0
+        self.bad.copy_(torch.where(before, bad, self.bad))
+        self.first_bad.copy_(torch.where(before & bad.any(), step, self.first_bad))
         frozen = (self.first_bad >= 0).float()
         self.optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
         for group in self.optimizer.param_groups:
