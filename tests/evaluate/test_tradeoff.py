@@ -72,3 +72,17 @@ def test_the_first_batch_is_not_on_the_clock(monkeypatch):
     samples, seconds = tradeoff.timed(draw, 100, torch.device("cpu"))
     assert len(samples) == 100
     assert seconds == 7.0
+
+
+def test_on_a_gpu_batches_of_all_sizes_are_drawn_once_before(monkeypatch):
+    """The first of each size is captured."""
+    drawn = []
+    monkeypatch.setattr(tradeoff, "clocked", lambda work, device: (work(), len(drawn)))
+
+    def draw(n):
+        drawn.append(n)
+        return torch.zeros(n, 1, 1, 1)
+
+    samples, _ = tradeoff.timed(draw, 1000, torch.device("cuda"))
+    assert len(samples) == 1000
+    assert set(drawn[: len(drawn) // 2]) == set(drawn)

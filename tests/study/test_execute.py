@@ -10,7 +10,7 @@ import torch
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study import run as run_module
-from triptych.study.execute import device_named, execute
+from triptych.study.execute import device_named, execute, jobs_of
 from triptych.study.grid import Plan, Study
 from triptych.study.local import Place
 from triptych.study.recipes import override, recipes_for
@@ -93,6 +93,19 @@ def stopping_at(model, seed, fit):
         return fit(models, seeds, folders, *rest, **named)
 
     return stop
+
+
+def test_on_a_gpu_the_seeds_of_a_model_are_one_job_unless_it_has_convolutions(tmp_path):
+    digits, seeds = recipes_for("digits"), (0, 1, 2)
+    residual = override(digits["vae-gaussian"], name="residual", network="residual")
+    flat = [digits[n] for n in ("vae-spline", "pixelflow-mlp", "latent-ddpm")]
+    deep = [residual, *(digits[n] for n in ("pixelflow", "ddpm", "vdm"))]
+    asked = Study("tiny", "digits", tuple(Plan(r, seeds) for r in (*flat, *deep)), QUICK)
+    for side_by_side in (True, False):
+        jobs = jobs_of(asked, tmp_path, side_by_side)
+        together = {job.recipe.name for job in jobs if job.seeds == seeds}
+        assert together == ({r.name for r in flat} if side_by_side else set())
+        assert sum(len(job.seeds) for job in jobs) == 3 * len(asked.plans)
 
 
 def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):

@@ -1,22 +1,29 @@
 """A step as a GPU captures it. Whether it can be is seen without one: what a CUDA graph must not do
 is to make a tensor of a number, or to read one."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 from toys import training_data
 
+from triptych.nets.mlp import MLP
 from triptych.study.build import build
 from triptych.study.recipes import override, recipes_for
+from triptych.train import capture
 from triptych.train.batches import Inputs
 from triptych.train.capture import WARM_UP, CapturedCalls
+from triptych.train.precision import networks_in_bf16
 from triptych.train.trainer import Run, Trainer
 
 RECIPES = recipes_for("digits")
-FORBIDDEN = ("lift_fresh", "_local_scalar_dense", "nonzero", "masked_select", "_pin_memory")
+FORBIDDEN = {"lift_fresh", "_pin_memory"}  # a copy from the host
+FORBIDDEN |= {"_local_scalar_dense", "equal", "nonzero", "masked_select", "bool index"}  # or to it
+FORBIDDEN |= {"_unique2", "unique_dim", "bincount", "repeat_interleave"}
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -29,6 +36,10 @@ class Heard(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(func.overloadpacket.__name__)
+        if "index" in func.overloadpacket.__name__:
+            leaves, _ = tree_flatten(args[1:])
+            if any(isinstance(a, torch.Tensor) and a.dtype == torch.bool for a in leaves):
+                self.names.add("bool index")
         return func(*args, **(kwargs or {}))
 
 
@@ -66,7 +77,7 @@ def test_a_step_makes_no_tensor_of_a_number_and_reads_none(name, settings, seeds
     with Heard() as heard:
         t._update(*arguments)
     assert len(heard.names) > 20
-    assert not heard.names & set(FORBIDDEN)
+    assert not heard.names & FORBIDDEN
 
 
 def test_numbers_and_tensors_make_the_same_step():
@@ -87,12 +98,44 @@ def test_numbers_and_tensors_make_the_same_step():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0.5].sum(),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.tensor(1.0),
+    ],
+)
+def test_what_a_step_must_not_do_would_be_heard(reads, monkeypatch):
+    t = trainer("vae-gaussian")
+    arguments, losses = as_tensors(t, 0), t.losses
+    t.train_step()
+
+    def with_it(x, noise):
+        reads(x)
+        return losses(x, noise)
+
+    t.losses = with_it
+    with Heard() as heard:
+        t._update(*arguments)
+    assert heard.names & FORBIDDEN
+
+
 @gpu
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("name", ["vae-flow", "vae-vamp", "vae-resampled", "ddpm"])
-def test_a_captured_step_is_the_step(name, seeds):
-    eager, captured = (trainer(name, seeds, "cuda") for _ in "ab")
-    eager.update = eager._update
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [
+        *((name, s) for name in ("vae-flow", "vae-vamp", "vae-resampled") for s in (1, 3)),
+        ("ddpm", 1),
+    ],
+)
+def test_a_captured_step_is_the_step(name, seeds, compiled, monkeypatch):
+    eager = trainer(name, seeds, "cuda")
+    monkeypatch.setattr("triptych.train.trainer.WORTH_COMPILING", 0 if compiled else 10**9)
+    captured = trainer(name, seeds, "cuda")
+    eager.captured = None
     for _ in range(WARM_UP + 10):
         torch.testing.assert_close(captured.train_step(), eager.train_step(), rtol=1e-4, atol=0)
     for a, b in zip(captured.ema, eager.ema, strict=True):
@@ -114,15 +157,52 @@ def test_a_captured_step_freezes_the_weights_at_what_is_not_finite():
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-def test_calls_are_left_alone_without_a_gpu_and_afterwards():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_calls_are_taken_over_on_a_gpu_alone_and_given_back(bf16):
+    net = MLP([2, 3])
+    assert "forward" not in net.__dict__
+    with networks_in_bf16(net, bf16):
+        before = net.__dict__.get("forward")
+        for device in ("cuda", "cpu"):
+            with CapturedCalls(net).in_use(torch.device(device)):
+                assert (net.__dict__.get("forward") is not before) == (device == "cuda")
+            assert net.__dict__.get("forward") is before
+    assert "forward" not in net.__dict__
+
+
+def test_a_graph_that_failed_is_not_kept(monkeypatch):
+    """Memory may have run out; the same call, or one of half the size, begins anew."""
+    made = []
+
+    class Fails:
+        def __init__(self, device):
+            made.append(self)
+
+        def __call__(self, f, x):
+            if len(made) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return f(x)
+
+    monkeypatch.setattr(capture, "Captured", Fails)
     net, x = torch.nn.Linear(2, 3), torch.randn(4, 2)
-    usual = net(x)
-    for own in (None, lambda x: x):
-        if own:
-            net.forward = own
-        with CapturedCalls(net).in_use(torch.device("cpu")):
-            assert torch.equal(net(x), x if own else usual)
-        assert net.__dict__.get("forward") is own
+    calls, expected = CapturedCalls(net), net(x)
+    with calls.in_use(torch.device("cuda")):
+        with pytest.raises(torch.OutOfMemoryError):
+            net(x)
+        assert not calls.graphs
+        for _ in range(3):
+            assert torch.equal(net(x), expected)
+    assert len(made) == 2
+
+
+def test_nothing_keeps_a_trainer_that_is_done():
+    """On a GPU its memory would be missed where its model is judged."""
+    gc.disable()
+    try:
+        gone = weakref.ref(trainer("vae-gaussian"))
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @gpu

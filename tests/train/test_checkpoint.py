@@ -11,7 +11,7 @@ import torch
 from triptych.errors import UserError
 from triptych.train import checkpoint, files
 from triptych.train.checkpoint import Checkpoint
-from triptych.train.trainer import common_step
+from triptych.train.resume import common_step
 
 
 def example(value=1.0):

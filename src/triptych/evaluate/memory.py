@@ -13,8 +13,9 @@ from triptych.protocols import Likelihood
 from triptych.train.faults import is_out_of_memory
 
 ROWS = 4_000  # latent samples decoded at a time, at most: 12 MB of 28x28 logits
-ROWS_ON_GPU = 100_000  # enough to keep one busy, and some gigabytes
+ROWS_ON_GPU = 100_000  # the same on a GPU, to keep it busy
 NUMBERS = 5_000_000  # of a layer's outputs at a time on a CPU: 20 MB, which its caches like
+NUMBERS_ON_GPU = 250_000_000  # the same on a GPU: a gigabyte, of which a few are held at a time
 
 
 def in_halves(f: Callable[..., Any], *rows: Tensor) -> Any:
@@ -34,9 +35,8 @@ def in_halves(f: Callable[..., Any], *rows: Tensor) -> Any:
 def rows_at_a_time(likelihood: Likelihood, x: Tensor, latent_dim: int) -> int:
     """As many latent samples as the widest layer of the decoder allows: convolutions are wide. `x`
     is an image to try it with."""
-    if x.device.type != "cpu":
-        return ROWS_ON_GPU
-    widest = 1
+    on_cpu, widest = x.device.type == "cpu", 1
+    most, numbers = (ROWS, NUMBERS) if on_cpu else (ROWS_ON_GPU, NUMBERS_ON_GPU)
 
     def compare(module: Any, args: Any, out: Any) -> None:
         nonlocal widest
@@ -47,4 +47,4 @@ def rows_at_a_time(likelihood: Likelihood, x: Tensor, latent_dim: int) -> int:
         for layer in layers:
             stack.callback(layer.register_forward_hook(compare).remove)
         likelihood.log_prob(x, x.new_zeros(1, latent_dim))
-    return max(1, min(ROWS, NUMBERS // widest))
+    return max(1, min(most, numbers // widest))

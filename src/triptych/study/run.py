@@ -28,7 +28,7 @@ from triptych.train.distributed import leads, wait
 from triptych.train.files import write_text
 from triptych.train.fit import Progress, fit
 from triptych.train.order import total_steps
-from triptych.train.trainer import common_step
+from triptych.train.resume import common_step
 from triptych.vdm import VDM
 
 Tell = Callable[[Progress], None]

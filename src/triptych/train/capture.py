@@ -16,29 +16,26 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 WARM_UP = 3  # calls before the capture: they allocate what is allocated once, and compile
+MOST_COMPILED = 64  # models in a process
 
 
 class Captured:
-    """`step(*arguments)`, whose leaves are numbers and tensors, as a CUDA graph.
+    """Calls of one function, whose arguments' leaves are numbers and tensors, as a CUDA graph.
 
-    Its tensors must keep their places: what it changes, it changes in place. The result is copied,
-    so that it outlives the next call. The step draws from these `generators` alone, which may be
-    seeded anew before each call.
+    The function's tensors must keep their places: what it changes, it changes in place. The result
+    is copied, so that it outlives the next call. It draws from these `generators` alone, which may
+    be seeded anew before each call.
     """
 
-    def __init__(
-        self,
-        step: Callable[..., Tensor],
-        device: torch.device,
-        generators: Sequence[Generator] = (),
-    ) -> None:
-        self.step, self.device, self.calls = step, device, 0
-        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.device)
+    def __init__(self, device: torch.device, generators: Sequence[Generator] = ()) -> None:
+        self.device, self.calls = device, 0
+        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         for generator in generators:
             self.graph.register_generator_state(generator)
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        """A step: of the first few the kernels are launched one by one."""
+    def __call__(self, f: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """f(*arguments), always of the same f; in the first few calls its kernels are launched one
+        by one."""
         leaves, spec = tree_flatten(arguments)
         if self.calls == 0:
             self.places = [torch.as_tensor(leaf, device=self.device).clone() for leaf in leaves]
@@ -48,32 +45,34 @@ class Captured:
                 place.copy_(leaf, non_blocking=True)
             else:
                 place.fill_(leaf)
+        if self.calls < WARM_UP:
+            result = self._on_stream(f)
+        else:
+            if self.calls == WARM_UP:
+                with torch.cuda.graph(self.graph, stream=self.stream):
+                    self.result = f(*self.arguments)
+            self.graph.replay()
+            result = self.result.clone()
         self.calls += 1
-        if self.calls <= WARM_UP:
-            return self._on_stream()
-        if self.calls == WARM_UP + 1:
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self.result = self.step(*self.arguments)
-        self.graph.replay()
-        return self.result.clone()
+        return result
 
-    def _on_stream(self) -> Tensor:
-        """The step on the stream of the capture, as autograd wants it warmed up."""
+    def _on_stream(self, f: Callable[..., Tensor]) -> Tensor:
+        """f on the stream of the capture, as autograd wants it warmed up."""
         here = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
-            result = self.step(*self.arguments)
+            result = f(*self.arguments)
         here.wait_stream(self.stream)
         return result.clone()
 
 
 class CapturedCalls:
-    """The calls of a network on a GPU as CUDA graphs, one for each shape of its arguments, which
-    outlive the times that they are in use."""
+    """The calls of a network on a GPU as CUDA graphs, one for each kind of arguments, which outlive
+    the times that they are in use."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self.graphs: dict[tuple[torch.Size, ...], Captured] = {}
+        self.graphs: dict[Any, Captured] = {}
 
     @contextmanager
     def in_use(self, device: torch.device) -> Iterator[None]:
@@ -81,10 +80,11 @@ class CapturedCalls:
         forward, own = self.net.forward, self.net.__dict__.get("forward")
 
         def run(*arguments: Tensor) -> Tensor:
-            shapes = tuple(a.shape for a in arguments)
-            if shapes not in self.graphs:
-                self.graphs[shapes] = Captured(forward, device)
-            return self.graphs[shapes](*arguments)
+            kind = tuple((a.shape, a.dtype) for a in arguments)
+            graph = self.graphs.pop(kind, None) or Captured(device)
+            result = graph(forward, *arguments)
+            self.graphs[kind] = graph  # and not one that failed, for want of memory it may be
+            return result
 
         if device.type == "cuda":
             self.net.forward = run  # pyright: ignore[reportAttributeAccessIssue]
@@ -109,4 +109,7 @@ def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
     from torch._dynamo import config  # here, for it takes seconds to import
 
     config.suppress_errors = True
-    return torch.compile(f)
+    # One for each model of a study; a model that was compiled before is known again.
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, MOST_COMPILED)
+    return torch.compile(f, dynamic=False)

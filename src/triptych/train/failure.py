@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from triptych.train.distributed import leads
+from triptych.train.resume import resume, save
 from triptych.train.trainer import Run, Trainer
 
 
@@ -30,7 +31,7 @@ def drop_failed(trainer: Trainer) -> list[Failure]:
     that go on simply resume from theirs.
     """
     trainer.step, bad = int(trainer.first_bad.item()), trainer.bad.tolist()
-    trainer.save()
+    save(trainer)
     failures, good = [], []
     for s, run in enumerate(trainer.runs):
         if not bad[s]:
@@ -43,7 +44,7 @@ def drop_failed(trainer: Trainer) -> list[Failure]:
     trainer.runs = [trainer.runs[s] for s in good]
     trainer.models = [trainer.models[s] for s in good]
     if good:
-        trainer.resume()
+        resume(trainer)
     return failures
 
 

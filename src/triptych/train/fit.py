@@ -22,6 +22,8 @@ from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
+from triptych.train.resume import resume as resume_training
+from triptych.train.resume import save
 from triptych.train.signals import Stop, StopRequested, stop_on_signals
 from triptych.train.trainer import Listener, Run, Trainer, nobody
 
@@ -55,10 +57,10 @@ def fit(
     runs = [Run(*of_seed) for of_seed in zip(seeds, folders, heard, strict=True)]
     trainer = Trainer(models, runs, data, config)
     if resume:
-        trainer.resume()
+        resume_training(trainer)
     else:
         prepare(trainer)
-        trainer.save()  # so that seeds in a stack always have a step in common
+        save(trainer)  # so that seeds in a stack always have a step in common
     for run in runs if leads() else ():
         cut_log(run.folder / "metrics.jsonl", trainer.step)
     bf16 = config.bf16 and bf16_helps(trainer.device)
@@ -99,7 +101,7 @@ def _loop(
             trainer.log(validation=validation)
         stopping, saving = agreed(trainer, stop, due)
         if last or stopping or saving:
-            trainer.save()
+            save(trainer)
             saved_at = time.monotonic()
         if stopping and not last:
             number = stop.number or signal.SIGTERM  # of another process

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from triptych.errors import UserError
 from triptych.objectives import at_step
-from triptych.train import checkpoint
 from triptych.train.batches import Batches, Inputs, TrainingData
 from triptych.train.capture import Captured, can_compile, compiled
-from triptych.train.checkpoint import Checkpoint
 from triptych.train.distributed import (
     check_batch,
     image_dimensions,
@@ -27,7 +24,6 @@ from triptych.train.distributed import (
     world,
 )
 from triptych.train.ensemble import Ensemble
-from triptych.train.files import flush
 from triptych.train.order import (
     VALIDATION,
     TrainConfig,
@@ -38,7 +34,6 @@ from triptych.train.order import (
     total_steps,
 )
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 WORTH_COMPILING = 10_000  # steps: compiling takes a minute
 Values = Mapping[str, float]
 Listener = Callable[[int, Values], None]
@@ -58,12 +53,6 @@ class Run:
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     early: dict[str, Tensor] = field(default_factory=dict)
-
-
-def common_step(folders: Sequence[Path]) -> int | None:
-    """The last step of which all these folders have a whole checkpoint."""
-    steps = [{loop["step"] for loop in checkpoint.loops(folder)} for folder in folders]
-    return max(set.intersection(*steps), default=None)
 
 
 class Trainer:
@@ -94,13 +83,12 @@ class Trainer:
         self.models, self.ensemble = list(models), Ensemble(models)
         self.batches = Batches(self.data, self.config, self.steps, models[0])
         self.generators = [torch.Generator(self.device) for _ in models]
-        self.losses = self.ensemble.losses
-        if self.steps >= WORTH_COMPILING and can_compile(self.device):
-            self.losses = compiled(self.losses)
-        captured = on_gpu and world() == 1
-        self.update = (
-            Captured(self._update, self.device, self.generators) if captured else self._update
-        )
+        self.losses, self.captured = self.ensemble.losses, None
+        if on_gpu and world() == 1:
+            self.captured = Captured(self.device, self.generators)
+            if self.steps >= WORTH_COMPILING and can_compile(self.device):
+                self.losses = compiled(self.losses)
+        self.images_at = self._images_at() if world() > 1 else None
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
         self.optimizer = torch.optim.AdamW(
             self.ensemble.parameters,
@@ -130,7 +118,9 @@ class Trainer:
             generator.manual_seed(state_of(seed, self.step))
         inputs = self.batches.inputs(seeds, self.step)
         lr = learning_rate(self.config, self.step, self.steps)
-        losses = self.update(inputs, self.step, lr, 1 - ema_decay(self.config, self.step))
+        arguments = (inputs, self.step, lr, 1 - ema_decay(self.config, self.step))
+        captured = self.captured
+        losses = captured(self._update, *arguments) if captured else self._update(*arguments)
         self.step += 1
         return losses
 
@@ -144,8 +134,8 @@ class Trainer:
         so that the step can be found and repeated later.
         """
         x, noise = self.batches.draw(inputs, self.generators)
-        if world() > 1:
-            x, noise = self.my_share(x, noise)
+        if self.images_at is not None:
+            x, noise = share(x, 1), tree_map(share, noise, self.images_at)
         losses = self.losses(x, noise).mean(1)
         losses.sum().backward()
         losses = summed(losses.detach()) / world()
@@ -167,11 +157,11 @@ class Trainer:
         """What is being trained, out of autograd's sight."""
         return [p.detach() for p in self.ensemble.parameters]
 
-    def my_share(self, x: Tensor, noise: Any) -> tuple[Tensor, Any]:
-        """Of a batch, what this process computes."""
+    def _images_at(self) -> Any:
+        """Which dimension of each leaf of a step's noise counts images, of which this process
+        computes its share."""
         g, at = generator_for(0, 0, self.device), at_step(self.models[0], 0.0)
-        images_at = image_dimensions(lambda n: self.batches.noise(n, dict(at), [g]))
-        return share(x, 1), tree_map(share, noise, images_at)
+        return image_dimensions(lambda n: self.batches.noise(n, dict(at), [g]))
 
     # --- validation ---
 
@@ -206,78 +196,6 @@ class Trainer:
     def average(self, s: int) -> dict[str, Tensor]:
         """A copy of the s-th seed's averaged weights."""
         return {k: v.detach().clone() for k, v in self.ensemble.full_state(s, self.ema).items()}
-
-    # --- what is on disk ---
-
-    def save(self) -> None:
-        """One checkpoint for each seed, after the log that leads up to it."""
-        if not leads():
-            return
-        adam = [self._moments(p) for p in self.ensemble.parameters]
-        for s, run in enumerate(self.runs):
-            moments = {
-                f"{m}.{name}": tensor
-                for m in MOMENTS
-                for name, tensor in self.ensemble.state(s, [a[m] for a in adam]).items()
-            }
-            model = self.ensemble.full_state(s, self.parameters())
-            ema = self.ensemble.full_state(s, self.ema)
-            loop = {"step": self.step, "best": run.best_loss, "seconds": self.seconds}
-            loop |= {"steps": self.steps, "seed": run.seed, "threads": torch.get_num_threads()}
-            loop |= {"stack": [r.seed for r in self.runs], "world": world()}
-            loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
-            if (log := run.folder / "metrics.jsonl").exists():
-                flush(log)
-            saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
-            checkpoint.save(run.folder, saved)
-
-    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Adam's state of a parameter, which is zero before the first step."""
-        zeros = {m: torch.zeros_like(parameter) for m in MOMENTS}
-        return self.optimizer.state.get(parameter) or zeros
-
-    def resume(self) -> None:
-        """Take every seed up at the last step of which all have a checkpoint.
-
-        After a crash in the middle of a save, that is the one before for some of them.
-        """
-        step = common_step([run.folder for run in self.runs])
-        saved = [checkpoint.load(run.folder, step) for run in self.runs]
-        if step is None and len(saved) > 1:
-            raise UserError(
-                f"{self.runs[0].folder} and its stack have no step in common; delete them"
-            )
-        for model, run, c in zip(self.models, self.runs, saved, strict=True):
-            checkpoint.load_into(model, c.model, run.folder)
-            self._check(c, run.folder)
-            run.best_loss, run.early = c.loop["best"], c.early
-            run.best = c.best if math.isfinite(run.best_loss) else {}
-        self.use(self.models)
-        self.step, self.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
-        names = self.ensemble.names
-
-        def gather(parts: Sequence[dict[str, Tensor]], prefix: str = "") -> list[Tensor]:
-            rows = [[part[prefix + n] for part in parts] for n in names]
-            return [r[0] if len(r) == 1 else torch.stack(r) for r in rows]
-
-        for ours, theirs in zip(self.ema, gather([c.ema for c in saved]), strict=True):
-            ours.copy_(theirs)
-        moments = [gather([c.optimizer for c in saved], f"{m}.") for m in MOMENTS]
-        for p, exp_avg, exp_avg_sq in zip(self.ensemble.parameters, *moments, strict=True):
-            self.optimizer.state[p] = {
-                "step": torch.tensor(float(self.step), device=self.device),
-                "exp_avg": torch.empty_like(p).copy_(exp_avg),
-                "exp_avg_sq": torch.empty_like(p).copy_(exp_avg_sq),
-            }
-
-    def _check(self, saved: Checkpoint, folder: Path) -> None:
-        """Refuse what would not fit, or would be broadcast until it does."""
-        state = saved.model
-        weights = {n: state[n] for n in self.ensemble.names}
-        moments = {f"{m}.{n}": w for m in MOMENTS for n, w in weights.items()}
-        checkpoint.check_like(saved.optimizer, moments, folder)
-        for part in (saved.ema, saved.best, saved.early):
-            checkpoint.check_like(part or state, state, folder)
 
     def log(self, **values: Any) -> None:
         """A line in each seed's metrics.jsonl; lists hold one value for each seed."""

@@ -1,0 +1,97 @@
+"""What a training leaves on disk, and how it is taken up again."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triptych.errors import UserError
+from triptych.train import checkpoint
+from triptych.train.checkpoint import Checkpoint
+from triptych.train.distributed import leads, world
+from triptych.train.files import flush
+from triptych.train.trainer import Trainer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def common_step(folders: Sequence[Path]) -> int | None:
+    """The last step of which all these folders have a whole checkpoint."""
+    steps = [{loop["step"] for loop in checkpoint.loops(folder)} for folder in folders]
+    return max(set.intersection(*steps), default=None)
+
+
+def save(trainer: Trainer) -> None:
+    """One checkpoint for each seed, after the log that leads up to it."""
+    if not leads():
+        return
+    adam = [_moments(trainer, p) for p in trainer.ensemble.parameters]
+    for s, run in enumerate(trainer.runs):
+        moments = {
+            f"{m}.{name}": tensor
+            for m in MOMENTS
+            for name, tensor in trainer.ensemble.state(s, [a[m] for a in adam]).items()
+        }
+        model = trainer.ensemble.full_state(s, trainer.parameters())
+        ema = trainer.ensemble.full_state(s, trainer.ema)
+        loop = {"step": trainer.step, "best": run.best_loss, "seconds": trainer.seconds}
+        loop |= {"steps": trainer.steps, "seed": run.seed, "threads": torch.get_num_threads()}
+        loop |= {"stack": [r.seed for r in trainer.runs], "world": world()}
+        loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        if (log := run.folder / "metrics.jsonl").exists():
+            flush(log)
+        saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
+        checkpoint.save(run.folder, saved)
+
+
+def _moments(trainer: Trainer, parameter: Tensor) -> dict[str, Tensor]:
+    """Adam's state of a parameter, which is zero before the first step."""
+    zeros = {m: torch.zeros_like(parameter) for m in MOMENTS}
+    return trainer.optimizer.state.get(parameter) or zeros
+
+
+def resume(trainer: Trainer) -> None:
+    """Take every seed up at the last step of which all have a checkpoint.
+
+    After a crash in the middle of a save, that is the one before for some of them.
+    """
+    step = common_step([run.folder for run in trainer.runs])
+    saved = [checkpoint.load(run.folder, step) for run in trainer.runs]
+    if step is None and len(saved) > 1:
+        raise UserError(
+            f"{trainer.runs[0].folder} and its stack have no step in common; delete them"
+        )
+    for model, run, c in zip(trainer.models, trainer.runs, saved, strict=True):
+        checkpoint.load_into(model, c.model, run.folder)
+        _check(trainer, c, run.folder)
+        run.best_loss, run.early = c.loop["best"], c.early
+        run.best = c.best if math.isfinite(run.best_loss) else {}
+    trainer.use(trainer.models)
+    trainer.step, trainer.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
+    names = trainer.ensemble.names
+
+    def gather(parts: Sequence[dict[str, Tensor]], prefix: str = "") -> list[Tensor]:
+        rows = [[part[prefix + n] for part in parts] for n in names]
+        return [r[0] if len(r) == 1 else torch.stack(r) for r in rows]
+
+    for ours, theirs in zip(trainer.ema, gather([c.ema for c in saved]), strict=True):
+        ours.copy_(theirs)
+    moments = [gather([c.optimizer for c in saved], f"{m}.") for m in MOMENTS]
+    for p, exp_avg, exp_avg_sq in zip(trainer.ensemble.parameters, *moments, strict=True):
+        trainer.optimizer.state[p] = {
+            "step": torch.tensor(float(trainer.step), device=trainer.device),
+            "exp_avg": torch.empty_like(p).copy_(exp_avg),
+            "exp_avg_sq": torch.empty_like(p).copy_(exp_avg_sq),
+        }
+
+
+def _check(trainer: Trainer, saved: Checkpoint, folder: Path) -> None:
+    """Refuse what would not fit, or would be broadcast until it does."""
+    state = saved.model
+    weights = {n: state[n] for n in trainer.ensemble.names}
+    moments = {f"{m}.{n}": w for m in MOMENTS for n, w in weights.items()}
+    checkpoint.check_like(saved.optimizer, moments, folder)
+    for part in (saved.ema, saved.best, saved.early):
+        checkpoint.check_like(part or state, state, folder)
