@@ -99,7 +99,7 @@ def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
     """The study's jobs, those that take longest first so that no core idles at the end.
 
     `side_by_side`, the seeds of a model are one job, but for those with convolutions: they fill a
-    GPU one by one, and stacked convolutions are slow.
+    GPU one by one, and torch has none that are stacked in bfloat16.
     """
     groups = [
         (plan.recipe, seeds)
