@@ -56,6 +56,7 @@ def refused(capsys, *words):
         (["sample", "nowhere", "-n", "0"], "-n 0"),
         (["sample", "nowhere", "--out", "grid.gif"], "grid.gif"),
         (["report", "nowhere"], "nowhere"),
+        (["explore", "nowhere"], "nowhere"),
         (["train", "vae", "--device", "mps"], "mps"),
         (["train", "vae", "--dataset", "mnist", "--data", "nowhere"], "nowhere"),
         (["study", "demo", "--workers", "-1"], "--workers -1"),

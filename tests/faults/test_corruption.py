@@ -19,6 +19,7 @@ from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
 from triptych.report import arrays
 from triptych.report.arrays import read_npz
+from triptych.report.explorer import write_explorer
 from triptych.report.load import read_study
 from triptych.study.grid import from_toml
 from triptych.study.recipes import recipes_for
@@ -161,21 +162,42 @@ def test_the_arrays_of_a_run(run, rng):
     assert survives([path], read, same, rng) > 0.5 * TIMES
 
 
-def test_a_study_and_its_results(tmp_path, rng):
+def a_study():
+    """(study.json, results.json) of one model with one score."""
     known = {"name": "t", "title": "T", "part": "A", "family": "vae", "prior": None, "view": "raw"}
     recipe = known | {"latent_dim": 2, "epochs": 1.5, "parameters": 9, "architecture": "a"}
     row = {"model": "t", "metric": "elbo", "unit": "nats", "mean": -80.25, "std": None}
     row |= {"n_seeds": 1, "seeds": [0], "values": [-80.25]}
     asked = {"schema": 1, "name": "s", "dataset": "digits", "seeds": [0], "recipes": [recipe]}
-    found = {"schema": 1, "study": "s", "scores": [row], "failures": []}
-    for name, plain in (("study.json", asked), ("results.json", found)):
-        (tmp_path / name).write_text(json.dumps(sealed(plain)))
-    original = read_study(tmp_path)
+    return asked, {"schema": 1, "study": "s", "scores": [row], "failures": []}
+
+
+def test_a_study_and_its_results(tmp_path, rng):
     paths = [tmp_path / "study.json", tmp_path / "results.json"]
+    for path, plain in zip(paths, a_study(), strict=True):
+        path.write_text(json.dumps(sealed(plain)))
+    original = read_study(tmp_path)
     assert survives(paths, lambda: read_study(tmp_path), original.__eq__, rng) > 0.7 * TIMES
-    for name, plain in (("study.json", asked), ("results.json", found)):
-        (tmp_path / name).write_text(json.dumps(plain))  # of an earlier version, without a seal
+    for path, plain in zip(paths, a_study(), strict=True):
+        path.write_text(json.dumps(plain))  # of an earlier version, without a seal
     survives(paths, lambda: read_study(tmp_path), lambda s: True, rng)
+
+
+def test_what_a_page_shows_of_a_run(tmp_path, rng):
+    for name, plain in zip(("study.json", "results.json"), a_study(), strict=True):
+        (tmp_path / name).write_text(json.dumps(sealed(plain)))
+    run = tmp_path / "t/seed-0"
+    run.mkdir(parents=True)
+    images = rng.integers(0, 256, (16, 1, 8, 8)).astype(np.uint8)
+    for name in ("samples", "nearest"):
+        np.savez_compressed(run / f"{name}.npz", images=images)
+    rows = [{"step": s, "loss": 80.5 - s, "validation": 81} for s in range(1, 9)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    costs = {"seconds": {"train": 12.5}, "peak_memory_bytes": 2**30, "finished": "2026-11-26"}
+    costs |= {"device": "cpu: x", "threads": 1, "libraries": {"torch": "2"}, "git_commit": None}
+    (run / "manifest.json").write_text(json.dumps(costs))
+    paths = sorted(run.iterdir())
+    assert survives(paths, lambda: write_explorer(tmp_path), lambda page: True, rng) > 0.3 * TIMES
 
 
 def test_a_study_file(tmp_path, rng):

@@ -11,7 +11,7 @@ import tyro
 from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Evaluate, Sample, Train
-from triptych.cli.studies import Demo, Handin, Report, Study
+from triptych.cli.studies import Demo, Explore, Handin, Report, Study
 
 REQUEUE = 75
 COMMANDS: dict[str, Any] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Any] = {
     "sample": Sample,
     "reproduce": Reproduce,
     "report": Report,
+    "explore": Explore,
     "handin": Handin,
     "data": Data,
     "train-features": TrainFeatures,

@@ -1,5 +1,6 @@
 """Commands about a whole study: run it, report it, hand it in."""
 
+import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class Study:
             print(f"failed: {failure['model']} seed {failure['seed']}: {failure['reason']}")
         if outcome.results["scores"]:
             with locked(folder, wait=True):
-                print(f"wrote {write_report(folder)}")
+                print(f"wrote {write_report(folder)} and report.html")
         if outcome.unfinished:
             raise RunFailed(
                 f"{outcome.unfinished} runs of {folder} are not finished; what they have is saved, "
@@ -89,7 +90,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.pdf and the figures of a study that has results."""
+    """Write report.pdf, report.html and the figures of a study that has results."""
 
     study: Positional[Path]
     """folder of a study"""
@@ -97,7 +98,25 @@ class Report:
     def run(self) -> None:
         from triptych.report import write_report
 
-        print(f"wrote {write_report(self.study)}")
+        print(f"wrote {write_report(self.study)} and report.html")
+
+
+@dataclass(frozen=True)
+class Explore:
+    """Write report.html of a study that has results: every score, run and sample on one page."""
+
+    study: Positional[Path]
+    """folder of a study"""
+    open: bool = False
+    """also open it in the browser"""
+
+    def run(self) -> None:
+        from triptych.report import write_explorer
+
+        path = write_explorer(self.study)
+        print(f"wrote {path}")
+        if self.open:
+            webbrowser.open(path.absolute().as_uri())
 
 
 @dataclass(frozen=True)

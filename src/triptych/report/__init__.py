@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
+from triptych.report.explorer import write_explorer
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.latent_figure import latent_ddpm
@@ -11,7 +12,7 @@ from triptych.report.load import read_study
 from triptych.report.page import write_page
 from triptych.report.snippets import Ask
 
-__all__ = ["handin", "write_report"]
+__all__ = ["handin", "write_explorer", "write_report"]
 
 DRAWN = (
     *(likelihood, growth, dimensions, frechet, terms, tradeoff),
@@ -20,7 +21,8 @@ DRAWN = (
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Sets the page, measures it, draws the figures that it has no room for; returns report.pdf.
+    """Sets the page, measures it, draws the figures that it has no room for, and writes the page
+    that has room for all, report.html; returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.
@@ -29,4 +31,5 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
     report = write_page(study, snippets)
     for draw in DRAWN:
         draw(study)
+    write_explorer(study.folder)
     return report

@@ -47,6 +47,11 @@ class Summary:
     mc_std: float | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """A value for each seed."""
+        if not 0 < len(self.values) == len(self.seeds):
+            raise ValueError(f"{len(self.values)} values of {len(self.seeds)} seeds")
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -190,13 +195,18 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
     if found is None:
         return None
     seed, path = found
+    return seed, read_images(path, n)[:n]
+
+
+def read_images(path: Path, least: int = 1) -> np.ndarray:
+    """The images [n, H, W] of samples.npz or nearest.npz, of which there must be so many."""
     images = read_npz(path, ("images",))["images"]
-    if images.ndim != 4 or len(images) < n or images.dtype != np.uint8:
+    if images.ndim != 4 or len(images) < least or images.dtype != np.uint8:
         raise UserError(
-            f"{path} holds images of shape {images.shape}, and the report shows {n} of "
+            f"{path} holds images of shape {images.shape}, and the report shows {least} of "
             "[n, 1, H, W]: evaluate the run again."
         )
-    return seed, images[:n, 0]
+    return images[:, 0]
 
 
 def read_arrays(study: Study, recipe: Recipe, file: str, *names: str) -> list[dict[str, Any]]:

@@ -93,9 +93,9 @@ def runs(n: int) -> str:
     return f"{n} run" if n == 1 else f"{n} runs"
 
 
-def decimals_for(values: Sequence[float], most: int = 4) -> int:
-    """Decimals that show the smallest of these numbers with two digits, between 2 and `most`."""
-    for decimals in range(2, most):
+def decimals_for(values: Sequence[float], most: int = 4, least: int = 2) -> int:
+    """Decimals that show the smallest of these numbers with two digits, `least` to `most`."""
+    for decimals in range(least, most):
         if all(abs(v) == 0 or abs(v) >= 10.0 ** (1 - decimals) for v in values):
             return decimals
     return most

@@ -1,0 +1,191 @@
+"""report.html: all that a study stored on one page, to be looked at in a browser.
+
+The page has no room to keep: every metric with its protocol and all seeds, paired differences, the
+course of the training, all samples, the figures, what each run cost. It stands alone, images and
+all, and asks nothing of a network.
+"""
+
+import base64
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from triptych.report.load import Recipe, Study, read_images, read_study
+from triptych.report.panels import metrics
+from triptych.report.training import HEIGHT, WIDTH, Chart, chart
+from triptych.report.wording import capital, count, dataset_name, labels, number, runs
+from triptych.study.recipes import validated
+from triptych.train.files import read_json, write_text
+
+PAGE = "report.html"
+BESIDE = ("report.pdf", "handin.zip")
+ACROSS = 8  # samples in a row
+SHEET = 240  # pixels that a row should have on the screen
+PAPER = 255  # white; digits are drawn in black
+CAPTIONS = {
+    "prior-posterior": "prior and aggregate posterior",
+    "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior",
+    "likelihood": "bounds on the log-likelihood, 95% interval over runs",
+    "iwae-growth": "IWAE-k against k",
+    "dimensions": "divergence of each latent dimension from the prior's marginal",
+    "manifold": "E[x|z] over the latent plane",
+    "samples": "samples",
+    "nearest": "samples above the training images nearest to them",
+    "fid-growth": "FID against the number of samples",
+    "bound-terms": "terms of the bound",
+    "quality-time": "FID against the time of a sample",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images of one run: a picture as a data URI, and its size on the screen."""
+
+    seed: int
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """All of one model that is not a score."""
+
+    recipe: Recipe
+    title: str
+    chart: Chart | None
+    samples: list[Shown]
+    nearest: list[Shown]
+    costs: list[dict[str, str]]
+    settings: list[tuple[str, str]]
+
+
+def write_explorer(study_folder: Path) -> Path:
+    """Writes report.html beside the study's results, of which it reads no more than there is."""
+    study = read_study(Path(study_folder))
+    settings = {r["name"]: r for r in read_json(study.folder / "study.json")["recipes"]}
+    titles = labels(study, study.recipes)
+    models = [
+        _model(study, recipe, title, settings[recipe.name])
+        for recipe, title in zip(study.recipes, titles, strict=True)
+    ]
+    template = _environment().get_template("explorer.html")
+    page = template.render(
+        study=study,
+        dataset=dataset_name(study.dataset),
+        models=models,
+        metrics=metrics(study),
+        figures=_figures(study),
+        plane=(WIDTH, HEIGHT),
+        beside=[name for name in BESIDE if (study.folder / name).is_file()],
+        titles={m.recipe.name: m.title for m in models},
+    )
+    path = study.folder / PAGE
+    write_text(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    """Templates of this folder; every value is escaped, and none may be missing."""
+    found = Environment(
+        loader=PackageLoader("triptych.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"count": count, "capital": capital, "runs": runs}
+    return found
+
+
+def _model(study: Study, recipe: Recipe, title: str, asked: dict[str, Any]) -> Model:
+    folders = {seed: study.folder / recipe.name / f"seed-{seed}" for seed in study.seeds}
+    samples, nearest = [], []
+    for seed, folder in folders.items():
+        if not (folder / "samples.npz").is_file():
+            continue
+        images = read_images(folder / "samples.npz")
+        samples.append(_shown(seed, images))
+        if (folder / "nearest.npz").is_file() and len(images) >= ACROSS:
+            near = read_images(folder / "nearest.npz", ACROSS)
+            nearest.append(_shown(seed, _in_turn(images, near)))
+    manifests = {seed: folder / "manifest.json" for seed, folder in folders.items()}
+    costs = [_run(seed, path) for seed, path in manifests.items() if path.is_file()]
+    parts = (flat(asked[part]) for part in ("model", "train") if isinstance(asked.get(part), dict))
+    settings = [entry for part in parts for entry in part]
+    return Model(recipe, title, chart(study, recipe), samples, nearest, costs, settings)
+
+
+def flat(settings: dict[str, Any], inside: str = "") -> list[tuple[str, str]]:
+    """Settings and their values, those in a table under its name."""
+    found = []
+    for key, value in settings.items():
+        inner = isinstance(value, dict)
+        found += flat(value, f"{inside}{key}.") if inner else [(f"{inside}{key}", str(value))]
+    return found
+
+
+def _in_turn(images: NDArray[np.uint8], near: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows of samples, each above the row of what is nearest to them."""
+    n = min(len(images), len(near)) // ACROSS * ACROSS
+    pair = [x[:n].reshape(-1, ACROSS, *x.shape[1:]) for x in (images, near)]
+    return np.stack(pair, 1).reshape(-1, *images.shape[1:])
+
+
+def _shown(seed: int, images: NDArray[np.uint8]) -> Shown:
+    """Images [n, H, W] in rows, black on white, as a PNG."""
+    n, h, w = images.shape
+    rows = -(-n // ACROSS)
+    sheet = np.zeros((rows * ACROSS, h + 1, w + 1), np.uint8)
+    sheet[:n, 1:, 1:] = images
+    sheet = sheet.reshape(rows, ACROSS, h + 1, w + 1).swapaxes(1, 2)
+    mosaic = PAPER - sheet.reshape(rows * (h + 1), ACROSS * (w + 1))
+    raw = BytesIO()
+    Image.fromarray(mosaic).save(raw, "PNG", optimize=True)
+    height, width = mosaic.shape
+    times = max(1, SHEET // width)
+    return Shown(seed, _uri(raw.getvalue()), times * width, times * height)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is shown of a run's manifest.json."""
+
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    device: str
+    threads: int
+    libraries: dict[str, str]
+    finished: str
+    git_commit: str | None = None
+
+
+def _run(seed: int, path: Path) -> dict[str, str]:
+    """What a run cost, where, and by which code."""
+    found: Manifest = validated(Manifest, read_json(path), str(path))
+    return {
+        "seed": str(seed),
+        **{k: f"{number(v, 0)} s" for k, v in found.seconds.items()},
+        "memory": f"{number(found.peak_memory_bytes / 2**30, 1)} GiB",
+        "device": f"{found.device}, {found.threads} thread{'s' * (found.threads != 1)}",
+        "torch": found.libraries.get("torch", ""),
+        "commit": found.git_commit or "",
+        "finished": found.finished[:16].replace("T", " "),
+    }
+
+
+def _figures(study: Study) -> list[tuple[str, str]]:
+    """(caption, data URI) of those that were drawn, in the order of CAPTIONS."""
+    folder = study.folder / "figures"
+    paths = [(words, folder / f"{name}.png") for name, words in CAPTIONS.items()]
+    return [(words, _uri(path.read_bytes())) for words, path in paths if path.is_file()]
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,87 @@
+"""What each metric is, in a sentence, and which way is better."""
+
+import re
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """`better` is "higher", "lower", or nothing where neither is."""
+
+    words: str
+    better: str = ""
+
+
+UNKNOWN = Meaning("")
+METRICS = {
+    "elbo": Meaning("evidence lower bound on log p(x), its mean over images", "higher"),
+    "ais": Meaning("log p(x) by annealed importance sampling, a lower bound in mean", "higher"),
+    "ais-bracket": Meaning(
+        "between annealing forwards and backwards on images that the model drew: how far annealing "
+        "may be off",
+        "lower",
+    ),
+    "effective-samples": Meaning(
+        "effective number of an image's importance samples, the median over images", "higher"
+    ),
+    "unreliable-share": Meaning(
+        "images whose importance weights have a Pareto k-hat above 0.7: K is too small for them",
+        "lower",
+    ),
+    "kl-aggregate": Meaning("from the aggregate posterior q(z) to the prior p(z)", "lower"),
+    "mutual-information": Meaning(
+        "of image and latent under q; of n images it cannot exceed log n"
+    ),
+    "energy-distance": Meaning(
+        "between draws of q(z) and of p(z), or of a latent DDPM's chain", "lower"
+    ),
+    "mmd2": Meaning(
+        "squared maximum mean discrepancy between q(z) and p(z), or a latent DDPM's chain", "lower"
+    ),
+    "classifier-accuracy": Meaning(
+        "of a classifier that tells draws of q(z) from those of p(z), or of a latent DDPM's chain; "
+        "one half where it cannot",
+        "lower",
+    ),
+    "active-units": Meaning("latent dimensions whose posterior mean varies with the image"),
+    "bpd": Meaning("bits per dimension of the 8-bit data", "lower"),
+    "bpd-ode": Meaning("bits per dimension by the probability-flow ODE", "lower"),
+    "inverse-error": Meaning(
+        "largest error of a pixel that is passed through the flow and back", "lower"
+    ),
+    "share-outside": Meaning("sampled pixels outside [0, 1], clipped before use", "lower"),
+    "fid": Meaning("Fréchet distance between features of samples and of test images", "lower"),
+    "fid-infinity": Meaning("FID extrapolated to infinitely many samples", "lower"),
+    "fid-prior": Meaning("FID of what the VAE decodes from its own prior", "lower"),
+    "fid-reconstruction": Meaning(
+        "FID of decoded latents of training images: what a perfect chain would have", "lower"
+    ),
+    "kid": Meaning("kernel distance between features of samples and of test images", "lower"),
+    "precision": Meaning("samples that lie among real images", "higher"),
+    "recall": Meaning("real images that lie among samples", "higher"),
+    "density": Meaning("how many real neighbourhoods hold a sample, on average", "higher"),
+    "coverage": Meaning("real images whose neighbourhood holds a sample", "higher"),
+    "confidence": Meaning("of the classifier in the samples' classes, on average"),
+    "class-distance": Meaning(
+        "total variation between the classes of samples and of images", "lower"
+    ),
+    "nearest-ratio": Meaning(
+        "distance of samples to the nearest training image over that of test images: well below 1 "
+        "where training images are repeated"
+    ),
+    "samples-per-second": Meaning("by the clock, after a warm-up", "higher"),
+}
+OF_PRIOR = "-prior"
+
+
+def meaning(metric: str) -> Meaning:
+    """Of IWAE-K for any K, too; and, of a latent DDPM, of the VAE's own prior."""
+    if metric in METRICS:
+        return METRICS[metric]
+    if found := re.fullmatch(r"iwae-(\d+)", metric):
+        return Meaning(f"bound on log p(x) from {found[1]} importance samples an image", "higher")
+    if found := re.fullmatch(r"bpd-iwae-(\d+)", metric):
+        return Meaning(f"bits per dimension from {found[1]} dequantizations an image", "lower")
+    if metric.removesuffix(OF_PRIOR) in METRICS:
+        words, better = METRICS[metric.removesuffix(OF_PRIOR)]
+        return Meaning(words.replace("a latent DDPM's chain", "here the VAE's own prior"), better)
+    return UNKNOWN

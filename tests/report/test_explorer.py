@@ -1,0 +1,291 @@
+"""report.html: every score, in its own protocol, and nothing that a file says as markup."""
+
+import json
+import shutil
+import webbrowser
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import OF_2026, Synthetic, edit, summary, write_study
+
+from triptych.cli import main
+from triptych.errors import UserError
+from triptych.report.explorer import ACROSS, flat, write_explorer
+from triptych.report.glossary import UNKNOWN, meaning
+from triptych.report.load import read_study
+from triptych.report.panels import Axis, Panel, metrics
+from triptych.report.training import HEIGHT, WIDTH, chart, read_log, ticks
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+class Page(HTMLParser):
+    """What a browser finds: text, addresses, the models that parts belong to, tags left open."""
+
+    VOID = ("meta", "input", "img")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.addresses, self.models, self.open = "", [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.addresses += [v for k, v in attrs if k in ("src", "href")]
+        self.models += [found["data-model"]] if "data-model" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def panels(folder: Path, metric: str) -> list[Panel]:
+    """Those of one metric."""
+    return next(m.panels for m in metrics(read_study(folder)) if m.name == metric)
+
+
+def write_logs(folder: Path, seeds=(0, 1, 2)) -> None:
+    """A training of 100 steps of each run, whose loss falls from 300 to 80."""
+    for run in (folder / m / f"seed-{s}" for m in ("vae-gaussian", "ddpm") for s in seeds):
+        rows = [{"step": s, "loss": 80 + 220 * 0.9**s, "seconds": 0.1} for s in range(1, 101)]
+        rows += [{"step": 100, "validation": 79.0}]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_every_score_is_on_the_page_in_a_table_of_its_protocol(folder):
+    study = read_study(folder)
+    found = metrics(study)
+    rows = [(m.name, r.model) for m in found for p in m.panels for r in p.rows]
+    assert sorted(rows) == sorted((s.metric, s.model) for s in study.scores)
+    page = Page(write_explorer(folder))
+    assert not page.open
+    assert all(r.value in page.text for m in found for p in m.panels for r in p.rows)
+    assert all(m.meaning.words in page.text for m in found)
+
+
+def test_scores_of_different_protocols_share_no_table(folder):
+    def other_images(content):
+        row = next(s for s in content["scores"] if s["metric"] == "elbo")
+        row["protocol"]["n"] = 500
+
+    edit(folder / "results.json", other_images)
+    found = panels(folder, "elbo")
+    assert sorted(len(p.rows) for p in found) == [1, 2]
+    assert {"n = 500" in p.protocol.replace("\xa0", " ") for p in found} == {True, False}
+    assert sum(p.pairs == [] for p in found) == 1  # the two that are left are still compared
+
+
+def test_models_under_two_protocols_are_not_compared(folder):
+    def twice(content):
+        row = next(s for s in content["scores"] if s["metric"] == "elbo")
+        content["scores"].append(row | {"protocol": row["protocol"] | {"n": 500}})
+
+    edit(folder / "results.json", twice)
+    found = panels(folder, "elbo")
+    assert sorted(len(p.rows) for p in found) == [1, 3]
+    assert all(p.pairs == [] for p in found)
+
+
+def test_digits_follow_the_spread_or_of_single_runs_the_score(folder, one_seed):
+    (elbo,), (fid,) = panels(folder, "elbo"), panels(one_seed, "fid")
+    least = min(s.std or 1 for s in read_study(folder).scores if s.metric == "elbo")
+    digits = len(elbo.rows[0].value.rsplit(".")[-1])
+    assert 10 <= least * 10**digits < 100
+    shown = next(r for r in fid.rows if r.model == "ddpm").value
+    assert len(shown.replace(".", "")) == 4
+    assert fid.ends is not None
+
+
+def test_differences_are_row_less_column_and_marked_where_clear(folder):
+    study = read_study(folder)
+    (panel,) = panels(folder, "elbo")
+    for row, cells in zip(panel.rows, panel.pairs, strict=True):
+        for cell in cells:
+            if cell is None:
+                continue
+            d = study.difference("elbo", row.model, cell.model)
+            assert d is not None
+            assert d.interval95 is not None
+            assert float(cell.text.replace("\N{MINUS SIGN}", "-")) == pytest.approx(d.mean, abs=0.1)
+            assert cell.clear == (d.interval95[0] > 0 or d.interval95[1] < 0)
+    assert [c is None for c in panel.pairs[0]] == [True, False, False]
+
+
+def test_places_on_an_axis_keep_order_and_proportion():
+    straight, log = Axis.of([10.0, 20.0, 40.0]), Axis.of([1.0, 10.0, 100.0])
+    a, b, c = (straight.at(v) for v in (10, 20, 40))
+    assert (c - b) / (b - a) == pytest.approx(2, rel=1e-2)
+    a, b, c = (log.at(v) for v in (1, 10, 100))
+    assert c - b == pytest.approx(b - a, abs=0.02)
+    assert 0 < a < c < 100
+    assert (log.at(-5), log.at(0.01), log.at(1e9)) == (0, 0, 100)
+    same = Axis.of([3.0, 3.0])
+    assert same.at(3.0) == 50
+
+
+def test_a_row_has_a_dot_for_each_run_and_its_level(folder):
+    (fid,) = panels(folder, "fid")
+    assert fid.level == "real images"
+    for row in fid.rows:
+        assert len(row.dots) == 3
+        assert row.level_at is not None
+        assert row.level_at < min(at for at, _ in row.dots)
+
+
+def test_text_of_a_file_is_not_markup(tmp_path):
+    evil = "<script>x('y')</script> & \"z\""
+    folder = write_study(tmp_path / "s", Synthetic(titles={"vae-gaussian": evil}))
+    failure = {"model": "vae-flow", "seed": 2, "reason": "<b>loss</b>"}
+    edit(folder / "results.json", lambda c: c["failures"].append(failure))
+    page = Page(write_explorer(folder))
+    raw = (folder / "report.html").read_text()
+    assert raw.count("<script>") == 1
+    assert evil in page.text
+    assert "seed 2: <b>loss</b>" in page.text
+
+
+def test_the_page_stands_alone(folder):
+    from triptych.report.figures import samples
+
+    samples(read_study(folder))
+    page = Page(write_explorer(folder))
+    images = [a for a in page.addresses if a.startswith("data:image/png;base64,")]
+    # samples and what is nearest of 6 models x 3 seeds, and a figure
+    assert len(images) == 37
+    rest = [a for a in page.addresses if a not in images]
+    assert all(a.startswith("#") for a in rest)
+    assert "http" not in (folder / "report.html").read_text().replace("http-equiv", "")
+    assert set(page.models) == {r.name for r in read_study(folder).recipes}
+
+
+def test_training_is_drawn_inside_its_frame(folder):
+    write_logs(folder)
+    study = read_study(folder)
+    found = chart(study, study.recipes[0])
+    assert found is not None
+    assert [(line.seed, line.validation) for line in found.lines] == [
+        (s, v) for s in (0, 1, 2) for v in (False, True)
+    ]
+    for line in found.lines:
+        points = [tuple(map(float, p.split(","))) for p in line.points.split()]
+        assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+        assert points[-1][0] == WIDTH
+    heights = [float(p.split(",")[1]) for p in found.lines[0].points.split()]
+    assert heights == sorted(heights)  # the loss falls, and down is down
+    assert len(heights) == 91  # the first tenth is above the frame, which it does not stretch
+    assert "training of VAE, Gaussian prior" in write_explorer(folder).read_text()
+
+
+def test_a_torn_last_line_is_left_out_and_any_other_is_named(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": NaN}\n{"step": 3, "lo')
+    assert read_log(log) == ([(1.0, 3.0)], [])
+    log.write_text("")
+    assert read_log(log) == ([], [])
+    for broken in ('{"step": 1, "lo\n{"step": 2, "loss": 1}', '[1]\n{"loss": 2}\n', "3\n4\n"):
+        log.write_text(broken)
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+            read_log(log)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 100.0), (-0.013, 0.021), (64.8, 91.3), (0, 13750)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 5
+    assert all(low <= t <= high for t in found)
+    step = found[1] - found[0]
+    assert f"{step:.0e}"[0] in "125"
+
+
+def test_settings_in_a_table_have_its_name():
+    asked = {"kind": "latent", "vae": {"beta": 1e-6, "hidden": [8]}}
+    assert flat(asked) == [("kind", "latent"), ("vae.beta", "1e-06"), ("vae.hidden", "[8]")]
+
+
+def test_results_without_their_runs_can_be_explored(tmp_path):
+    for name in ("study.json", "results.json"):
+        shutil.copy(RESULTS / "brief-2026" / name, tmp_path)
+    page = Page(write_explorer(tmp_path))
+    assert "samples-per-second" in page.text
+    assert "Training" not in page.text
+    assert "Samples" not in page.text
+
+
+def test_every_metric_of_the_reference_results_has_a_meaning():
+    stored = [json.loads(p.read_text()) for p in RESULTS.glob("*/results.json")]
+    metrics = {s["metric"] for content in stored for s in content["scores"]}
+    assert len(metrics) > 25
+    assert [m for m in metrics if meaning(m) == UNKNOWN] == []
+    assert meaning("iwae-77").better == "higher"
+    assert meaning("bpd-iwae-3").better == "lower"
+    assert "own prior" in meaning("mmd2-prior").words
+    assert meaning("of-a-plugin") == UNKNOWN
+
+
+def test_an_unknown_metric_of_one_run_is_shown_as_it_is(one_seed):
+    odd = summary("ddpm", "of-a-plugin", [0.0], {"n": 5})
+    edit(one_seed / "results.json", lambda c: c["scores"].append(odd))
+    (panel,) = panels(one_seed, "of-a-plugin")
+    assert panel.pairs == []
+    assert panel.ends is None
+    assert panel.rows[0].interval == "–"
+    assert "of-a-plugin" in write_explorer(one_seed).read_text()
+
+
+def test_images_of_another_type_are_named(folder):
+    run = folder / "vae-gaussian/seed-1"
+    np.savez(run / "nearest.npz", images=np.zeros((ACROSS, 1, 8, 8)))
+    with pytest.raises(UserError, match=r"nearest\.npz holds images of shape"):
+        write_explorer(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("manifest.json", '{"seconds": 3}'),
+        ("manifest.json", "[]"),
+        ("samples.npz", "no archive"),
+        ("metrics.jsonl", "{\n{\n"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_page_before_is_kept(folder, file, content):
+    before = write_explorer(folder).read_text()
+    (folder / "vae-gaussian/seed-1" / file).write_text(content)
+    with pytest.raises(UserError, match=f"seed-1/{file}"):
+        write_explorer(folder)
+    assert (folder / "report.html").read_text() == before
+
+
+def test_the_command_says_where_and_opens_it_if_asked(folder, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.chdir(folder.parent)
+    main(["explore", folder.name])
+    assert capsys.readouterr().out == f"wrote {folder.name}/report.html\n"
+    assert opened == []
+    main(["explore", folder.name, "--open"])
+    assert opened == [(folder / "report.html").as_uri()]
+
+
+def test_samples_fewer_than_a_row_have_a_picture(folder):
+    run = folder / "vae-gaussian/seed-0"
+    np.savez(run / "samples.npz", images=np.zeros((ACROSS - 3, 1, 8, 8), np.uint8))
+    assert f'width="{3 * ACROSS * 9}" height="27"' in write_explorer(folder).read_text()
+
+
+def test_a_study_of_the_2026_edition(tmp_path):
+    folder = write_study(tmp_path / "s", Synthetic(edition="2026", pixel=OF_2026))
+    write_logs(folder)
+    page = Page(write_explorer(folder))
+    assert "samples-per-second" in page.text
+    assert not page.open
