@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pdfplumber
 import pytest
-from synthetic import OF_2026, Synthetic, edit, write_run, write_study
+from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
 
 from triptych.errors import UserError
 from triptych.report import handin, write_report
@@ -322,6 +322,19 @@ def test_too_few_samples(folder, code):
     np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=images)
     with pytest.raises(UserError, match="shows 4"):
         set_page(folder, code)
+
+
+def test_a_short_report_keeps_its_parts_together(tmp_path, code):
+    """What is left of the page is below the text, not between figure, table and columns."""
+    ask = Synthetic(part_b=False, priors={"vae-spline": NINE["vae-spline"]})
+    with pdfplumber.open(set_page(write_study(tmp_path / "short", ask), code)) as pdf:
+        words = pdf.pages[0].extract_words()
+    top = {w["text"]: w["top"] for w in reversed(words)}
+    above = max(w["bottom"] for w in words if w["bottom"] < top["Table"])
+    assert 12 < top["Table"] - above < 30
+    below = max(w["bottom"] for w in words if w["bottom"] < top["Models."])
+    assert 12 < top["Models."] - below < 35  # and the table's line
+    assert max(w["bottom"] for w in words) < 600
 
 
 def test_handin_packs_code_configuration_and_report(folder, code):

@@ -23,6 +23,8 @@ from triptych.report.snippets import Ask, Snippet, cut
 
 HERE = Path(__file__).parent
 TEXT_WIDTH, TEXT_HEIGHT = 17.0 * 72 / 2.54, 25.7 * 72 / 2.54
+BOTTOM = 27.7 * 72 / 2.54  # of the text, from the page's top
+MOST_GAP = 16.0  # points more between two parts of page 1: a short report ends before the page does
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,9 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
             heights["prior-posterior"] = panels.height
         text = discuss(study, CITATIONS, look.brief)
         content = build(study, edition, group, heights, text, look.details, look.brief)
-        press.update(leading=look.leading, snippets=[], **content)
+        press.update(leading=look.leading, gap=0.0, snippets=[], **content)
         if _fit_columns(press):
+            _spread_out(press)
             break
     _draw_panels(press, study, look.panel)
 
@@ -181,6 +184,13 @@ def _fit_columns(press: Press) -> bool:
             low = middle
     press.update(columns_height=high)
     return press.marks()["page-end"].page == 1
+
+
+def _spread_out(press: Press) -> None:
+    """Gives what is left of page 1 to the gaps between its parts."""
+    left = BOTTOM - press.marks()["page-end"].y - 1.0  # a point for rounding
+    gaps = len(press.data["wide"]) + (press.data["last"] is not None)
+    press.update(gap=max(0.0, min(MOST_GAP, left / (gaps + 1))))
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
