@@ -238,6 +238,19 @@ def test_a_ddpm_is_sampled_as_asked():
         assert x.shape == (2, 1, 8, 8)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_samples_are_drawn_in_bfloat16_unless_it_is_forbidden(bf16, monkeypatch):
+    monkeypatch.setattr("triptych.evaluate.drawing.bf16_helps", lambda device: True)
+    model, seen = built("ddpm"), set()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda layer, x, y: seen.add(y.dtype))
+    how = Evaluation(steps=2, bf16=bf16)
+    x = sampler(model, how, generator_for(0, 0, torch.device("cpu")))(2)
+    assert seen == {torch.bfloat16 if bf16 else torch.float32}
+    assert x.dtype == torch.float32
+
+
 def test_eta_reaches_the_sampler():
     def draw(eta):
         how = Evaluation(steps=3, eta=eta)

@@ -111,6 +111,8 @@ class Evaluate:
     """temperatures of the annealing"""
     ode_images: int = 0
     """likelihood of the first so many by a DDPM's ODE"""
+    bf16: bool = True
+    """decode and draw in bfloat16 where the hardware has it"""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
 
     def run(self) -> None:
@@ -121,7 +123,7 @@ class Evaluate:
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
 
-        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images")
+        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
         usual = asdict(Evaluation())
         ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
         asked = ours | self.sampling.asked()

@@ -22,7 +22,8 @@ TOGETHER, TOGETHER_ON_GPU = 500, 2500  # images drawn at a time
 
 
 def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], Tensor]:
-    """A function that draws the next n samples of a model, its networks in bfloat16 if that helps.
+    """A function that draws the next n samples of a model, its networks in bfloat16 if that helps
+    and is not forbidden.
 
     Only the networks that make samples run so; everything that measures them does not. On a GPU a
     chain's network is called as a CUDA graph.
@@ -32,7 +33,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
             f"temperature = {how.temperature:g} is of a pixel flow, not of a "
             f"{type(model).__name__}; choose 1"
         )
-    bf16, chain = bf16_helps(g.device), chain_of(model)
+    bf16, chain = how.bf16 and bf16_helps(g.device), chain_of(model)
     graphs = CapturedCalls(nn.Identity() if chain is None else chain.net)
 
     @torch.no_grad()

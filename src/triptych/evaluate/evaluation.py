@@ -23,8 +23,9 @@ class Evaluation:
     """IWAE-K uses the first so many of the images."""
     elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     bf16: bool = True
-    """Decode those samples of binary pixels in bfloat16 where the hardware has it: the bounds move
-    by less than their Monte Carlo error (measured in results/README.md)."""
+    """In bfloat16 where the hardware has it: importance samples of binary pixels are decoded, and
+    samples drawn. Bounds move by less than their Monte Carlo error, and FID by less than it does
+    from one draw to another (measured in results/README.md)."""
     images: Annotated[int, Ge(2)] = 10_000
     """The first so many test images, or all if there are fewer; also the N of the FID."""
     ais_images: Annotated[int, Ge(0)] = 0
