@@ -1,6 +1,7 @@
 """report.html: every score, in its own protocol, and nothing that a file says as markup."""
 
 import json
+import re
 import shutil
 import webbrowser
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ from synthetic import OF_2026, Synthetic, edit, summary, write_study
 
 from triptych.cli import main
 from triptych.errors import UserError
+from triptych.report import write_report
+from triptych.report.check import LimitError
 from triptych.report.explorer import ACROSS, flat, write_explorer
 from triptych.report.glossary import UNKNOWN, meaning
 from triptych.report.load import read_study
@@ -69,7 +72,9 @@ def test_every_score_is_on_the_page_in_a_table_of_its_protocol(folder):
     assert sorted(rows) == sorted((s.metric, s.model) for s in study.scores)
     page = Page(write_explorer(folder))
     assert not page.open
-    assert all(r.value in page.text for m in found for p in m.panels for r in p.rows)
+    text = re.sub(r"\s", "", page.text)
+    for row in (r for m in found for p in m.panels for r in p.rows):
+        assert re.sub(r"\s", "", row.value + row.interval + row.error + row.level) in text
     assert all(m.meaning.words in page.text for m in found)
 
 
@@ -96,6 +101,53 @@ def test_models_under_two_protocols_are_not_compared(folder):
     assert all(p.pairs == [] for p in found)
 
 
+def test_a_model_that_was_sampled_in_two_ways_has_two_rows_and_no_differences(folder):
+    def again(content):
+        row = next(s for s in content["scores"] if (s["model"], s["metric"]) == ("ddpm", "fid"))
+        content["scores"].append(row | {"protocol": row["protocol"] | {"steps": 7}})
+
+    edit(folder / "results.json", again)
+    (panel,) = panels(folder, "fid")
+    assert [r.model for r in panel.rows].count("ddpm") == 2
+    assert [("7 steps" in r.how) for r in panel.rows].count(True) == 1
+    assert panel.pairs == []
+
+
+def test_annealings_of_other_lengths_share_no_table(folder):
+    def annealed(content):
+        for model, steps in (("vae-gaussian", 300), ("vae-flow", 3000)):
+            content["scores"].append(summary(model, "ais", [-70.0], {"n": 100, "steps": steps}))
+
+    edit(folder / "results.json", annealed)
+    assert sorted(p.protocol[-3:] for p in panels(folder, "ais")) == ["000", "300"]
+
+
+def test_numbers_that_are_none_have_no_place_and_leave_the_others_theirs(folder):
+    def broken(content):
+        rows = [s for s in content["scores"] if s["metric"] == "elbo"]
+        rows[0] |= {"values": [float("nan"), float("inf"), -80.0], "mean": float("nan")}
+        rows[0] |= {"interval95": [float("-inf"), float("inf")]}
+
+    edit(folder / "results.json", broken)
+    (panel,) = panels(folder, "elbo")
+    assert (panel.rows[0].mean_at, panel.rows[0].band) == (None, None)
+    assert len(panel.rows[0].dots) == 1
+    places = [place for r in panel.rows[1:] for place, _ in r.dots]
+    assert max(places) - min(places) > 50
+    assert '"nan"' not in write_explorer(folder).read_text()
+
+
+def test_a_level_that_only_some_rows_have(folder):
+    def without(content):
+        row = next(s for s in content["scores"] if s["metric"] == "fid")
+        del row["protocol"]["floor"]
+
+    edit(folder / "results.json", without)
+    (panel,) = panels(folder, "fid")
+    assert [r.level_at is None for r in panel.rows] == [True, False, False]
+    assert [r.level == "" for r in panel.rows] == [True, False, False]
+
+
 def test_digits_follow_the_spread_or_of_single_runs_the_score(folder, one_seed):
     (elbo,), (fid,) = panels(folder, "elbo"), panels(one_seed, "fid")
     least = min(s.std or 1 for s in read_study(folder).scores if s.metric == "elbo")
@@ -107,18 +159,23 @@ def test_digits_follow_the_spread_or_of_single_runs_the_score(folder, one_seed):
 
 
 def test_differences_are_row_less_column_and_marked_where_clear(folder):
+    def unclear(content):
+        content["differences"][0]["interval95"] = [-1.0, 1.0]
+
+    edit(folder / "results.json", unclear)
     study = read_study(folder)
     (panel,) = panels(folder, "elbo")
     for row, cells in zip(panel.rows, panel.pairs, strict=True):
-        for cell in cells:
+        for column, cell in zip(panel.rows, cells, strict=True):
             if cell is None:
                 continue
-            d = study.difference("elbo", row.model, cell.model)
+            d = study.difference("elbo", row.model, column.model)
             assert d is not None
             assert d.interval95 is not None
             assert float(cell.text.replace("\N{MINUS SIGN}", "-")) == pytest.approx(d.mean, abs=0.1)
             assert cell.clear == (d.interval95[0] > 0 or d.interval95[1] < 0)
     assert [c is None for c in panel.pairs[0]] == [True, False, False]
+    assert {c.clear for row in panel.pairs for c in row if c} == {True, False}
 
 
 def test_places_on_an_axis_keep_order_and_proportion():
@@ -129,6 +186,10 @@ def test_places_on_an_axis_keep_order_and_proportion():
     assert c - b == pytest.approx(b - a, abs=0.02)
     assert 0 < a < c < 100
     assert (log.at(-5), log.at(0.01), log.at(1e9)) == (0, 0, 100)
+    assert straight.ends() == ("8", "42")
+    assert log.ends() == ("0.76", "132")
+    assert log.log
+    assert not straight.log
     same = Axis.of([3.0, 3.0])
     assert same.at(3.0) == 50
 
@@ -171,7 +232,7 @@ def test_the_page_stands_alone(folder):
 def test_training_is_drawn_inside_its_frame(folder):
     write_logs(folder)
     study = read_study(folder)
-    found = chart(study, study.recipes[0])
+    found = chart(study.runs(study.recipes[0]))
     assert found is not None
     assert [(line.seed, line.validation) for line in found.lines] == [
         (s, v) for s in (0, 1, 2) for v in (False, True)
@@ -186,12 +247,61 @@ def test_training_is_drawn_inside_its_frame(folder):
     assert "training of VAE, Gaussian prior" in write_explorer(folder).read_text()
 
 
+def test_a_loss_that_begins_low_stays_in_the_frame_too(tmp_path):
+    """As it does with KL warm-up."""
+    rows = [{"step": s, "loss": 50 + 30 * (1 - 0.9**s)} for s in range(1, 101)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = chart([(0, tmp_path)])
+    assert found is not None
+    heights = [float(p.split(",")[1]) for p in found.lines[0].points.split()]
+    assert 0 < min(heights) < max(heights) < HEIGHT
+    assert len(heights) == 91
+    texts = [text for _, text in found.y_ticks]
+    assert len(set(texts)) == len(texts) > 1
+    assert not any("." in text for text in texts)
+
+
+def test_runs_that_were_not_asked_for_are_not_shown(folder):
+    def fewer(content):
+        for recipe in content["recipes"]:
+            recipe["seeds"] = [0] if recipe["part"] == "B" else [0, 1, 2]
+
+    edit(folder / "study.json", fewer)
+    text = write_explorer(folder).read_text()
+    assert "samples of DDPM, seed 0" in text
+    assert "samples of DDPM, seed 1" not in text
+    assert "samples of VAE, flow prior, seed 2" in text
+
+
+def test_the_vae_of_a_latent_ddpm_was_trained_too(tmp_path):
+    folder = write_study(tmp_path / "s", Synthetic(seeds=(0,), edition="2026", pixel=OF_2026))
+    for place, end in (("seed-0", 2.0), ("autoencoder/seed-0", 40.0)):
+        (folder / "latent-one" / place).mkdir(parents=True, exist_ok=True)
+        rows = f'{{"step": 1, "loss": 50.0}}\n{{"step": 9, "loss": {end}}}\n'
+        (folder / "latent-one" / place / "metrics.jsonl").write_text(rows)
+    text = write_explorer(folder).read_text()
+    assert "training of Latent, beta = 1: its VAE" in text
+    assert "training: ends at 40.00" in text
+    assert "training: ends at 2.00" in text
+
+
+def test_the_page_is_written_where_the_report_breaks_a_limit(folder):
+    (folder / "discussion.md").write_text("word " * 5000)
+    with pytest.raises(LimitError):
+        write_report(folder)
+    assert not (folder / "report.pdf").exists()
+    assert (folder / "report.html").is_file()
+
+
 def test_a_torn_last_line_is_left_out_and_any_other_is_named(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": NaN}\n{"step": 3, "lo')
     assert read_log(log) == ([(1.0, 3.0)], [])
     log.write_text("")
     assert read_log(log) == ([], [])
+    log.write_text('{"step": 1, "loss": 1' + "0" * 400 + "}\n{}")
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+        read_log(log)
     for broken in ('{"step": 1, "lo\n{"step": 2, "loss": 1}', '[1]\n{"loss": 2}\n', "3\n4\n"):
         log.write_text(broken)
         with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
@@ -226,9 +336,9 @@ def test_every_metric_of_the_reference_results_has_a_meaning():
     metrics = {s["metric"] for content in stored for s in content["scores"]}
     assert len(metrics) > 25
     assert [m for m in metrics if meaning(m) == UNKNOWN] == []
+    assert "own prior of its VAE" in meaning("mmd2-prior").words
     assert meaning("iwae-77").better == "higher"
     assert meaning("bpd-iwae-3").better == "lower"
-    assert "own prior" in meaning("mmd2-prior").words
     assert meaning("of-a-plugin") == UNKNOWN
 
 
@@ -240,6 +350,12 @@ def test_an_unknown_metric_of_one_run_is_shown_as_it_is(one_seed):
     assert panel.ends is None
     assert panel.rows[0].interval == "–"
     assert "of-a-plugin" in write_explorer(one_seed).read_text()
+
+
+def test_scores_without_a_value_for_each_seed_are_refused(folder):
+    edit(folder / "results.json", lambda c: c["scores"][0]["values"].pop())
+    with pytest.raises(UserError, match="2 values of 3 seeds"):
+        write_explorer(folder)
 
 
 def test_images_of_another_type_are_named(folder):
@@ -288,4 +404,5 @@ def test_a_study_of_the_2026_edition(tmp_path):
     write_logs(folder)
     page = Page(write_explorer(folder))
     assert "samples-per-second" in page.text
+    assert "samples, n\xa0=\xa064" in page.text
     assert not page.open

@@ -21,15 +21,17 @@ DRAWN = (
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Sets the page, measures it, draws the figures that it has no room for, and writes the page
-    that has room for all, report.html; returns report.pdf.
+    """Sets the page, measures it, draws the figures that it has no room for, and in any case writes
+    the page that has room for all, report.html; returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
-    report = write_page(study, snippets)
-    for draw in DRAWN:
-        draw(study)
-    write_explorer(study.folder)
-    return report
+    try:
+        report = write_page(study, snippets)
+        for draw in DRAWN:
+            draw(study)
+        return report
+    finally:
+        write_explorer(study.folder)

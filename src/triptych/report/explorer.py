@@ -19,11 +19,12 @@ from PIL import Image
 from triptych.report.load import Recipe, Study, read_images, read_study
 from triptych.report.panels import metrics
 from triptych.report.training import HEIGHT, WIDTH, Chart, chart
-from triptych.report.wording import capital, count, dataset_name, labels, number, runs
+from triptych.report.wording import capital, count, dataset_name, labels, number
 from triptych.study.recipes import validated
 from triptych.train.files import read_json, write_text
 
 PAGE = "report.html"
+MANIFEST, AUTOENCODER = "manifest.json", "autoencoder"
 BESIDE = ("report.pdf", "handin.zip")
 ACROSS = 8  # samples in a row
 SHEET = 240  # pixels that a row should have on the screen
@@ -59,21 +60,24 @@ class Model:
 
     recipe: Recipe
     title: str
-    chart: Chart | None
+    charts: dict[str, Chart]
     samples: list[Shown]
     nearest: list[Shown]
     costs: list[dict[str, str]]
     settings: list[tuple[str, str]]
 
+    @property
+    def columns(self) -> list[str]:
+        """Of the table of costs; runs of several versions may have noted different ones."""
+        return list(dict.fromkeys(key for cost in self.costs for key in cost))
+
 
 def write_explorer(study_folder: Path) -> Path:
     """Writes report.html beside the study's results, of which it reads no more than there is."""
     study = read_study(Path(study_folder))
-    settings = {r["name"]: r for r in read_json(study.folder / "study.json")["recipes"]}
-    titles = labels(study, study.recipes)
     models = [
-        _model(study, recipe, title, settings[recipe.name])
-        for recipe, title in zip(study.recipes, titles, strict=True)
+        _model(study, recipe, title)
+        for recipe, title in zip(study.recipes, labels(study, study.recipes), strict=True)
     ]
     template = _environment().get_template("explorer.html")
     page = template.render(
@@ -100,14 +104,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"count": count, "capital": capital, "runs": runs}
+    found.filters |= {"thousands": count, "capital": capital}
     return found
 
 
-def _model(study: Study, recipe: Recipe, title: str, asked: dict[str, Any]) -> Model:
-    folders = {seed: study.folder / recipe.name / f"seed-{seed}" for seed in study.seeds}
-    samples, nearest = [], []
-    for seed, folder in folders.items():
+def _model(study: Study, recipe: Recipe, title: str) -> Model:
+    runs, samples, nearest = study.runs(recipe), [], []
+    for seed, folder in runs:
         if not (folder / "samples.npz").is_file():
             continue
         images = read_images(folder / "samples.npz")
@@ -115,11 +118,17 @@ def _model(study: Study, recipe: Recipe, title: str, asked: dict[str, Any]) -> M
         if (folder / "nearest.npz").is_file() and len(images) >= ACROSS:
             near = read_images(folder / "nearest.npz", ACROSS)
             nearest.append(_shown(seed, _in_turn(images, near)))
-    manifests = {seed: folder / "manifest.json" for seed, folder in folders.items()}
-    costs = [_run(seed, path) for seed, path in manifests.items() if path.is_file()]
-    parts = (flat(asked[part]) for part in ("model", "train") if isinstance(asked.get(part), dict))
-    settings = [entry for part in parts for entry in part]
-    return Model(recipe, title, chart(study, recipe), samples, nearest, costs, settings)
+    first = [(seed, folder.parent / AUTOENCODER / folder.name) for seed, folder in runs]
+    charts = {f"{title}: its VAE": chart(first), title: chart(runs)}
+    return Model(
+        recipe,
+        title,
+        {name: found for name, found in charts.items() if found is not None},
+        samples,
+        nearest,
+        [_cost(seed, folder) for seed, folder in runs if (folder / MANIFEST).is_file()],
+        flat(recipe.model) + flat(recipe.train),
+    )
 
 
 def flat(settings: dict[str, Any], inside: str = "") -> list[tuple[str, str]]:
@@ -166,8 +175,9 @@ class Manifest:
     git_commit: str | None = None
 
 
-def _run(seed: int, path: Path) -> dict[str, str]:
+def _cost(seed: int, folder: Path) -> dict[str, str]:
     """What a run cost, where, and by which code."""
+    path = folder / MANIFEST
     found: Manifest = validated(Manifest, read_json(path), str(path))
     return {
         "seed": str(seed),
@@ -176,7 +186,7 @@ def _run(seed: int, path: Path) -> dict[str, str]:
         "device": f"{found.device}, {found.threads} thread{'s' * (found.threads != 1)}",
         "torch": found.libraries.get("torch", ""),
         "commit": found.git_commit or "",
-        "finished": found.finished[:16].replace("T", " "),
+        "finished (UTC)": found.finished[:16].replace("T", " "),
     }
 
 

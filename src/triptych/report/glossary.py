@@ -12,6 +12,7 @@ class Meaning(NamedTuple):
 
 
 UNKNOWN = Meaning("")
+P, OF_PRIOR = "p(z) (a latent DDPM's chain)", "-prior"
 METRICS = {
     "elbo": Meaning("evidence lower bound on log p(x), its mean over images", "higher"),
     "ais": Meaning("log p(x) by annealed importance sampling, a lower bound in mean", "higher"),
@@ -31,20 +32,17 @@ METRICS = {
     "mutual-information": Meaning(
         "of image and latent under q; of n images it cannot exceed log n"
     ),
-    "energy-distance": Meaning(
-        "between draws of q(z) and of p(z), or of a latent DDPM's chain", "lower"
-    ),
-    "mmd2": Meaning(
-        "squared maximum mean discrepancy between q(z) and p(z), or a latent DDPM's chain", "lower"
-    ),
+    "energy-distance": Meaning(f"between draws of q(z) and of {P}", "lower"),
+    "mmd2": Meaning(f"squared maximum mean discrepancy between q(z) and {P}", "lower"),
     "classifier-accuracy": Meaning(
-        "of a classifier that tells draws of q(z) from those of p(z), or of a latent DDPM's chain; "
-        "one half where it cannot",
+        f"of a classifier that tells draws of q(z) from draws of {P}; one half where it cannot",
         "lower",
     ),
     "active-units": Meaning("latent dimensions whose posterior mean varies with the image"),
-    "bpd": Meaning("bits per dimension of the 8-bit data", "lower"),
-    "bpd-ode": Meaning("bits per dimension by the probability-flow ODE", "lower"),
+    "bpd": Meaning("bits per dimension of the integers, an upper bound", "lower"),
+    "bpd-ode": Meaning(
+        "bits per dimension by the probability-flow ODE, an upper bound in mean", "lower"
+    ),
     "inverse-error": Meaning(
         "largest error of a pixel that is passed through the flow and back", "lower"
     ),
@@ -58,7 +56,11 @@ METRICS = {
     "kid": Meaning("kernel distance between features of samples and of test images", "lower"),
     "precision": Meaning("samples that lie among real images", "higher"),
     "recall": Meaning("real images that lie among samples", "higher"),
-    "density": Meaning("how many real neighbourhoods hold a sample, on average", "higher"),
+    "density": Meaning(
+        "in how many neighbourhoods of k real images a sample lies, on average, over k; above real "
+        "images' own it is no gain",
+        "higher",
+    ),
     "coverage": Meaning("real images whose neighbourhood holds a sample", "higher"),
     "confidence": Meaning("of the classifier in the samples' classes, on average"),
     "class-distance": Meaning(
@@ -70,7 +72,6 @@ METRICS = {
     ),
     "samples-per-second": Meaning("by the clock, after a warm-up", "higher"),
 }
-OF_PRIOR = "-prior"
 
 
 def meaning(metric: str) -> Meaning:
@@ -78,10 +79,14 @@ def meaning(metric: str) -> Meaning:
     if metric in METRICS:
         return METRICS[metric]
     if found := re.fullmatch(r"iwae-(\d+)", metric):
-        return Meaning(f"bound on log p(x) from {found[1]} importance samples an image", "higher")
+        return Meaning(
+            f"lower bound on log p(x) from {found[1]} importance samples an image", "higher"
+        )
     if found := re.fullmatch(r"bpd-iwae-(\d+)", metric):
-        return Meaning(f"bits per dimension from {found[1]} dequantizations an image", "lower")
+        return Meaning(
+            f"upper bound on bits per dimension from {found[1]} dequantizations an image", "lower"
+        )
     if metric.removesuffix(OF_PRIOR) in METRICS:
         words, better = METRICS[metric.removesuffix(OF_PRIOR)]
-        return Meaning(words.replace("a latent DDPM's chain", "here the VAE's own prior"), better)
+        return Meaning(words.replace(P, "the own prior of its VAE"), better)
     return UNKNOWN

@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model of the study, as it was asked for. `part` is the assignment's: "A" or "B"."""
+    """One model of the study, as it was asked for. `part` is the assignment's: "A" or "B"; `model`
+    and `train` are its settings."""
 
     name: str
     title: str
@@ -29,6 +30,9 @@ class Recipe:
     epochs: float | int
     parameters: int
     architecture: str
+    seeds: list[int] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,11 +124,13 @@ class Study:
 
     def first_run(self, recipe: Recipe, file: str) -> tuple[int, Path] | None:
         """The first seed, in the order asked for, whose run holds `file`; never chosen by hand."""
-        for seed in self.seeds:
-            path = self.folder / recipe.name / f"seed-{seed}" / file
-            if path.is_file():
-                return seed, path
-        return None
+        paths = ((seed, folder / file) for seed, folder in self.runs(recipe))
+        return next(((seed, path) for seed, path in paths if path.is_file()), None)
+
+    def runs(self, recipe: Recipe) -> list[tuple[int, Path]]:
+        """(seed, folder) of each of its runs that was asked for."""
+        folder, seeds = self.folder / recipe.name, recipe.seeds or self.seeds
+        return [(seed, folder / f"seed-{seed}") for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ def read_images(path: Path, least: int = 1) -> np.ndarray:
 
 def read_arrays(study: Study, recipe: Recipe, file: str, *names: str) -> list[dict[str, Any]]:
     """The arrays of every run of the recipe that has `file`, in the order of the seeds."""
-    paths = [study.folder / recipe.name / f"seed-{seed}" / file for seed in study.seeds]
+    paths = [folder / file for _, folder in study.runs(recipe)]
     return [read_npz(path, names) for path in paths if path.is_file()]
 
 

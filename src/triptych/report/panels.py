@@ -1,15 +1,16 @@
 """Every score of a study: for each metric a panel for each protocol, with a row for each model."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from triptych.report.glossary import Meaning, meaning
-from triptych.report.load import Study, Summary
+from triptych.report.load import Difference, Study, Summary
 from triptych.report.tables import DASH, FREE_KEYS, best_iwae
 from triptych.report.wording import (
     count,
+    dataset_name,
     decimals_for,
     interval,
     labels,
@@ -28,7 +29,8 @@ ROOM = 0.06  # left free at either end of an axis
 
 @dataclass(frozen=True)
 class Row:
-    """A model's score, as text and as places on the panel's axis in per cent."""
+    """A model's score, as text and as places on the panel's axis in per cent; what is not finite
+    has none."""
 
     model: str
     title: str
@@ -37,7 +39,7 @@ class Row:
     error: str
     level: str
     how: str
-    mean_at: float
+    mean_at: float | None
     dots: list[tuple[float, str]]
     band: tuple[float, float] | None
     level_at: float | None
@@ -47,8 +49,8 @@ class Row:
 class Cell:
     """A paired difference, row less column; `clear` where its interval excludes zero."""
 
-    model: str
     text: str
+    interval: str
     title: str
     clear: bool
 
@@ -56,18 +58,19 @@ class Cell:
 @dataclass(frozen=True)
 class Panel:
     """`protocol` is what all rows share; `level` heads the column of null levels or real images;
-    `ends` of the axis, where there is more on it than one number."""
+    `ends` of the axis, where there is more on it than one number, and whether it is logarithmic."""
 
     protocol: str
     level: str
     ends: tuple[str, str] | None
+    log: bool
     rows: list[Row]
     pairs: list[list[Cell | None]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`main`: one of those that the report's tables have."""
+    """`main`: one of those that a reader looks for first."""
 
     name: str
     unit: str
@@ -94,38 +97,45 @@ def metrics(study: Study) -> list[Metric]:
 
 def _key(score: Summary) -> str:
     """What scores of one panel share."""
-    free = FREE_KEYS.get(score.metric, set()).union(PER_SEED, SAMPLING)
+    free = FREE_KEYS.get(score.metric, set()).union(PER_SEED, _sampling(score.protocol))
     return repr(sorted((k, repr(v)) for k, v in score.protocol.items() if k not in free))
 
 
+def _sampling(protocol: dict[str, Any]) -> tuple[str, ...]:
+    """Keys that say how samples were drawn; elsewhere `steps` are something else."""
+    return SAMPLING if "sampler" in protocol or "temperature" in protocol else ()
+
+
 def _panel(study: Study, titles: dict[str, str], scores: list[Summary]) -> Panel:
-    first = scores[0]
+    first = scores[0].protocol
     shared = {
         k: v
-        for k, v in first.protocol.items()
+        for k, v in first.items()
         if k not in PER_SEED and all(s.protocol.get(k) == v for s in scores)
     }
-    level = next((key for key in LEVELS if key in first.protocol), "")
-    drawn = {v for s in scores for v in _drawn(s, level)}
-    axis, decimals = Axis.of(drawn), _decimals(scores)
+    level = next((key for key in LEVELS if any(key in s.protocol for s in scores)), "")
+    drawn = {v for s in scores for v in _drawn(s, level) if math.isfinite(v)}
+    axis = Axis.of(drawn or {0.0})
     return Panel(
         _protocol(shared),
         LEVELS.get(level, ""),
-        axis.ends(max(decimals - 1, 0)) if len(drawn) > 1 else None,
-        [_row(titles, s, shared, level, axis, decimals) for s in scores],
-        _pairs(study, scores, titles, decimals),
+        axis.ends() if len(drawn) > 1 else None,
+        axis.log,
+        [_row(titles, s, shared, level, axis, _decimals(scores)) for s in scores],
+        _pairs(study, scores, titles),
     )
 
 
-def _decimals(scores: list[Summary]) -> int:
+def _decimals(scores: Sequence[Summary | Difference]) -> int:
     """Those that show the least deviation over runs with two digits; of single runs, the least
     score with four."""
     small = [s.std for s in scores if s.std] or [s.mean / 100 for s in scores]
-    return decimals_for(small, least=0)
+    return decimals_for(small, most=6, least=0)
 
 
 def _drawn(score: Summary, level: str) -> list[float]:
-    return [*score.values, score.mean, *([float(score.protocol[level])] if level else [])]
+    beside = score.protocol.get(level)
+    return [*score.values, score.mean, *([] if beside is None else [float(beside)])]
 
 
 @dataclass(frozen=True)
@@ -146,17 +156,22 @@ class Axis:
         margin = ROOM * (high - low) or 0.5 * abs(high) or 0.5
         return Axis(low - margin, high + margin, log)
 
-    def at(self, value: float) -> float:
+    def at(self, value: float) -> float | None:
         """Between 0 and 100; what lies beyond an end is at that end."""
+        if not math.isfinite(value):
+            return None
         if self.log:
             value = math.log(value) if value > 0 else self.low
         share = (value - self.low) / (self.high - self.low)
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
-    def ends(self, decimals: int) -> tuple[str, str]:
+    def ends(self) -> tuple[str, str]:
         """What stands at either end."""
-        low, high = (math.exp(v) if self.log else v for v in (self.low, self.high))
-        return number(low, decimals), number(high, decimals)
+        if self.log:
+            low, high = math.exp(self.low), math.exp(self.high)
+            return number(low, decimals_for([low], 6, 0)), number(high, decimals_for([high], 6, 0))
+        decimals = decimals_for([self.high - self.low], 6, 0)
+        return number(self.low, decimals), number(self.high, decimals)
 
 
 def _row(
@@ -167,63 +182,61 @@ def _row(
     axis: Axis,
     decimals: int,
 ) -> Row:
-    bounds = score.interval95
-    beside = float(score.protocol[level]) if level in score.protocol else None
+    bounds, beside = score.interval95, score.protocol.get(level)
     own = {k: v for k, v in score.protocol.items() if k not in shared and k not in PER_SEED}
     seeds = zip(score.seeds, score.values, strict=True)
-    band = None if bounds is None else (axis.at(bounds[0]), axis.at(bounds[1]))
+    dots = [(axis.at(v), f"seed {s}: {number(v, decimals + 1)}") for s, v in seeds]
+    ends = [axis.at(v) for v in bounds or ()]
+    band = [place for place in ends if place is not None]
     return Row(
         model=score.model,
         title=titles[score.model],
         value=spread(score.mean, score.std, decimals),
         interval=DASH if bounds is None else interval(bounds, decimals),
         error=DASH if score.mc_std is None else number(score.mc_std, decimals_for([score.mc_std])),
-        level="" if beside is None else number(beside, decimals),
+        level="" if beside is None else number(float(beside), decimals),
         how=_protocol(own),
         mean_at=axis.at(score.mean),
-        dots=[(axis.at(v), f"seed {s}: {number(v, decimals + 1)}") for s, v in seeds],
-        band=None if band is None else (band[0], round(band[1] - band[0], 2)),
-        level_at=None if beside is None else axis.at(beside),
+        dots=[(place, title) for place, title in dots if place is not None],
+        band=(band[0], round(band[1] - band[0], 2)) if len(band) == 2 else None,
+        level_at=None if beside is None else axis.at(float(beside)),
     )
 
 
 def _protocol(entries: dict[str, Any]) -> str:
     """A protocol, or a part of one, in words."""
-    parts = [str(entries["dataset"])] if "dataset" in entries else []
-    parts += [text for text in (split_and_n(entries), way_of_sampling(entries)) if text]
+    parts = [dataset_name(str(entries["dataset"]))] if "dataset" in entries else []
+    sampling = _sampling(entries)
+    way = way_of_sampling(entries) if sampling else ""
+    parts += [text for text in (split_and_n(entries), way) if text]
     if "features" in entries:
         digest = str(entries.get("feature_hash", ""))[:8]
         parts.append(f"features {entries['features']}" + (f" ({digest})" if digest else ""))
+    said = SAID | (set(sampling) - {"evaluations"} if way else set())
     for key, value in entries.items():
-        if key in SAID or (key in SAMPLING and way_of_sampling(entries) and key != "evaluations"):
-            continue
-        parts.append(f"{key} {count(value) if isinstance(value, int) else value}")
+        if key not in said:
+            parts.append(f"{key} {count(value) if isinstance(value, int) else value}")
     return ", ".join(parts)
 
 
-def _pairs(
-    study: Study, scores: list[Summary], titles: dict[str, str], decimals: int
-) -> list[list[Cell | None]]:
-    """Each model less each other; nothing where runs were not paired, or some were scored under
-    other protocols too: a difference does not say of which it is."""
+def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[list[Cell | None]]:
+    """Each model less each other; nothing where runs were not paired, or some were scored in
+    several ways: a difference does not say of which it is."""
     metric, names = scores[0].metric, [s.model for s in scores]
     everywhere = [s for s in study.scores if s.metric == metric and s.model in names]
-    if len(everywhere) > len(scores):
+    if len(everywhere) > len(set(names)):
         return []
-    rows = [[_cell(study, metric, a, b, titles, decimals) for b in names] for a in names]
-    return rows if any(cell for row in rows for cell in row) else []
+    found = [[None if a == b else study.difference(metric, a, b) for b in names] for a in names]
+    paired = [d for row in found for d in row if d is not None]
+    decimals = _decimals(paired)
+    return [[d and _cell(d, titles, decimals) for d in row] for row in found] if paired else []
 
 
-def _cell(
-    study: Study, metric: str, a: str, b: str, titles: dict[str, str], decimals: int
-) -> Cell | None:
-    found = None if a == b else study.difference(metric, a, b)
-    if found is None:
-        return None
-    title = f"{titles[a]} less {titles[b]}, {found.n_seeds} paired"
-    clear = False
-    if found.interval95 is not None:
-        low, high = found.interval95
-        clear = low > 0 or high < 0
-        title += f", 95% interval {interval(found.interval95, decimals)}"
-    return Cell(b, number(found.mean, decimals), title, clear)
+def _cell(d: Difference, titles: dict[str, str], decimals: int) -> Cell:
+    low, high = d.interval95 or (math.nan, math.nan)
+    return Cell(
+        number(d.mean, decimals),
+        interval(d.interval95, decimals) if d.interval95 else "",
+        f"{titles[d.a]} less {titles[d.b]}, {d.n_seeds} paired",
+        low > 0 or high < 0,
+    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from triptych.errors import UserError
-from triptych.report.load import Recipe, Study
 from triptych.report.wording import count, decimals_for, number
 
 WIDTH, HEIGHT = 300.0, 150.0  # of the plane in which lines are given
 SETTLED = 0.1  # of the steps: how it began would squeeze all that comes after
+LOG = "metrics.jsonl"
 TICKS = 4
 MOST = 1e12
 Points = list[tuple[float, float]]
@@ -21,7 +22,8 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One run's loss in training, or that of its averaged weights on the validation images."""
+    """One run's loss in training, or that of its averaged weights on the validation images; `end`:
+    its last value."""
 
     seed: int
     validation: bool
@@ -38,11 +40,10 @@ class Chart:
     y_ticks: list[tuple[float, str]]
 
 
-def chart(study: Study, recipe: Recipe) -> Chart | None:
-    """The training of every run of a model that has a log."""
+def chart(runs: Sequence[tuple[int, Path]]) -> Chart | None:
+    """The training of those of the runs, (seed, folder), that have a log."""
     logs: list[tuple[int, bool, Points]] = []
-    for seed in study.seeds:
-        path = study.folder / recipe.name / f"seed-{seed}" / "metrics.jsonl"
+    for seed, path in ((seed, folder / LOG) for seed, folder in runs):
         if path.is_file():
             loss, validation = read_log(path)
             logs += [(seed, False, loss), (seed, True, validation)]
@@ -56,15 +57,23 @@ def chart(study: Study, recipe: Recipe) -> Chart | None:
     low, high = low - margin, high + margin
 
     def placed(points: Points) -> str:
-        inside = [(x, y) for x, y in points if y <= high]
+        inside = [(x, y) for x, y in points if low <= y <= high]
         return " ".join(
             f"{x / last * WIDTH:.1f},{(high - y) / (high - low) * HEIGHT:.1f}" for x, y in inside
         )
 
-    lines = [Line(seed, kind, placed(p), _number(p[-1][1])) for seed, kind, p in logs]
-    x_ticks = [(x / last * WIDTH, count(int(x))) for x in ticks(0, last)]
-    y_ticks = [((high - y) / (high - low) * HEIGHT, _number(y)) for y in ticks(low, high)]
-    return Chart(lines, x_ticks, y_ticks)
+    lines = [
+        Line(seed, kind, placed(p), number(p[-1][1], decimals_for([p[-1][1]])))
+        for seed, kind, p in logs
+    ]
+    across = [x for x in ticks(0, last) if x == int(x)]
+    up = ticks(low, high)
+    decimals = max(0, -math.floor(math.log10(up[1] - up[0])))
+    return Chart(
+        lines,
+        [(x / last * WIDTH, count(int(x))) for x in across],
+        [((high - y) / (high - low) * HEIGHT, number(y, decimals)) for y in up],
+    )
 
 
 def read_log(path: Path) -> tuple[Points, Points]:
@@ -82,7 +91,7 @@ def read_log(path: Path) -> tuple[Points, Points]:
             [(float(row["step"]), float(row[key])) for row in rows if key in row]
             for key in ("loss", "validation")
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or delete it") from None
     return finite(loss), finite(validation)
 
@@ -98,8 +107,3 @@ def ticks(low: float, high: float) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
     return [float(v) for v in np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step]
-
-
-def _number(value: float) -> str:
-    """Of losses, which may be in nats or in hundredths: to three digits or more."""
-    return number(value, 1 if abs(value) >= 10 else decimals_for([value]))

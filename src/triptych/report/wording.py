@@ -105,7 +105,8 @@ def split_and_n(protocol: dict[str, Any]) -> str:
     """ "test split, n = 10 000, binarized at 0.5" out of a protocol."""
     parts = []
     if "split" in protocol:
-        parts.append(f"{protocol['split']} split")
+        drawn = protocol["split"] == "samples"
+        parts.append("samples" if drawn else f"{protocol['split']} split")
     if "n" in protocol:
         parts.append(f"n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{count(int(protocol['n']))}")
     if "view" in protocol:
