@@ -15,7 +15,7 @@ from triptych.report import handin, write_report
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
 from triptych.report.load import read_study
-from triptych.report.page import write_page
+from triptych.report.page import MOST_GAP, write_page
 from triptych.report.snippets import Ask
 from triptych.study.grid import named_study, study_json
 
@@ -331,9 +331,7 @@ def test_a_short_report_keeps_its_parts_together(tmp_path, code):
         words = pdf.pages[0].extract_words()
     top = {w["text"]: w["top"] for w in reversed(words)}
     above = max(w["bottom"] for w in words if w["bottom"] < top["Table"])
-    assert 12 < top["Table"] - above < 30
-    below = max(w["bottom"] for w in words if w["bottom"] < top["Models."])
-    assert 12 < top["Models."] - below < 35  # and the table's line
+    assert top["Table"] - above == pytest.approx(7 + MOST_GAP, abs=1)  # and nothing else
     assert max(w["bottom"] for w in words) < 600
 
 

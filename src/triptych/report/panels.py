@@ -228,7 +228,7 @@ def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[
         return []
     found = [[None if a == b else study.difference(metric, a, b) for b in names] for a in names]
     paired = [d for row in found for d in row if d is not None]
-    decimals = _decimals(paired)
+    decimals = _decimals(paired if any(d.std for d in paired) else scores)
     return [[d and _cell(d, titles, decimals) for d in row] for row in found] if paired else []
 
 
