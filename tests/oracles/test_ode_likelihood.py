@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.ode import divergence, flow_of, log_density, ode_bound
+from triptych.evaluate.ode import dequantization, divergence, flow_of, log_density, ode_bound
 from triptych.schedules import cosine_beta, linear_beta
 
 SHAPE, D = (1, 2, 2), 4
@@ -70,6 +70,49 @@ def test_the_bound_is_the_entropy_of_the_levels(g):
     error = bound.std().item() / len(bound) ** 0.5
     assert -bound.mean().item() == pytest.approx(entropy, abs=4 * error + 0.01)
     assert error < 0.05
+
+
+class TwoLevels(nn.Module):
+    """The best prediction of v where each pixel is -1/2 or 1/2, as often."""
+
+    def __init__(self, beta):
+        super().__init__()
+        ab = (1 - beta).cumprod(0)
+        self.log_s = ((1 - ab) / ab).log() / 2
+
+    def forward(self, x_t, t):
+        u = np.interp(t.numpy(), np.arange(len(self.log_s)), self.log_s.numpy())
+        s = torch.tensor(u).exp().view(-1, 1, 1, 1)
+        a = torch.rsqrt(1 + s**2)
+        x_0 = 0.5 * (0.5 * x_t / a / s**2).tanh()
+        return (x_t - a * x_0) / s - s * a * x_0
+
+
+@pytest.mark.parametrize("gamma_0", [-13.3, -11.0, -9.0])
+def test_the_bound_is_the_entropy_where_data_are_whole_numbers(gamma_0, g):
+    """However fine the first noise is beside a level: a half, one and a half, or three of its
+    deviations reach a level's end."""
+    alpha_bar = (-torch.linspace(gamma_0, 5, 1000)).sigmoid()
+    beta = 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
+    model = DDPM(TwoLevels(beta), beta, SHAPE, LEVELS, "v", clip=False)
+    k = (64 + 128 * torch.randint(2, (300, *SHAPE), generator=g)).double()
+    s_0 = flow_of(model).log_s[0].exp().item()
+    mass = math.erf(1 / (LEVELS - 1) / s_0 / math.sqrt(2))  # of the first noise inside a level
+    bound = ode_bound(model, k, g)
+    exact = D * (math.log(mass) - math.log(2))
+    assert bound.mean().item() == pytest.approx(exact, abs=0.02)
+    assert bound.std() < 0.2
+
+
+def test_offsets_are_normal_and_inside_their_level(g):
+    like = torch.zeros(200, *SHAPE)
+    for s in (1e-3, 0.3, 20.0):
+        offset, log_q = dequantization(like, s, 0.1, g)
+        assert offset.abs().max() <= 0.1
+        mass = math.erf(0.1 / s / math.sqrt(2))
+        inside = torch.distributions.Normal(0.0, s).log_prob(offset) - math.log(mass)
+        torch.testing.assert_close(log_q, inside.sum((1, 2, 3)))
+    assert offset.std().item() == pytest.approx(0.2 / 12**0.5, rel=0.05)  # uniform, by now
 
 
 def test_random_signs_give_the_trace_on_average():

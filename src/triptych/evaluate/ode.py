@@ -8,12 +8,15 @@ the chain's marginals, and the density along it, are
     d log p(y) / d log s = -(D - div_y x_0_hat),         y_T ~ N(0, I / alpha_T^2)
 
 Between two times log s is a straight line in t, and the network is asked there for times between
-the whole ones that it was trained on. Integers are dequantized, u ~ U(-1/2, 1/2):
+the whole ones that it was trained on. Integers are dequantized by the chain's own first noise, as
+far as it stays inside the level:
 
-    log P(k) >= E_u[log p(y = x_0(k) + w u)] + D log w,    w = 2 / (L-1) the width of a level
+    log P(k) >= E_q[log p(y) - log q(y|k)],  y = x_0(k) + s_0 e,  e ~ N(0, 1), |e| s_0 < 1 / (L-1)
+
+Data that are whole numbers have a p(y) of that shape around each of them; where s_0 is large beside
+a level, q is uniform.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +32,7 @@ from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
+FINER = 50  # times than the first noise, which an error of its own size would blur
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,36 @@ def ode_bound(
     """The bound on log P(k) of each image of integers, in nats, from one dequantization."""
     if model.levels is None:
         raise ValueError("a chain on real numbers has no levels to give a probability to")
-    width, rows = 2 / (model.levels - 1), []
+    s_0, rows = first_noise(model), []
     for part in x.split(chunk):
-        u = uniform(part, generator) - 0.5
+        offset, log_q = dequantization(part, s_0, 1 / (model.levels - 1), generator)
         probe = uniform(part, generator).round() * 2 - 1
-        log_p = in_halves(partial(log_density, model), model.scale(part) + width * u, probe)
-        rows.append(log_p.double() + model.dims * math.log(width))
+        density = partial(log_density, model, tolerance=tolerance_for(model))
+        log_p = in_halves(density, model.scale(part) + offset, probe)
+        rows.append(log_p.double() - log_q)
     return torch.cat(rows)
+
+
+def first_noise(model: DDPM) -> float:
+    """s_0, the deviation of y around the data at the chain's first time."""
+    return flow_of(model).log_s[0].exp().item()
+
+
+def tolerance_for(model: DDPM) -> float:
+    """The solver's, for the density at the chain's first time."""
+    return min(TOLERANCE, first_noise(model) / FINER)
+
+
+def dequantization(
+    like: Float[Tensor, "B C H W"], s: float, half: float, generator: Generator
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
+    """(y - x_0, log q) of normal offsets of deviation s, none beyond `half`."""
+    p = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)
+    end = torch.tensor(half / s, dtype=torch.float64, device=like.device)
+    low = torch.special.ndtr(-end)
+    e = torch.special.ndtri(low + p * (1 - 2 * low)).clamp(-end, end)
+    log_q = -0.5 * (e.square() + LOG_2PI) - torch.log(s * (1 - 2 * low))
+    return (s * e).to(like.dtype), log_q.flatten(1).sum(1)
 
 
 def ode_score(
@@ -132,7 +159,7 @@ def ode_score(
         "n": len(bits),
         "bound": "probability-flow ODE",
         "solver": SOLVER,
-        "tolerance": TOLERANCE,
+        "tolerance": tolerance_for(model),
     }
     return Score("bpd-ode", bits.mean().item(), "bits/dim", error, protocol | how)
 
