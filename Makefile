@@ -37,8 +37,10 @@ $(VENV)/checks: $(VENV)/product
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity
 	touch $@
 
+# denoising-diffusion-pytorch without torchvision, and what else only its trainer needs.
 $(VENV)/peers: $(VENV)/checks
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps denoising-diffusion-pytorch
 	touch $@
 
 clean:

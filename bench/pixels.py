@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peers import diffusers_unet, normflows_glow
+from peers import diffusers_unet, lucidrains_unet, normflows_glow
 from race import our_rounds, race
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,22 +23,24 @@ DRAWN = 64
 
 
 def against_unets(images: Tensor) -> dict[str, Any]:
-    """The recipe's U-Net and one of diffusers with about as many parameters in the fp32 loop of
-    public answers, and the recipe's as it trains."""
-    peer, same = built("ddpm"), built("ddpm")
-    peer.net = diffusers_unet()
-    ours = built("ddpm")
-    plain = "the same U-Net, plain Adam loop in fp32"
-    theirs = "U-Net of diffusers, plain Adam loop in fp32"
-    return race(
-        {
-            theirs: plain_rounds(denoising(peer), peer, images),
-            plain: plain_rounds(denoising(same), same, images),
-            "DDPM as triptych trains it": trained(ours, "ddpm", images),
-        },
-        {"ratio to the plain loop (target 1.8)": [plain], "ratio to diffusers": [theirs]},
-        STEPS * BATCH,
-    )
+    """The recipe's U-Net, those of diffusers and of denoising-diffusion-pytorch with about as many
+    parameters, and one of the latter with as many operations, in the fp32 loop of public answers;
+    and the recipe's as it trains."""
+    peers = {
+        "U-Net of diffusers": diffusers_unet(),
+        "U-Net of denoising-diffusion-pytorch": lucidrains_unet(34),
+        "a smaller one, of as many FLOPs": lucidrains_unet(22),
+        "the same U-Net": built("ddpm").net,
+    }
+    rounds, ratios = {}, {}
+    for name, net in peers.items():
+        model = built("ddpm")
+        model.net = net
+        row = f"{name}, plain Adam loop in fp32"
+        rounds[row] = plain_rounds(denoising(model), model, images)
+        ratios[f"ratio to {name}" + " (target 1.8)" * (name == "the same U-Net")] = [row]
+    rounds["DDPM as triptych trains it"] = trained(built("ddpm"), "ddpm", images)
+    return race(rounds, ratios, STEPS * BATCH)
 
 
 def against_glow(images: Tensor) -> dict[str, Any]:
