@@ -138,9 +138,32 @@ def test_every_schedule_ends_in_noise(schedule, T):
 def test_posterior_variance_is_not_beta():
     beta = linear_beta(8)
     model = DDPM(Net(), beta, SMALL, 17)
-    assert (model.log_small[1:] < model.log_large[1:]).all()
+    assert (model.log_small < model.log_large).all()
     torch.testing.assert_close((2 * model.log_large).exp(), beta)
-    assert model.log_small[0] == model.log_large[0]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_the_step_to_levels_has_the_variance_of_the_step_before(variance, g):
+    """As in Ho et al.'s code, whatever the others have: beta_0 would be twice as much. By what is
+    left of the noise, a perfect denoiser pays for black Phi(half / sigma), for grey its middle."""
+    beta, half = cosine_beta(1000), 1 / 255
+    model = DDPM(Net(), beta, SMALL, 256, "x_0", variance=variance)
+    alpha_bar = (1 - beta).cumprod(0)
+    sigma = (beta[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])).sqrt()
+    black = model.surprise(-torch.ones(1, 1, 1, 1), -torch.ones(1, 1, 1, 1), step_0(model))
+    grey = model.surprise(
+        torch.full((1, 1, 1, 1), 1 / 255), torch.full((1, 1, 1, 1), 1 / 255), step_0(model)
+    )
+    normal = torch.distributions.Normal(0.0, sigma)
+    torch.testing.assert_close(black[0], -normal.cdf(torch.tensor(half)).log())
+    torch.testing.assert_close(grey[0], -(2 * normal.cdf(torch.tensor(half)) - 1).log())
+
+
+def step_0(model):
+    """log sigma of the last step down."""
+    _, log_sigma = model.step(torch.zeros(1, *SMALL), torch.zeros(1, dtype=torch.long))
+    return log_sigma
 
 
 @pytest.mark.usefixtures("float64")

@@ -5,8 +5,9 @@ arXiv:2006.11239), with the true variational bound.
     q(x_{t-1}|x_t,x_0) = N(mu_t(x_0, x_t), beta_tilde_t I)                         (eq. 6, 7)
     p(x_{t-1}|x_t)     = N(mu_t(x_0_hat(x_t, t), x_t), sigma_t^2 I)
 
-The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"), or what the network says of each
-pixel, between the two (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"; of the last step, which decides
+on levels, small too), or what the network says of each pixel, between the two (Nichol & Dhariwal
+2021, arXiv:2102.09672, eq. 15).
 
 Times are 0 .. T-1; x_t at t = 0 has had one step of noise. Data are levels k = 0 .. L-1, seen as
 x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, of which there is a
@@ -65,6 +66,8 @@ class DDPM(nn.Module):
         self.drops = getattr(net, "drops", 0)  # uniform numbers that its dropout takes in training
         self.last_alpha_bar = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
+        if variance == "large":
+            coefficients["log_large"][0] = coefficients["log_small"][0]
         coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
         for name, value in coefficients.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)

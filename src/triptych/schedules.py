@@ -29,17 +29,19 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
     """What the chain needs at each t, from beta alone.
 
     beta_tilde_t = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
-    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where beta_0 stands in its place.
+    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where that of t = 1 stands in its place, as in
+    Ho et al.'s code: in their schedules about half of beta_0, which suits pixels of few levels.
     """
     alpha_bar = (1 - beta).cumprod(0)
     previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     variance = beta * (1 - previous) / (1 - alpha_bar)
+    first = variance[1:2] if len(beta) > 1 else beta
     return {
         "sqrt_alpha_bar": alpha_bar.sqrt(),
         "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
         "mu_x_0": previous.sqrt() * beta / (1 - alpha_bar),
         "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
-        "log_small": torch.cat([beta[:1], variance[1:]]).log() / 2,
+        "log_small": torch.cat([first, variance[1:]]).log() / 2,
         "log_large": beta.log() / 2,
     }
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.ode import dequantization, divergence, flow_of, log_density, ode_bound
+from triptych.evaluate.ode import (
+    dequantized,
+    divergence,
+    first_noise,
+    flow_of,
+    log_density,
+    ode_bound,
+)
 from triptych.schedules import cosine_beta, linear_beta
 
 SHAPE, D = (1, 2, 2), 4
@@ -73,46 +80,59 @@ def test_the_bound_is_the_entropy_of_the_levels(g):
 
 
 class TwoLevels(nn.Module):
-    """The best prediction of v where each pixel is -1/2 or 1/2, as often."""
+    """The best prediction of v where each pixel is -c or c, as often."""
 
-    def __init__(self, beta):
+    def __init__(self, beta, c):
         super().__init__()
         ab = (1 - beta).cumprod(0)
-        self.log_s = ((1 - ab) / ab).log() / 2
+        self.log_s, self.c = ((1 - ab) / ab).log() / 2, c
 
     def forward(self, x_t, t):
         u = np.interp(t.numpy(), np.arange(len(self.log_s)), self.log_s.numpy())
         s = torch.tensor(u).exp().view(-1, 1, 1, 1)
         a = torch.rsqrt(1 + s**2)
-        x_0 = 0.5 * (0.5 * x_t / a / s**2).tanh()
+        x_0 = self.c * (self.c * x_t / a / s**2).tanh()
         return (x_t - a * x_0) / s - s * a * x_0
 
 
-@pytest.mark.parametrize("gamma_0", [-13.3, -11.0, -9.0])
-def test_the_bound_is_the_entropy_where_data_are_whole_numbers(gamma_0, g):
-    """However fine the first noise is beside a level: a half, one and a half, or three of its
-    deviations reach a level's end."""
+def straight(gamma_0):
+    """beta of a chain whose log noise-to-signal is a straight line from gamma_0."""
     alpha_bar = (-torch.linspace(gamma_0, 5, 1000)).sigmoid()
-    beta = 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
-    model = DDPM(TwoLevels(beta), beta, SHAPE, LEVELS, "v", clip=False)
-    k = (64 + 128 * torch.randint(2, (300, *SHAPE), generator=g)).double()
-    s_0 = flow_of(model).log_s[0].exp().item()
-    mass = math.erf(1 / (LEVELS - 1) / s_0 / math.sqrt(2))  # of the first noise inside a level
+    return 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
+
+
+@pytest.mark.parametrize("c", [0.5, 1.0])
+@pytest.mark.parametrize("gamma_0", [-13.3, -11.0, -9.0])
+def test_the_bound_is_the_entropy_where_data_are_whole_numbers(gamma_0, c, g):
+    """However fine the first noise is beside a level: a half, one and a half, or three of its
+    deviations reach a level's end; of black and white, which have one end only, the other side is
+    theirs too."""
+    beta = straight(gamma_0)
+    model = DDPM(TwoLevels(beta, c), beta, SHAPE, LEVELS, "v", clip=False)
+    k = (128 + 256 * c * (torch.randint(2, (300, *SHAPE), generator=g) - 0.5)).double()
+    half = 1 / (LEVELS - 1) / first_noise(model) / math.sqrt(2)
+    mass = math.erf(half) if c < 1 else (1 + math.erf(half)) / 2  # of the first noise, inside
     bound = ode_bound(model, k, g)
     exact = D * (math.log(mass) - math.log(2))
     assert bound.mean().item() == pytest.approx(exact, abs=0.02)
     assert bound.std() < 0.2
 
 
-def test_offsets_are_normal_and_inside_their_level(g):
-    like = torch.zeros(200, *SHAPE)
-    for s in (1e-3, 0.3, 20.0):
-        offset, log_q = dequantization(like, s, 0.1, g)
-        assert offset.abs().max() <= 0.1
-        mass = math.erf(0.1 / s / math.sqrt(2))
-        inside = torch.distributions.Normal(0.0, s).log_prob(offset) - math.log(mass)
-        torch.testing.assert_close(log_q, inside.sum((1, 2, 3)))
-    assert offset.std().item() == pytest.approx(0.2 / 12**0.5, rel=0.05)  # uniform, by now
+def test_what_is_drawn_stays_in_its_level_and_is_normal_there(g):
+    half = 1 / (LEVELS - 1)
+    for gamma_0 in (-13.8, -9.0, -2.0):
+        beta = straight(gamma_0)
+        model = DDPM(TwoLevels(beta, 1), beta, SHAPE, LEVELS)
+        k = torch.randint(LEVELS, (400, *SHAPE), generator=g).double()
+        k[:100] = 256 * torch.randint(2, (100, *SHAPE), generator=g)
+        y, log_q = dequantized(model, k, g)
+        assert (((y + 1) / 2 * (LEVELS - 1)).round().clamp(0, LEVELS - 1) == k).all()
+        normal = torch.distributions.Normal(0.0, first_noise(model))
+        offset, end = y - model.scale(k), normal.cdf(torch.tensor(half))
+        mass = torch.where((k > 0) & (k < LEVELS - 1), 2 * end - 1, end)
+        torch.testing.assert_close(log_q, (normal.log_prob(offset) - mass.log()).sum((1, 2, 3)))
+        inner = offset[(k > 0) & (k < LEVELS - 1)]
+    assert inner.std().item() == pytest.approx(2 * half / 12**0.5, rel=0.05)  # uniform, by now
 
 
 def test_random_signs_give_the_trace_on_average():

@@ -9,12 +9,13 @@ the chain's marginals, and the density along it, are
 
 Between two times log s is a straight line in t, and the network is asked there for times between
 the whole ones that it was trained on. Integers are dequantized by the chain's own first noise, as
-far as it stays inside the level:
+far as it stays inside the bin of the level, 2 / (L-1) wide:
 
-    log P(k) >= E_q[log p(y) - log q(y|k)],  y = x_0(k) + s_0 e,  e ~ N(0, 1), |e| s_0 < 1 / (L-1)
+    log P(k) >= E_q[log p(y) - log q(y|k)],  y = x_0(k) + s_0 e,  e ~ N(0, 1), y in bin(k)
 
+The bins of black and white reach to infinity, as they do in the chain's bound and in what it draws.
 Data that are whole numbers have a p(y) of that shape around each of them; where s_0 is large beside
-a level, q is uniform.
+a level, q is uniform in the inner ones.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
+MOST = 8.0  # deviations: where p rounds to 0 or 1 the quantile is infinite
 FINER = 50  # times than the first noise, which an error of its own size would blur
 
 
@@ -115,15 +117,12 @@ def ode_bound(
     model: DDPM, x: Float[Tensor, "N C H W"], generator: Generator, chunk: int = 100
 ) -> Float[Tensor, "N"]:
     """The bound on log P(k) of each image of integers, in nats, from one dequantization."""
-    if model.levels is None:
-        raise ValueError("a chain on real numbers has no levels to give a probability to")
-    s_0, rows = first_noise(model), []
+    rows = []
     for part in x.split(chunk):
-        offset, log_q = dequantization(part, s_0, 1 / (model.levels - 1), generator)
+        y, log_q = dequantized(model, part, generator)
         probe = uniform(part, generator).round() * 2 - 1
         density = partial(log_density, model, tolerance=tolerance_for(model))
-        log_p = in_halves(density, model.scale(part) + offset, probe)
-        rows.append(log_p.double() - log_q)
+        rows.append(in_halves(density, y, probe).double() - log_q)
     return torch.cat(rows)
 
 
@@ -137,16 +136,21 @@ def tolerance_for(model: DDPM) -> float:
     return min(TOLERANCE, first_noise(model) / FINER)
 
 
-def dequantization(
-    like: Float[Tensor, "B C H W"], s: float, half: float, generator: Generator
+def dequantized(
+    model: DDPM, k: Float[Tensor, "B C H W"], generator: Generator
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
-    """(y - x_0, log q) of normal offsets of deviation s, none beyond `half`."""
-    p = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)
-    end = torch.tensor(half / s, dtype=torch.float64, device=like.device)
-    low = torch.special.ndtr(-end)
-    e = torch.special.ndtri(low + p * (1 - 2 * low)).clamp(-end, end)
-    log_q = -0.5 * (e.square() + LOG_2PI) - torch.log(s * (1 - 2 * low))
-    return (s * e).to(like.dtype), log_q.flatten(1).sum(1)
+    """(y, log q(y|k)): the chain's first noise, normal, cut to the bin of each level."""
+    if model.levels is None:
+        raise ValueError("a chain on real numbers has no levels to give a probability to")
+    s, half = first_noise(model), 1 / (model.levels - 1)
+    p = torch.rand(k.shape, generator=generator, device=k.device, dtype=torch.float64)
+    low = torch.where(k > 0, -half / s, -torch.inf).double()
+    high = torch.where(k < model.levels - 1, half / s, torch.inf).double()
+    below, above = torch.special.ndtr(low), torch.special.ndtr(-high)
+    mass = 1 - below - above
+    e = torch.special.ndtri(below + p * mass).clamp(low, high).clamp(-MOST, MOST)
+    log_q = -0.5 * (e.square() + LOG_2PI) - torch.log(s * mass)
+    return (model.scale(k) + s * e).to(k.dtype), log_q.flatten(1).sum(1)
 
 
 def ode_score(
