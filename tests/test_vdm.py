@@ -8,7 +8,7 @@ from scipy.stats import norm
 from torch import nn
 from toys import SHAPE, images, randomised, tiny_vdm
 
-from triptych.evaluate.likelihood import vdm_bound
+from triptych.evaluate.diffusion import vdm_bound
 from triptych.maths import bits_per_dim
 from triptych.samplers import ddim
 from triptych.vdm import END, START, VDM

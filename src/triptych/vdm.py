@@ -70,12 +70,14 @@ class VDM(nn.Module):
     def terms(
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B"]]:
-        """Its three terms, in bits/dim of the integers x."""
+        """Its three terms, in bits/dim of the integers x. The noise may bring the weights 1 / q of
+        times t that are not uniform but of density q."""
         x_0 = 2 * x / (self.levels - 1) - 1
         nats = {
             "prior": self.prior_term(x_0),
             "reconstruction": self.reconstruction(x_0, noise["eps_0"]),
-            "diffusion": self.diffusion(x_0, noise["t"], noise["eps"], noise.get("dropout")),
+            "diffusion": noise.get("weight", 1)
+            * self.diffusion(x_0, noise["t"], noise["eps"], noise.get("dropout")),
         }
         return {name: value / (self.dims * math.log(2)) for name, value in nats.items()}
 

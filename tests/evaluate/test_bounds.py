@@ -3,9 +3,8 @@ import torch
 from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 
 from triptych.ddpm import DDPM
+from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms
 from triptych.evaluate.likelihood import (
-    ddpm_bound,
-    ddpm_terms,
     flow_bounds,
     importance_bounds,
     jackknife,
@@ -77,10 +76,8 @@ def test_monte_carlo_errors_are_those_of_repeated_estimates(kind, g):
     estimates = [bound(model, x, 4, g) for _ in range(40)]
     spread = torch.tensor([e.mean for e in estimates]).std().item()
     claimed = sum(e.mc_std for e in estimates) / 40
-    # Stratified times make the DDPM's true error smaller than what is claimed.
-    assert claimed / spread > 0.75
-    if kind != "ddpm":
-        assert claimed / spread < 1.35
+    # Of a DDPM's 12 times each is another: the true error is smaller than what is claimed.
+    assert 0.75 < claimed / spread < (1.8 if kind == "ddpm" else 1.35)
 
 
 def test_one_draw_an_image_still_has_an_error(g):
@@ -97,9 +94,10 @@ def test_the_terms_of_the_bound_add_up_to_it(g):
 
     x, T = images(6).double(), 12
     model = DDPM(Grey(), cosine_beta(T), (1, 8, 8), 17, "x_0")
-    t, bits, _ = ddpm_terms(model, x, g).values()
+    t, bits, _, prior = ddpm_terms(model, x, g).values()
     assert t.tolist() == list(range(T))
     last = bits_per_dim(-model.prior_term(model.scale(x)).mean(), 64)
+    assert prior == pytest.approx(last.item())
     bound = torch.stack(
         [model.bound(x, torch.full((6,), s), *(model.start(6, g) for _ in "ab")) for s in t[1:]]
     )

@@ -17,9 +17,10 @@ from triptych.errors import UserError
 from triptych.evaluate import classifier
 from triptych.evaluate.ais import Annealing, annealed_log_px
 from triptych.evaluate.classifier import FeatureNet, features_for
+from triptych.evaluate.diffusion import ddpm_bound
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.judge_flow import outside_score
-from triptych.evaluate.likelihood import ddpm_bound, flow_bounds, importance_bounds
+from triptych.evaluate.likelihood import flow_bounds, importance_bounds
 from triptych.evaluate.memory import in_halves
 from triptych.evaluate.ode import ode_bound
 from triptych.study import display

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.likelihood import ddpm_bound
+from triptych.evaluate.diffusion import ddpm_bound, drawn, proposal
 from triptych.samplers import ddim, dpm_solver
 from triptych.schedules import cosine_beta, linear_beta
 
@@ -166,16 +166,33 @@ def gap_of(model, g):
     return -ddpm_bound(model, levels_of_data(20_000, g), 8, g).mean - entropy()
 
 
-def test_every_time_after_the_first_is_drawn_equally_often(g, monkeypatch):
-    model, _ = optimal(11)
-    seen = []
-    bound = model.bound
-    monkeypatch.setattr(model, "bound", lambda x, t, *e: seen.append(t) or bound(x, t, *e))
-    ddpm_bound(model, levels_of_data(250, g), 4, g)
-    counts = torch.cat(seen).bincount(minlength=11)
-    assert counts[0] == 0
-    assert counts[1:].tolist() == [100] * 10
-    assert not torch.equal(seen[0], seen[0].sort().values)
+@pytest.mark.parametrize("n", [1, 7, 2000])
+def test_times_are_of_q_and_weighted_by_it(n, g):
+    """Of n times, as many as n q(t) says but for one; all weights of one time sum to n."""
+    q = proposal(torch.tensor([0.0, -1.0, -9.0, -2.0]).numpy(), torch.device("cpu"))
+    assert q.sum().item() == pytest.approx(1)
+    assert q.min() > 0.024
+    t, weight = drawn(q, n, g)
+    torch.testing.assert_close(weight, 1 / q[t])
+    assert (t.bincount(minlength=4) - n * q).abs().max() <= 2
+    assert n < 10 or not torch.equal(t, t.sort().values)
+
+
+def test_the_error_of_the_bound_is_that_of_repeated_estimates(g):
+    """Where each term is another: of times that were uniform it would be ten times as large."""
+    model, _ = optimal(200)
+    x = levels_of_data(50, g)
+    estimates = [ddpm_bound(model, x, 2, g) for _ in range(60)]
+    spread = torch.tensor([e.mean for e in estimates]).std().item()
+    claimed = sum(e.mc_std for e in estimates) / 60
+    assert claimed / spread == pytest.approx(1.1, abs=0.35)
+    rows = [
+        model.bound(
+            x, torch.randint(1, 200, (50,), generator=g), *(model.start(50, g) for _ in "ab")
+        )
+        for _ in range(60)
+    ]
+    assert torch.stack(rows).mean(1).std() / 2**0.5 > 3 * spread
 
 
 # --- samplers ---

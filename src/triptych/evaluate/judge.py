@@ -12,13 +12,14 @@ from torch import Generator, Tensor, nn
 from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms, vdm_bound
 from triptych.evaluate.drawing import enough, sampler, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_samples import sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
-from triptych.evaluate.likelihood import bits, ddpm_bound, ddpm_terms, vdm_bound
+from triptych.evaluate.likelihood import bits
 from triptych.evaluate.nearest import nearest
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed

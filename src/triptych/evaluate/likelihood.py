@@ -8,13 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from triptych.ddpm import DDPM
 from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp, bits_per_dim, log_mean_exp
@@ -22,7 +19,6 @@ from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
-from triptych.vdm import VDM
 
 TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
 
@@ -125,7 +121,7 @@ def flow_bounds(
         rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in noise]).double())
     log_w = torch.cat(rows, 1)
     error = jackknife(log_w).sum().sqrt().item() / len(x)
-    return _from_draws(log_w), Estimate(log_mean_exp(log_w), error)
+    return from_draws(log_w), Estimate(log_mean_exp(log_w), error)
 
 
 def jackknife(log_w: Float[Tensor, "K N"]) -> Float[Tensor, "N"]:
@@ -159,77 +155,7 @@ def _tail_jackknife(
     return ((K - 1) / K * (squares - sum_.square() / K)).clamp(min=0)
 
 
-@torch.no_grad()
-def ddpm_bound(
-    model: DDPM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
-) -> Estimate:
-    """The variational bound of each image, from `draws` (t, eps) pairs.
-
-    In each batch the times are one in each n-th of 1 .. T-1, in random order, so that the mean
-    over images sees all of them evenly; each t alone is still uniform.
-    """
-    rows = []
-    for chunk in x.split(250):
-        batch = [_ddpm_draw(model, chunk, generator) for _ in range(draws)]
-        rows.append(torch.stack(batch).double())
-    return _from_draws(torch.cat(rows, 1))
-
-
-@torch.no_grad()
-def ddpm_terms(
-    model: DDPM, x: Float[Tensor, "N C H W"], generator: Generator, points: int = 40
-) -> dict[str, NDArray[Any]]:
-    """Times t of the T, and the bound's L_t there (L_0 at 0) in bits/dim, the mean over images:
-    where it is paid (Nichol & Dhariwal 2021, arXiv:2102.09672, figure 2). They are denser near 0.
-    """
-    times = np.unique(np.geomspace(1, model.T, points).round().astype(np.int64)) - 1
-    x_0, nats = model.scale(x), []
-    for step in times:
-        t, eps = torch.full((len(x),), step, device=x.device), model.start(len(x), generator)
-        if step:
-            L_t = in_halves(model.gaussian_term, x_0, t, eps)
-        else:
-            L_t = in_halves(model.last_term, x_0, eps)
-        nats.append(L_t.double().mean().item())
-    bits_there = np.array(nats) / (model.dims * math.log(2))
-    return {"t": times, "bits": bits_there, "T": np.array(model.T)}
-
-
-def _ddpm_draw(model: DDPM, x: Tensor, generator: Generator) -> Float[Tensor, "B"]:
-    n, device = len(x), x.device
-    u = (torch.randperm(n, generator=generator, device=device) + _uniform(n, generator)) / n
-    t = 1 + (u * (model.T - 1)).long().clamp(max=model.T - 2)
-    eps, eps_0 = model.start(n, generator), model.start(n, generator)
-    return in_halves(model.bound, x, t, eps, eps_0)
-
-
-@torch.no_grad()
-def vdm_bound(
-    model: VDM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
-) -> Estimate:
-    """The bound of each image in continuous time, from `draws` (t, eps) pairs, the times spread as
-    `ddpm_bound` spreads them."""
-    nats, rows = model.dims * math.log(2), []
-
-    def loss(x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor) -> Tensor:
-        return model.loss(x, {"t": t, "eps": eps, "eps_0": eps_0})
-
-    for chunk in x.split(250):
-        batch = []
-        for _ in range(draws):
-            noise = model.noise(len(chunk), generator)
-            order = torch.randperm(len(chunk), generator=generator, device=generator.device)
-            drawn = noise["t"][order], noise["eps"], noise["eps_0"]
-            batch.append(-nats * in_halves(loss, chunk, *drawn))
-        rows.append(torch.stack(batch).double())
-    return _from_draws(torch.cat(rows, 1))
-
-
-def _uniform(n: int, generator: Generator) -> Tensor:
-    return torch.rand(n, generator=generator, device=generator.device)
-
-
-def _from_draws(draws: Float[Tensor, "K N"]) -> Estimate:
+def from_draws(draws: Float[Tensor, "K N"]) -> Estimate:
     """Mean over draws; with one draw an image, the spread over images bounds the noise."""
     K, n = draws.shape
     variance = draws.var(0).sum() / K if K > 1 else draws.var() * n

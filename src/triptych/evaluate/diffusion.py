@@ -1,0 +1,141 @@
+"""Bounds on log p(x) of diffusion models: one number for each image, in nats.
+
+The bound is a sum over the times t of a chain, or an integral over [0, 1]. One time an image stands
+for all, drawn where the bound is paid (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.3):
+
+    sum_t L_t = E[L_t / q(t)],   t ~ q,
+
+and q is near to what L_t a pilot finds on a few images, so that L_t / q(t) is near to the sum.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from triptych.ddpm import DDPM
+from triptych.evaluate.likelihood import Estimate, from_draws
+from triptych.evaluate.memory import in_halves
+from triptych.vdm import VDM
+
+PILOT, POINTS = 64, 20  # images and times
+EVEN = 0.1  # share of q that is uniform, where the pilot may err
+CELLS, CHUNK = 1000, 250
+
+
+@torch.no_grad()
+def ddpm_bound(
+    model: DDPM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
+) -> Estimate:
+    """The variational bound of each image, from `draws` (t, eps) pairs."""
+    pilot = x[:PILOT]
+    times = np.unique(np.geomspace(1, model.T - 1, POINTS).round().astype(np.int64))
+    found = [_gaussian_term(model, pilot, int(t), generator).mean().item() for t in times]
+    t = np.arange(1, model.T)
+    q = proposal(np.interp(np.log(t), np.log(times), logs(found)), x.device)
+
+    def bound(x: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
+        eps, eps_0 = (model.start(len(x), generator) for _ in range(2))
+        return in_halves(model.bound, x, 1 + cell, eps, eps_0, weight.to(x.dtype))
+
+    return _over_times(bound, q, x, draws, generator)
+
+
+@torch.no_grad()
+def vdm_bound(
+    model: VDM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
+) -> Estimate:
+    """The bound of each image in continuous time, from `draws` (t, eps) pairs."""
+    pilot, nats = 2 * x[:PILOT] / (model.levels - 1) - 1, model.dims * math.log(2)
+    times, found = np.linspace(0, 1, POINTS), []
+    for t in times:
+        at, eps = torch.full((len(pilot),), float(t)).to(pilot), model.noise(len(pilot), generator)
+        found.append(in_halves(model.diffusion, pilot, at, eps["eps"]).mean().item())
+    middles = (np.arange(CELLS) + 0.5) / CELLS
+    q = proposal(np.interp(middles, times, logs(found)), x.device)
+
+    def loss(x: Tensor, t: Tensor, weight: Tensor, eps: Tensor, eps_0: Tensor) -> Tensor:
+        return model.loss(x, {"t": t, "weight": weight, "eps": eps, "eps_0": eps_0})
+
+    def bound(x: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
+        noise = model.noise(len(x), generator)
+        inside = torch.rand(len(x), generator=generator, device=x.device)
+        t, share = ((cell + inside) / CELLS).to(x.dtype), (weight / CELLS).to(x.dtype)
+        return -nats * in_halves(loss, x, t, share, noise["eps"], noise["eps_0"])
+
+    return _over_times(bound, q, x, draws, generator)
+
+
+def _over_times(
+    bound: Callable[[Tensor, Tensor, Tensor], Tensor],
+    q: Float[Tensor, "T"],
+    x: Float[Tensor, "N C H W"],
+    draws: int,
+    generator: Generator,
+) -> Estimate:
+    """`draws` times a bound of each image from one time of its own."""
+    rows = []
+    for _ in range(draws):
+        columns = (x, *drawn(q, len(x), generator))
+        parts = zip(*(column.split(CHUNK) for column in columns), strict=True)
+        rows.append(torch.cat([bound(*part) for part in parts]).double())
+    return from_draws(torch.stack(rows))
+
+
+def proposal(log_terms: NDArray[np.float64], device: torch.device) -> Float[Tensor, "T"]:
+    """q of each time, from the logarithms of what is paid there."""
+    q = np.exp(log_terms - log_terms.max())
+    q = (1 - EVEN) * q / q.sum() + EVEN / len(q)
+    return torch.from_numpy(q).to(device)
+
+
+def logs(terms: Sequence[float]) -> NDArray[np.float64]:
+    """Their logarithms, of what is nothing beside the largest some number all the same."""
+    found = np.asarray(terms, dtype=np.float64)
+    return np.log(np.maximum(found, max(1e-12 * found.max(), np.finfo(np.float64).tiny)))
+
+
+def drawn(
+    q: Float[Tensor, "T"], n: int, generator: Generator
+) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+    """n times of q in random order, one in each n-th of its mass, so that the mean over images sees
+    all of them evenly; and 1 / q of each."""
+    device = generator.device
+    u = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
+    u = (torch.randperm(n, generator=generator, device=device) + u) / n
+    which = torch.searchsorted(q.cumsum(0), u).clamp(max=len(q) - 1)
+    return which, 1 / q[which]
+
+
+@torch.no_grad()
+def ddpm_terms(
+    model: DDPM, x: Float[Tensor, "N C H W"], generator: Generator, points: int = 40
+) -> dict[str, NDArray[Any]]:
+    """Times t of the T, and the bound's L_t there (L_0 at 0) in bits/dim, the mean over images:
+    where it is paid (Nichol & Dhariwal 2021, figure 2). They are denser near 0. `prior` is L_T.
+    """
+    times = np.unique(np.geomspace(1, model.T, points).round().astype(np.int64)) - 1
+    nats = [_last_term(model, x, generator).mean().item()]
+    nats += [_gaussian_term(model, x, int(t), generator).mean().item() for t in times[1:]]
+    per_bit = model.dims * math.log(2)
+    prior = model.prior_term(model.scale(x)).double().mean().item() / per_bit
+    return {
+        "t": times,
+        "bits": np.array(nats) / per_bit,
+        "T": np.array(model.T),
+        "prior": np.array(prior),
+    }
+
+
+def _gaussian_term(model: DDPM, x: Tensor, t: int, generator: Generator) -> Float[Tensor, "N"]:
+    times, eps = torch.full((len(x),), t, device=x.device), model.start(len(x), generator)
+    return in_halves(model.gaussian_term, model.scale(x), times, eps).double()
+
+
+def _last_term(model: DDPM, x: Tensor, generator: Generator) -> Float[Tensor, "N"]:
+    return in_halves(model.last_term, model.scale(x), model.start(len(x), generator)).double()
