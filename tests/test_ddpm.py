@@ -304,7 +304,7 @@ def test_the_network_sees_raw_times_in_training_and_sampling_alike(g):
 def test_the_bound_sees_raw_times_too(g):
     model, t = chain(12, shape=SHAPE), torch.tensor([1, 11])
     eps, eps_0 = model.start(2, g), model.start(2, g)
-    model.bound(images(2).float(), t, eps, eps_0)
+    model.bound(images(2).float(), t, eps, eps_0, torch.ones(2))
     assert [t.tolist() for t in model.net.times] == [[1, 11], [0, 0]]
 
 

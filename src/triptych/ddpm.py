@@ -158,23 +158,17 @@ class DDPM(nn.Module):
     # --- the bound (eq. 5): -log p(x) <= L_T + sum_{t>0} L_t + L_0 ---
 
     def bound(
-        self,
-        x: Tensor,
-        t: Int[Tensor, "B"],
-        eps: Tensor,
-        eps_0: Tensor,
-        weight: Tensor | None = None,
+        self, x: Tensor, t: Tensor, eps: Tensor, eps_0: Tensor, weight: Tensor
     ) -> Float[Tensor, "B"]:
         """Unbiased estimate of the bound on log p(x) of the integer data, in nats.
 
-        One t of 1 .. T-1 stands for all of them, drawn with probability 1 / weight; uniform if none
-        is given.
+        One t of 1 .. T-1 stands for all of them, drawn with probability 1 / weight.
         """
         x_0 = self.scale(x)
         L_T = self.prior_term(x_0)
         L_t = self.gaussian_term(x_0, t, eps)
         L_0 = self.last_term(x_0, eps_0)
-        return -(L_T + (self.T - 1 if weight is None else weight) * L_t + L_0)
+        return -(L_T + weight * L_t + L_0)
 
     def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
         """L_T = KL(q(x_T|x_0) || N(0, I))."""

@@ -115,8 +115,9 @@ class Model(Protocol):
 class Score:
     """A number with the protocol under which it holds. Never a bare float.
 
-    `mc_std` is the standard error of the estimator (finite images, finite samples); the spread
-    over training runs is computed from several scores and kept apart from it.
+    `mc_std` is the standard error that the estimator's own noise gives it, `image_std` that of the
+    mean over images, of which there might have been others; the spread over training runs is
+    computed from several scores and kept apart from both.
     """
 
     metric: str
@@ -124,3 +125,4 @@ class Score:
     unit: str
     mc_std: float | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
+    image_std: float | None = None

@@ -98,8 +98,12 @@ def test_the_terms_of_the_bound_add_up_to_it(g):
     assert t.tolist() == list(range(T))
     last = bits_per_dim(-model.prior_term(model.scale(x)).mean(), 64)
     assert prior == pytest.approx(last.item())
+    weight = torch.full((6,), T - 1.0)
     bound = torch.stack(
-        [model.bound(x, torch.full((6,), s), *(model.start(6, g) for _ in "ab")) for s in t[1:]]
+        [
+            model.bound(x, torch.full((6,), s), *(model.start(6, g) for _ in "ab"), weight)
+            for s in t[1:]
+        ]
     )
     exact = bits_per_dim(bound.mean(), 64).item()
     assert bits.sum() + last.item() == pytest.approx(exact, abs=0.02)

@@ -5,11 +5,13 @@ import torch
 
 from triptych.evaluate.fidelity import (
     classes,
+    frechet_error,
     frechet_growth,
     kernel_distance,
     neighbourhoods,
     shuffled,
 )
+from triptych.evaluate.frechet import frechet_distance, moments
 
 
 def test_kernel_distance_of_one_block_is_its_formula():
@@ -97,7 +99,8 @@ def test_frechet_growth_finds_the_distance_without_bias():
     D = 64
     reference, samples = torch.randn(100_000, D), 0.5 + torch.randn(5_000, D)
     growth = frechet_growth(samples, reference)
-    assert growth.n == [500, 1000, 1666, 2500, 5000]
+    assert growth.n == [64, 128, 256, 500, 1000, 1666, 2500, 5000]
+    assert growth.fid == sorted(growth.fid, reverse=True)
     assert growth.fid[0] - 0.25 * D > 1
     assert growth.fid == sorted(growth.fid, reverse=True)
     assert growth.at_infinity == pytest.approx(0.25 * D, abs=0.3)
@@ -116,3 +119,11 @@ def test_classes():
     one = classes(real[:1].expand(10, -1), real)
     assert one.distance == pytest.approx(0.75)
     assert classes(torch.zeros(5, 4), real).confidence == pytest.approx(0.25)
+
+
+def test_the_error_of_a_distance_is_that_of_other_samples():
+    reference = moments(torch.randn(20_000, 8))
+    draws = [1.3 * torch.randn(400, 8) + 0.2 for _ in range(60)]
+    spread = torch.tensor([frechet_distance(moments(d), reference) for d in draws]).std().item()
+    claimed = sum(frechet_error(d, reference) for d in draws) / 60
+    assert claimed / spread == pytest.approx(1, abs=0.3)

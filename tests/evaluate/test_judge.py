@@ -11,11 +11,18 @@ from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow
 
 from triptych.data import view
 from triptych.errors import UserError
-from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.classifier import Features
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge import judge, nearest_score, sampler, sampling_protocol
+from triptych.evaluate.judge import (
+    at_random,
+    copied_score,
+    judge,
+    nearest_score,
+    sampler,
+    sampling_protocol,
+)
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
@@ -28,7 +35,7 @@ QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=
 
 
 OF_SAMPLES = {"fid", "kid", "precision", "recall", "density", "coverage"}
-OF_SAMPLES |= {"class-distance", "confidence"}
+OF_SAMPLES |= {"class-distance", "confidence", "copied-share"}
 
 
 class Recording(nn.Module):
@@ -84,7 +91,7 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
     if kind == "vae-flow":
         expected = {"elbo", "iwae-3", "kl-aggregate", "mutual-information", "energy-distance"}
         expected |= {"effective-samples", "nearest-ratio", "mmd2", "classifier-accuracy"}
-        expected |= {"active-units"}
+        expected |= {"active-units", "reconstruction"}
         assert 1 <= scores["effective-samples"].value <= 3
         assert scores["iwae-3"].protocol["samples"] == 3
         assert scores["elbo"].protocol["view"] == "dynamic"
@@ -96,7 +103,10 @@ def test_every_score_says_under_which_protocol_it_holds(judged):
         assert score.protocol["dataset"] == "digits"
         shown = score.metric in ("share-outside", "nearest-ratio", "samples-per-second")
         about = ("samples", 64) if shown else ("test", 70)
+        about = ("samples", 70) if score.metric == "copied-share" else about
         assert (score.protocol["split"], score.protocol["n"]) == about
+        # Of more test images than were used these are some.
+        assert (score.protocol.get("images") == "at random") == (about == ("test", 70))
         assert score.protocol["view"] in ("dynamic", "raw")
         assert np.isfinite(score.value)
 
@@ -111,12 +121,18 @@ def test_a_frechet_distance_stands_beside_its_floor_n_and_features(judged):
 
 
 def test_references_are_grey_test_images_and_floors_grey_training_images(judged, digits):
-    """Whatever view the model was trained on: binarized references alone change an FID."""
+    """Whatever view the model was trained on: binarized references alone change an FID. They are
+    not the first of the file, which may be of other writers than the rest."""
     _, _, seen, _ = judged
     shown = seen.net.seen
+    place = {tuple(row): i for i, row in enumerate(digits.test_images.flatten(1).tolist())}
     assert all(x.min() >= 0 and x.max() <= 1 for x in shown)
-    reference = grey(digits.test_images[:70], digits.levels)
-    torch.testing.assert_close(shown[0], reference)
+    at = [place[tuple(row)] for row in (shown[0] * 16).round().int().flatten(1).tolist()]
+    assert len(set(at)) == 70
+    assert max(at) > 250 > 100 > min(at)
+    assert at == [
+        place[tuple(row)] for row in at_random(digits).test_images[:70].flatten(1).tolist()
+    ]
     train = {tuple(row) for row in digits.train_images.flatten(1).tolist()}
     floor = (shown[1] * 16).round().int().flatten(1).tolist()
     assert len(floor) == 70
@@ -272,10 +288,14 @@ def test_eta_reaches_the_sampler():
         (Evaluation(sampler="ancestral", guidance=2.0), ("ancestral", 6, 12, {"guidance": 2.0})),
     ],
 )
-def test_the_protocol_says_how_samples_were_really_drawn(how, expected):
+@pytest.mark.parametrize("clip", [True, False])
+def test_the_protocol_says_how_samples_were_really_drawn(how, expected, clip):
     name, steps, evaluations, rest = expected
     said = {"sampler": name, "steps": steps, "evaluations": evaluations} | rest
-    assert sampling_protocol(built("ddpm"), how) == said
+    model = built("ddpm")
+    model.clip = clip
+    said["clip"] = "x_0 to [-1, 1]" if clip else "none"
+    assert sampling_protocol(model, how) == said
 
 
 @pytest.mark.parametrize("how", [Evaluation(sampler="heun", steps=4), Evaluation(steps=5)])
@@ -306,7 +326,7 @@ def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
             assert (score.protocol["n"], score.protocol["solver"]) == (3, "dopri5")
             assert score.unit == "bits/dim"
             assert 0 < score.value < 40
-            assert score.mc_std > 0
+            assert score.image_std > 0
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
@@ -407,10 +427,11 @@ def test_a_vae_on_the_integers_has_bits_from_its_elbo(digits):
 def test_each_shown_sample_comes_with_its_nearest_training_image(judged, digits):
     kind, _, _, result = judged
     shown, near = (torch.tensor(result.arrays[n]["images"]) / 255 for n in ("samples", "nearest"))
-    train, test = digits.train_images / 16, digits.test_images[:64] / 16
+    tested = at_random(digits).test_images[:64]
+    train, test = digits.train_images / 16, tested / 16
     if kind == "vae-flow":  # draws pixels, of images that it sees drawn
         noise = generator_for(0, 0, torch.device("cpu"), stream=3)
-        train, test = (train > 0.5).float(), view("dynamic")(digits.test_images[:64], 17, noise)
+        train, test = (train > 0.5).float(), view("dynamic")(tested, 17, noise)
     apart = (shown[:, None] - train[None]).flatten(2).norm(dim=2)
     exact = apart.min(1).values
     reached = (shown - near).flatten(1).norm(dim=1)
@@ -421,6 +442,46 @@ def test_each_shown_sample_comes_with_its_nearest_training_image(judged, digits)
     usual = (test[:, None] - train[None]).flatten(2).norm(dim=2).min(1).values
     ratio = by_metric(result)["nearest-ratio"].value
     assert ratio == pytest.approx((exact.mean() / usual.mean()).item(), rel=0.01)
+
+
+def test_a_few_copies_are_seen_among_all_samples(digits):
+    """Of other images, which are as far from the training images as any, none."""
+    others = digits.validation_images / 16
+    honest = copied_score(others, digits, "raw", {})
+    assert honest.value < 0.01 + 3 * honest.mc_std
+    assert honest.protocol["real"] == 0.01
+    copies = torch.cat([others[12:], digits.train_images[:12] / 16])
+    found = copied_score(copies, digits, "raw", {})
+    assert found.value - honest.value == pytest.approx(12 / len(others), abs=0.01)
+
+
+def test_samples_that_are_no_numbers_are_refused_in_a_sentence(digits):
+    model = built("ddpm")
+    model.grey = lambda x: torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 3, torch.nan, x)
+    with pytest.raises(UserError, match="2 of 70 samples hold numbers that are not finite"):
+        judge(model, digits, "raw", QUICK, 0, features())
+
+
+def test_a_bound_of_some_images_stands_for_all(digits):
+    """Their gain over the ELBO is added to that of all."""
+    model, how = built("vae-flow"), dataclasses.replace(QUICK, elbo_samples=40)
+    whole = by_metric(judge(model, digits, "threshold", how, 0))
+    some = dataclasses.replace(how, importance_images=20)
+    part = by_metric(judge(model, digits, "threshold", some, 0))
+    assert part["iwae-3"].protocol == whole["iwae-3"].protocol | {"importance_images": 20}
+    assert part["effective-samples"].protocol["n"] == 20
+    assert part["iwae-3"].value > part["elbo"].value
+    error = math.hypot(part["iwae-3"].mc_std, whole["iwae-3"].mc_std)
+    assert part["iwae-3"].value == pytest.approx(whole["iwae-3"].value, abs=4 * error)
+    assert part["iwae-3"].image_std == pytest.approx(whole["iwae-3"].image_std, rel=0.6)
+
+
+def test_the_elbo_is_reconstruction_less_the_two_parts_of_the_rate(digits):
+    scores = by_metric(judge(built("vae-flow"), digits, "threshold", QUICK, 0))
+    surgery = ("reconstruction", "mutual-information", "kl-aggregate")
+    reconstruction, information, kl = (scores[name].value for name in surgery)
+    assert reconstruction - information - kl == pytest.approx(scores["elbo"].value, rel=1e-6)
+    assert scores["elbo"].value < reconstruction < 0
 
 
 @pytest.mark.parametrize("look", ["threshold", "dynamic"])

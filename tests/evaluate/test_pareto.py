@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from triptych.evaluate.pareto import LargestWeights, pareto_shape, tail_length
+from triptych.evaluate.pareto import LargestWeights, pareto_shape, tail_length, unreliable_above
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -44,3 +44,12 @@ def test_too_few_weights_have_no_shape_and_equal_ones_no_tail():
     equal.update(torch.zeros(100, 2))
     assert few.k_hat().isnan().all()
     assert (equal.k_hat() == -math.inf).all()
+
+
+def test_few_weights_take_less_of_a_tail():
+    assert [round(unreliable_above(K), 3) for K in (25, 100, 1000, 5000)] == [
+        0.285,
+        0.5,
+        0.667,
+        0.7,
+    ]

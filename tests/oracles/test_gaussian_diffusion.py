@@ -186,12 +186,10 @@ def test_the_error_of_the_bound_is_that_of_repeated_estimates(g):
     spread = torch.tensor([e.mean for e in estimates]).std().item()
     claimed = sum(e.mc_std for e in estimates) / 60
     assert claimed / spread == pytest.approx(1.1, abs=0.35)
-    rows = [
-        model.bound(
-            x, torch.randint(1, 200, (50,), generator=g), *(model.start(50, g) for _ in "ab")
-        )
-        for _ in range(60)
-    ]
+    rows, weight = [], torch.full((50,), 199.0)
+    for _ in range(60):
+        t, noise = torch.randint(1, 200, (50,), generator=g), (model.start(50, g) for _ in "ab")
+        rows.append(model.bound(x, t, *noise, weight))
     assert torch.stack(rows).mean(1).std() / 2**0.5 > 3 * spread
 
 

@@ -181,6 +181,4 @@ def test_a_bound_on_fewer_images_says_so_beside_the_table(folder):
     for model in ("vae-gaussian", "vae-mixture", "vae-flow"):
         change_protocol(folder, model, "iwae-1000", n=1000)
     caption = str(likelihood_table(read_study(folder)).caption)
-    assert "IWAE-1000 on the first 1\N{NARROW NO-BREAK SPACE}000" in caption.replace(
-        "\\u202f", "\u202f"
-    )
+    assert "IWAE-1000 on 1\N{NARROW NO-BREAK SPACE}000" in caption.replace("\\u202f", "\u202f")

@@ -104,13 +104,13 @@ class Evaluate:
     importance_samples: int = 1000
     """K of the importance-weighted bound"""
     images: int = 10_000
-    """use the first so many test images"""
+    """use so many test images, at random"""
     ais_images: int = 0
-    """anneal the first so many too, for a tight log p(x)"""
+    """anneal so many too, for a tight log p(x)"""
     ais_steps: int = 300
     """temperatures of the annealing"""
     ode_images: int = 0
-    """likelihood of the first so many by a DDPM's ODE"""
+    """likelihood of so many by a DDPM's ODE"""
     bf16: bool = True
     """decode and draw in bfloat16 where the hardware has it"""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
@@ -140,8 +140,7 @@ class Evaluate:
         with locked(folder.path):
             evaluate(folder, data, how, self.where.features)
         for score in folder.scores():
-            error = f" +- {score.mc_std:.2g} (Monte Carlo)" if score.mc_std else ""
-            print(f"{score.metric:20s} {score.value:12.4f} {score.unit}{error}")
+            print(said(score))
         print(f"wrote {self.path / 'scores.json'}")
 
 
@@ -188,6 +187,25 @@ class Sample:
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         at = folder.where()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))
+
+
+def said(score: Any) -> str:
+    """A line of a score: its errors, and what real images or the null have, without which it may
+    mean nothing."""
+    notes = []
+    if score.mc_std:
+        notes.append(f"Monte Carlo error {score.mc_std:.2g}")
+    if score.image_std:
+        notes.append(f"of so many images {score.image_std:.2g}")
+    if "features" in score.protocol:
+        notes.append(f"N = {score.protocol['n']}")
+    levels = {"null95": "95% of the null", "floor": "real images", "real": "real images"}
+    found = ((words, score.protocol.get(key)) for key, words in levels.items())
+    notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
+    if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):
+        notes.append(f"too few for {score.protocol['dimensions']} features: far too large")
+    beside = f"   ({'; '.join(notes)})" if notes else ""
+    return f"{score.metric:20s} {score.value:12.4f} {score.unit}{beside}"
 
 
 def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:

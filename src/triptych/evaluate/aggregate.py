@@ -30,15 +30,16 @@ PAIRS = 20_000  # pairs (z, n) evaluated at a time
 
 @dataclass(frozen=True)
 class Match:
-    """KL(q(z)||p(z)) and the mutual information, in nats, with their Monte Carlo errors.
-
-    `draws` is how many z ~ q(z) they are from.
+    """KL(q(z)||p(z)), the mutual information, and their sum, the rate, in nats, with their Monte
+    Carlo errors. `draws` is how many z ~ q(z) they are from.
     """
 
     kl: float
     kl_mc_std: float
     mutual_information: float
     mutual_information_mc_std: float
+    rate: float
+    rate_mc_std: float
     draws: int
 
 
@@ -64,14 +65,11 @@ def aggregate_match(
         z, log_qz_x = z[some], log_qz_x[some]
     log_qz = aggregate_log_prob(model.posterior, z, h)
     gap, information = log_qz - model.prior.log_prob(z).double(), log_qz_x.double() - log_qz
-    n = len(z) ** 0.5
-    return Match(
-        gap.mean().item(),
-        gap.std().item() / n,
-        information.mean().item(),
-        information.std().item() / n,
-        len(z),
-    )
+    parts = [
+        (part.mean().item(), part.std().item() / len(z) ** 0.5)
+        for part in (gap, information, gap + information)
+    ]
+    return Match(*parts[0], *parts[1], *parts[2], draws=len(z))
 
 
 def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) -> Float[Tensor, "S"]:

@@ -92,6 +92,7 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
         "sampler": how.sampler,
         "steps": steps,
         "evaluations": networks * evaluations(how.sampler, steps),
+        "clip": "x_0 to [-1, 1]" if chain.clip else "none",
     }
     if how.sampler in ("ddim", "dpm-solver++"):
         said["eta"] = how.eta

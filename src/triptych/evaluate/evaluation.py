@@ -20,21 +20,23 @@ class Evaluation:
     importance_samples: Annotated[int, Ge(1), Le(1_000_000)] = 1000
     """K of IWAE-K."""
     importance_images: Annotated[int, Ge(2)] = 10_000
-    """IWAE-K uses the first so many of the images."""
+    """IWAE-K is taken of so many of the images, and what it adds to their ELBO is added to that of
+    all (see `judge_vae.of_all`)."""
     elbo_samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     bf16: bool = True
     """In bfloat16 where the hardware has it: importance samples of binary pixels are decoded, and
     samples drawn. Bounds move by less than their Monte Carlo error, and FID by less than it does
     from one draw to another (measured in results/README.md)."""
     images: Annotated[int, Ge(2)] = 10_000
-    """The first so many test images, or all if there are fewer; also the N of the FID."""
+    """So many of the test images, at random but always the same, or all if there are fewer; also
+    the N of the FID."""
     ais_images: Annotated[int, Ge(0)] = 0
-    """Annealed importance sampling of the first so many of the images, and a bracket on as many
+    """Annealed importance sampling of so many of the images, and a bracket on as many
     that the model draws; it takes minutes a hundred."""
     ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
     """Its temperatures."""
     ode_images: Annotated[int, Ge(0)] = 0
-    """Likelihood of the first so many by a DDPM's probability-flow ODE; minutes a hundred too."""
+    """Likelihood of so many by a DDPM's probability-flow ODE; minutes a hundred too."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image; K of a pixel flow's bpd-iwae-K."""
     sampler: SamplerName = "ddim"
@@ -57,6 +59,11 @@ class Evaluation:
                 f"eta = {self.eta:g} cannot be used with sampler = 'heun', which is deterministic; "
                 f"choose eta = 0, or another sampler"
             )
+
+
+def of_first(protocol: dict[str, Any], n: int) -> dict[str, Any]:
+    """The protocol of the first n of its images, which stand in an order of chance."""
+    return protocol if n >= protocol["n"] else protocol | {"n": n, "images": "at random"}
 
 
 @dataclass

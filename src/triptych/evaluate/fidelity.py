@@ -2,6 +2,7 @@
 all kinds of images among them, and what would more of them say?
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.frechet import Moments, frechet_distance, moments
 
 BLOCKS = 10
+FEW = (64, 128, 256, 512)  # samples, of which FID is mostly its bias
 CHUNK = 1_000  # rows of distances at a time
 
 
@@ -101,6 +103,19 @@ def _reach(x: Tensor, k: int) -> Tensor:
     return torch.cat(parts)
 
 
+def frechet_error(samples: Float[Tensor, "N D"], reference: Moments) -> float:
+    """The standard error that FID has of these being the samples, by the jackknife of ten blocks
+    (Efron & Stein 1981)."""
+    blocks = shuffled(samples).tensor_split(BLOCKS)
+    left = torch.tensor(
+        [
+            frechet_distance(moments(torch.cat([*blocks[:i], *blocks[i + 1 :]])), reference)
+            for i in range(BLOCKS)
+        ]
+    )
+    return math.sqrt((BLOCKS - 1) * left.var(correction=0).item())
+
+
 class FrechetGrowth(NamedTuple):
     """The Frechet distance of n samples, and the straight line in 1/n at 1/n = 0, if it is one."""
 
@@ -114,29 +129,32 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
     2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it. Where the
     least n is below the D of the features that is not so yet, and no limit is given.
 
-    At each n = N / b the mean over b disjoint blocks, so that all samples count at every n.
+    At each n = N / b the mean over b disjoint blocks, so that all samples count at every n; at less
+    than N / 10, where nobody should take it, over ten blocks of a few hundred or fewer.
     """
     N, whole = len(samples), moments(reference)
     if N < 2 * BLOCKS:
         raise ValueError(f"growth needs {2 * BLOCKS} samples or more, not {N}")
     sizes = [N // b for b in (BLOCKS, 5, 3, 2, 1)]
+    few = [n for n in FEW if n < sizes[0]] if samples.shape[1] <= FEW[-1] else []
     values = []
-    for n in sizes:
-        blocks = samples.split(n)[: N // n]
+    for n in [*few, *sizes]:
+        blocks = samples.split(n)[: min(N // n, BLOCKS)]
         found = [frechet_distance(moments(block), whole) for block in blocks]
         values.append(sum(found) / len(found))
     if sizes[0] < samples.shape[1]:
-        return FrechetGrowth(sizes, values, None)
-    _, limit = np.polyfit([1 / n for n in sizes], values, 1)
-    return FrechetGrowth(sizes, values, float(limit))
+        return FrechetGrowth([*few, *sizes], values, None)
+    _, limit = np.polyfit([1 / n for n in sizes], values[len(few) :], 1)
+    return FrechetGrowth([*few, *sizes], values, float(limit))
 
 
 class Classes(NamedTuple):
-    """Half the sum of the differences between two class histograms, and the mean of the largest
-    class probability."""
+    """Half the sum of the differences between two class histograms, the mean of the largest class
+    probability, and the first histogram, as shares."""
 
     distance: float
     confidence: float
+    shares: list[float]
 
 
 def classes(logits: Float[Tensor, "N C"], real: Float[Tensor, "R C"]) -> Classes:
@@ -144,4 +162,4 @@ def classes(logits: Float[Tensor, "N C"], real: Float[Tensor, "R C"]) -> Classes
     C = logits.shape[1]
     counts = [torch.bincount(x.argmax(1), minlength=C) / len(x) for x in (logits, real)]
     distance = 0.5 * (counts[0] - counts[1]).abs().sum().item()
-    return Classes(distance, logits.softmax(1).amax(1).mean().item())
+    return Classes(distance, logits.softmax(1).amax(1).mean().item(), counts[0].tolist())

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 from triptych.data import Dataset
 from triptych.evaluate.aggregate import latent_plane
 from triptych.evaluate.classifier import Features, grey
-from triptych.evaluate.drawing import latents
+from triptych.evaluate.drawing import latents, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_samples import reference_protocol
 from triptych.evaluate.judge_vae import CLASSIFIED, told_apart
 from triptych.latent import LatentDDPM
 from triptych.protocols import Score
@@ -30,11 +31,12 @@ def judge_latent(
     g: Generator,
 ) -> Judgement:
     """Tests of the chain's latents, and of the VAE's prior (`...-prior`), against z ~ q(z); and the
-    plane in which all three are drawn."""
-    z = aggregate(model, x, g)
-    drawn = latents(model, how, min(CLASSIFIED, len(x)), g)
+    plane in which all three are drawn. They are of what the chain has learned: guidance, which
+    narrows it, is left out."""
+    z, unguided = aggregate(model, x, g), replace(how, guidance=1.0)
+    drawn = latents(model, unguided, min(CLASSIFIED, len(x)), g)
     prior = model.autoencoder.prior
-    scores = told_apart(z, lambda n: drawn[:n], protocol, g)
+    scores = told_apart(z, lambda n: drawn[:n], protocol | sampling_protocol(model, unguided), g)
     beside = told_apart(z, lambda n: prior.sample(n, g), protocol, g)
     scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]
     plane = latent_plane(prior, z, g, chain=drawn)
@@ -63,14 +65,7 @@ def latent_limits(
     """FID of what the decoder makes of N draws of the VAE's own prior, and of z ~ q(z|x) of N
     training images: what there is without a chain, and what a perfect one would have."""
     n = len(train)
-    protocol = {
-        "dataset": data.name,
-        "split": "test",
-        "n": n,
-        "view": "raw",
-        "features": features.name,
-        "feature_hash": features.hash,
-    }
+    protocol = reference_protocol(data, n, features)
     real = moments(features(grey(data.test_images[:n], data.levels)))
     prior, seen = model.autoencoder.prior.sample(n, g), aggregate(model, train, g)
     scores = []

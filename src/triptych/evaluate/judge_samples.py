@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data import Dataset
+from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.evaluation import of_first
 from triptych.evaluate.fidelity import (
     BLOCKS,
     classes,
+    frechet_error,
     frechet_growth,
     kernel_distance,
     neighbourhoods,
@@ -27,34 +30,41 @@ from triptych.protocols import Score
 from triptych.train.order import generator_for
 
 NEIGHBOURS = 5
+KERNEL = "(x.y / D + 1)^3"
+Arrays = dict[str, dict[str, NDArray[Any]]]
 
 
 def sample_scores(
     samples: Float[Tensor, "n C H W"], data: Dataset, features: Features, sampling: dict[str, Any]
-) -> tuple[list[Score], dict[str, NDArray[Any]]]:
+) -> tuple[list[Score], Arrays]:
     """FID and classes, and of 20 or more the growth of FID, KID, precision, recall, density and
-    coverage."""
+    coverage.
+
+    Raises:
+        UserError: samples that hold numbers that are not finite.
+    """
     n = len(samples)
+    if broken := int((~samples.isfinite().flatten(1).all(1)).sum()):
+        raise UserError(
+            f"{broken} of {n} samples hold numbers that are not finite: by this sampler the model "
+            f"draws no images; choose another, or more steps"
+        )
     test = features(grey(data.test_images[:n], data.levels))
     train = features(grey(from_training(data, n), data.levels))
     fake = features(samples)
-    protocol = {
-        "dataset": data.name,
-        "split": "test",
-        "n": n,
-        "view": "raw",
-        "features": features.name,
-        "feature_hash": features.hash,
-    } | sampling
-    floor = frechet_distance(moments(train), moments(test))
-    value = frechet_distance(moments(fake), moments(test))
-    scores = [
-        Score("fid", value, "", None, protocol | {"floor": floor}),
-        *(_class_scores(features, fake, train, test, protocol) if features.classifies else []),
-    ]
-    if min(len(fake), len(train), len(test)) < 2 * BLOCKS:
-        return scores, {}
-    growth, real = frechet_growth(fake, test), frechet_growth(train, test)
+    protocol = reference_protocol(data, n, features) | {"dimensions": fake.shape[1]} | sampling
+    real = moments(test)
+    floor, value = (frechet_distance(moments(f), real) for f in (train, fake))
+    many = min(len(fake), len(train), len(test)) >= 2 * BLOCKS
+    error = frechet_error(fake, real) if many else None
+    scores = [Score("fid", value, "", error, protocol | {"floor": floor})]
+    arrays: Arrays = {}
+    if features.classifies:
+        of_classes, arrays["classes"] = _class_scores(features, fake, train, test, protocol)
+        scores += of_classes
+    if not many:
+        return scores, arrays
+    growth, real = (frechet_growth(f, test) for f in (fake, train))
     if growth.at_infinity is not None:
         limit = protocol | {"floor": real.at_infinity}
         scores.append(Score("fid-infinity", growth.at_infinity, "", None, limit))
@@ -63,7 +73,14 @@ def sample_scores(
         *_neighbourhood_scores(fake, train, test, protocol),
     ]
     curves = {"n": growth.n, "fid": growth.fid, "floor": real.fid}
-    return scores, {name: np.array(values) for name, values in curves.items()}
+    arrays["fid-growth"] = {name: np.array(values) for name, values in curves.items()}
+    return scores, arrays
+
+
+def reference_protocol(data: Dataset, n: int, features: Features) -> dict[str, Any]:
+    """Of what is compared with n test images on these features."""
+    whole = {"dataset": data.name, "split": "test", "n": len(data.test_images), "view": "raw"}
+    return of_first(whole, n) | {"features": features.name, "feature_hash": features.hash}
 
 
 def from_training(data: Dataset, n: int) -> UInt8[Tensor, "n C H W"]:
@@ -77,7 +94,8 @@ def _kernel_score(fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str,
     n = min(len(train), len(test))
     value, error = kernel_distance(fake[:n], test[:n])
     floor = kernel_distance(train[:n], test[:n]).value
-    return Score("kid", value, "", error, protocol | {"floor": floor})
+    how = {"floor": floor, "kernel": KERNEL, "blocks": BLOCKS}
+    return Score("kid", value, "", error, protocol | how)
 
 
 def _neighbourhood_scores(
@@ -85,17 +103,26 @@ def _neighbourhood_scores(
 ) -> list[Score]:
     found, real = (neighbourhoods(test, images, NEIGHBOURS) for images in (fake, train))
     return [
-        Score(name, getattr(found, name), "", None, protocol | {"real": getattr(real, name)})
+        Score(
+            name,
+            getattr(found, name),
+            "",
+            None,
+            protocol | {"real": getattr(real, name), "neighbours": NEIGHBOURS},
+        )
         for name in found._fields
     ]
 
 
 def _class_scores(
     features: Features, fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str, Any]
-) -> list[Score]:
+) -> tuple[list[Score], dict[str, NDArray[Any]]]:
     seen, real, reference = (features.logits(f) for f in (fake, train, test))
     found, usual = classes(seen, reference), classes(real, reference)
-    return [
+    scores = [
         Score("class-distance", found.distance, "", None, protocol | {"floor": usual.distance}),
         Score("confidence", found.confidence, "", None, protocol | {"real": usual.confidence}),
     ]
+    test_shares = classes(reference, reference).shares
+    shares = {"samples": found.shares, "train": usual.shares, "test": test_shares}
+    return scores, {name: np.array(values) for name, values in shares.items()}

@@ -34,6 +34,12 @@ class Estimate:
     def mean(self) -> float:
         return self.values.double().mean().item()
 
+    @property
+    def image_std(self) -> float | None:
+        """The standard error that comes of there being so many images and no more."""
+        n = len(self.values)
+        return self.values.double().std().item() / math.sqrt(n) if n > 1 else None
+
 
 class Bounds(NamedTuple):
     """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
@@ -164,5 +170,8 @@ def from_draws(draws: Float[Tensor, "K N"]) -> Estimate:
 
 def bits(metric: str, bound: Estimate, dims: int, protocol: dict[str, Any]) -> Score:
     """A bound on log P of integer images in bits per dimension: lower is better."""
-    value, error = (bits_per_dim(torch.tensor(v), dims).item() for v in (bound.mean, bound.mc_std))
-    return Score(metric, value, "bits/dim", -error, protocol)
+    per_nat = -bits_per_dim(torch.tensor(1.0), dims).item()
+    spread = None if bound.image_std is None else per_nat * bound.image_std
+    return Score(
+        metric, -per_nat * bound.mean, "bits/dim", per_nat * bound.mc_std, protocol, spread
+    )

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+ROWS, COLUMNS = 1_000, 10_000  # of distances at a time
+
 
 class Nearest(NamedTuple):
     """Euclidean distance to the nearest of some images, and which one it is."""
@@ -15,11 +17,20 @@ class Nearest(NamedTuple):
 
 
 def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nearest:
-    """For each x, pixel by pixel, in chunks of `among`."""
-    flat, best = x.flatten(1), []
-    for i, chunk in enumerate(among.split(10_000)):
-        distance, index = torch.cdist(flat, chunk.flatten(1)).min(1)
-        best.append((distance, index + 10_000 * i))
-    distances, indices = (torch.stack(column) for column in zip(*best, strict=True))
-    distance, chunk = distances.min(0)
-    return Nearest(distance, indices.gather(0, chunk[None])[0])
+    """For each x, pixel by pixel, in chunks of both."""
+    flat, found = among.flatten(1), []
+    for some in x.flatten(1).split(ROWS):
+        best = []
+        for i, chunk in enumerate(flat.split(COLUMNS)):
+            distance, index = torch.cdist(some, chunk).min(1)
+            best.append((distance, index + COLUMNS * i))
+        distances, indices = (torch.stack(column) for column in zip(*best, strict=True))
+        distance, chunk = distances.min(0)
+        found.append((distance, indices.gather(0, chunk[None])[0]))
+    return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) -> float:
+    """The share of distances a below this quantile of distances b; the quantile itself where both
+    are of one distribution."""
+    return (a < b.double().quantile(quantile)).double().mean().item()

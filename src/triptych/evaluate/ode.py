@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
+from triptych.evaluate.evaluation import of_first
 from triptych.evaluate.memory import in_halves
 from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
@@ -156,16 +157,17 @@ def dequantized(
 def ode_score(
     model: DDPM, x: Float[Tensor, "N C H W"], protocol: dict[str, Any], g: Generator
 ) -> Score:
-    """Bits per dimension by the ODE. The error is that of N images and one dequantization each."""
+    """Bits per dimension by the ODE, from one dequantization an image, whose error is in that of
+    the images."""
     bits = bits_per_dim(ode_bound(model, x, g), model.dims)
     error = bits.std().item() / len(bits) ** 0.5 if len(bits) > 1 else None
     how = {
-        "n": len(bits),
         "bound": "probability-flow ODE",
         "solver": SOLVER,
         "tolerance": tolerance_for(model),
     }
-    return Score("bpd-ode", bits.mean().item(), "bits/dim", error, protocol | how)
+    protocol = of_first(protocol, len(bits)) | how
+    return Score("bpd-ode", bits.mean().item(), "bits/dim", None, protocol, error)
 
 
 def uniform(like: Tensor, generator: Generator) -> Tensor:

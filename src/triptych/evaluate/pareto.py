@@ -2,8 +2,8 @@
 Yao & Gabry 2024, *Pareto Smoothed Importance Sampling*, arXiv:1507.02646).
 
 The largest weights are fitted by a generalised Pareto distribution. Its shape k-hat says how many
-moments the weights have: above 0.7 the estimate does not settle at any practical K, and
-convergence is worse the closer k-hat comes (section 3.2).
+moments the weights have: above 0.7 the estimate does not settle at any practical K, and of few
+weights it takes less (section 3.2).
 """
 
 import math
@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-UNRELIABLE = 0.7
+
+def unreliable_above(K: int) -> float:
+    """The k-hat above which K > 1 weights are too few: min(1 - 1 / log10 K, 0.7)."""
+    return min(1 - 1 / math.log10(K), 0.7)
 
 
 def tail_length(K: int) -> int:

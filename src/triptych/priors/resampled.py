@@ -35,7 +35,7 @@ class ResampledPrior(nn.Module):
         net: nn.Module,
         truncation: int = 100,
         draws: int = 1024,
-        points: int = 2**16,
+        points: int = 2**18,
     ) -> None:
         super().__init__()
         self.base, self.net, self.truncation, self.draws = base, net, truncation, draws

@@ -25,10 +25,18 @@ METRICS = {
         "effective number of an image's importance samples, the median over images", "higher"
     ),
     "unreliable-share": Meaning(
-        "images whose importance weights have a Pareto k-hat above 0.7: K is too small for them",
+        "images whose importance weights have too large a Pareto k-hat: K is too small for them",
         "lower",
     ),
-    "kl-aggregate": Meaning("from the aggregate posterior q(z) to the prior p(z)", "lower"),
+    "reconstruction": Meaning(
+        "E log p(x|z), z ~ q(z|x); less mutual information and KL(q(z)||p(z)) it is the ELBO",
+        "higher",
+    ),
+    "kl-aggregate": Meaning(
+        "from the aggregate posterior q(z) of the test images to the prior p(z); where the mutual "
+        "information is at its limit, no more than an upper bound on that of all images",
+        "lower",
+    ),
     "mutual-information": Meaning(
         "of image and latent under q; of n images it cannot exceed log n"
     ),
@@ -69,6 +77,10 @@ METRICS = {
     "nearest-ratio": Meaning(
         "distance of samples to the nearest training image over that of test images: well below 1 "
         "where training images are repeated"
+    ),
+    "copied-share": Meaning(
+        "samples nearer to a training image than 99% of test images are: 0.01 where none is copied",
+        "lower",
     ),
     "samples-per-second": Meaning("by the clock, after a warm-up", "higher"),
 }

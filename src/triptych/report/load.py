@@ -37,7 +37,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric of one model over its training runs; `std` is over runs, `mc_std` is not."""
+    """A metric of one model over its training runs; `std` is over runs, `mc_std` that of the
+    estimator and `image_std` that of the images."""
 
     model: str
     metric: str
@@ -49,6 +50,7 @@ class Summary:
     values: list[float]
     interval95: list[float] | None = None
     mc_std: float | None = None
+    image_std: float | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Row:
     value: str
     interval: str
     error: str
+    of_images: str
     level: str
     how: str
     mean_at: float | None
@@ -193,7 +194,8 @@ def _row(
         title=titles[score.model],
         value=spread(score.mean, score.std, decimals),
         interval=DASH if bounds is None else interval(bounds, decimals),
-        error=DASH if score.mc_std is None else number(score.mc_std, decimals_for([score.mc_std])),
+        error=_error(score.mc_std, DASH),
+        of_images=_error(score.image_std, ""),
         level="" if beside is None else number(float(beside), decimals),
         how=_protocol(own),
         mean_at=axis.at(score.mean),
@@ -201,6 +203,10 @@ def _row(
         band=(band[0], round(band[1] - band[0], 2)) if len(band) == 2 else None,
         level_at=None if beside is None else axis.at(float(beside)),
     )
+
+
+def _error(value: float | None, without: str) -> str:
+    return without if value is None else number(value, decimals_for([value]))
 
 
 def _protocol(entries: dict[str, Any]) -> str:
@@ -212,7 +218,7 @@ def _protocol(entries: dict[str, Any]) -> str:
     if "features" in entries:
         digest = str(entries.get("feature_hash", ""))[:8]
         parts.append(f"features {entries['features']}" + (f" ({digest})" if digest else ""))
-    said = SAID | (set(sampling) - {"evaluations"} if way else set())
+    said = SAID | (set(sampling) - {"evaluations", "clip"} if way else set())
     for key, value in entries.items():
         if key not in said:
             parts.append(f"{key} {count(value) if isinstance(value, int) else value}")

@@ -7,6 +7,8 @@ from triptych.report.claims import compare, one_run, ranked, title_of
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import Span, capital, count, listed, number, two_digits
 
+EIGHTEEN_FREE = 2.10  # Student's t at 95%, of the difference of two means over ten blocks each
+
 
 def sampling(study: Study, brief: bool) -> list[Span]:
     """FID with its floor, what latents gain, time, and bits/dim, as far as they were scored.
@@ -48,7 +50,7 @@ def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
     if len(known) < 2 or len(known) < len(kid):
         return ""
     (low, a), (high, b) = min(known), max(known)
-    if high - low > 1.96 * math.hypot(a, b):
+    if high - low > EIGHTEEN_FREE * math.hypot(a, b):
         return ""
     return " KID's error leaves open which latent DDPM is best."
 

@@ -200,9 +200,18 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
     for metric, column in columns.items():
         if metric in SOURCES or metric.startswith("iwae-"):
             own = next(iter(column.values())).protocol
-            where = "" if own.get("n") == protocol.get("n") else f" on the first {count(own['n'])}"
+            where = _on_some(own, protocol)
             spans += [f"; {metric.upper()}{where}: ", {"cite": SOURCES.get(metric, "burda2016")}]
     return [*spans, "."]
+
+
+def _on_some(own: dict[str, Any], protocol: dict[str, Any]) -> str:
+    """Of which images a bound is, where they are not those of the table."""
+    if "importance_images" in own:
+        return f" (its gain over the ELBO from {count(own['importance_images'])} images)"
+    if own.get("n") == protocol.get("n"):
+        return ""
+    return f" on {count(own['n'])} images"
 
 
 def _at_its_limit(information: dict[str, Summary]) -> bool:

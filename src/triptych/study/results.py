@@ -12,7 +12,7 @@ from triptych.protocols import Score
 # What may differ between the seeds of one model without making another protocol of it.
 PER_SEED = ("null95", "floor", "real")
 # How samples were drawn.
-SAMPLING = ("sampler", "steps", "evaluations", "eta", "guidance", "temperature")
+SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "guidance", "temperature")
 # What two models may differ in and still be compared on the same metric.
 PER_MODEL = (*PER_SEED, *SAMPLING, "bound", "draws")
 
@@ -37,10 +37,12 @@ def results(study: str, scores: Scores, failures: list[dict[str, Any]]) -> dict[
 
 
 def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
-    """One model's metric over its seeds. `mc_std` is the estimator's error of the mean."""
+    """One model's metric over its seeds. `mc_std` is the estimator's error of the mean; that of the
+    images, which are the same for all seeds, is as large as that of one."""
     seeds = sorted(group)
     values, first = [group[s].value for s in seeds], group[seeds[0]]
     errors = [e for s in seeds if (e := group[s].mc_std) is not None]
+    of_images = [e for s in seeds if (e := group[s].image_std) is not None]
     return {
         "model": model,
         "metric": metric,
@@ -49,6 +51,7 @@ def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
         "seeds": seeds,
         "values": values,
         "mc_std": sum(e**2 for e in errors) ** 0.5 / len(errors) if errors else None,
+        "image_std": sum(of_images) / len(of_images) if of_images else None,
         "protocol": first.protocol | _means(group, seeds),
     }
 
