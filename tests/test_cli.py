@@ -59,6 +59,8 @@ def refused(capsys, *words):
         (["explore", "nowhere"], "nowhere"),
         (["train", "vae", "--device", "mps"], "mps"),
         (["train", "vae", "--dataset", "mnist", "--data", "nowhere"], "nowhere"),
+        (["train", "vae", "--set", "hidden"], "--set hidden"),
+        (["train", "vae", "--set", "hiden=3"], "hiden"),
         (["study", "demo", "--workers", "-1"], "--workers -1"),
         (["data", "fetch", "mnist", "--data", "nowhere"], "nowhere"),
     ],
@@ -123,9 +125,20 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
 def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     digit_features, capsys, tmp_path
 ):
-    main(["train", "ddpm", "--epochs", "0.1", "--out", "r"])
+    more = ["variance=learned", "schedule=linear", "widths=[8, 16]", "early=0.5"]
+    main(["train", "ddpm", "--epochs", "0.1", "--out", "r", "--set", *more])
     run = tmp_path / "r" / "ddpm" / "seed-0"
-    main(["evaluate", str(run), "--images", "50", "--steps", "2", "--eta", "0.5"])
+    recipe = json.loads((run / "config.json").read_text())["recipe"]
+    found = {key: recipe["model"][key] for key in ("variance", "schedule", "widths")}
+    assert found == {"variance": "learned", "schedule": "linear", "widths": [8, 16]}
+    assert recipe["train"]["early"] == 0.5
+    capsys.readouterr()
+    how = ["--images", "50", "--steps", "2", "--eta", "0.5", "--set", "bound_draws=3"]
+    main(["evaluate", str(run), *how])
+    said = {row.split()[0]: row for row in capsys.readouterr().out.splitlines()}
+    assert "N = 50; real images " in said["fid"]
+    assert "too few for " in said["fid"]
+    assert "Monte Carlo error " in said["bpd"]
     scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
     fid = scores["fid"]["protocol"]
     assert fid["n"] == 50

@@ -209,6 +209,9 @@ def write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
     np.savez(folder / "samples.npz", images=images)
     n, fid = np.array([1000, 2000, 5000, 10_000]), 3 + 2000 / np.array([1000, 2000, 5000, 10_000])
     np.savez(folder / "fid-growth.npz", n=n, fid=fid * rng.uniform(1, 9), floor=fid - 2.9)
+    shares = rng.dirichlet(np.full(10, 60.0), 3)
+    names = ("samples", "train", "test")
+    np.savez(folder / "classes.npz", **dict(zip(names, shares, strict=True)))
     np.savez(folder / "nearest.npz", images=images[::-1], distance=np.arange(8.0))
     _write_sampling(folder, recipe["family"], rng)
     if recipe["family"] == "vae":
@@ -229,7 +232,7 @@ def _write_sampling(folder: Path, family: str, rng: np.random.Generator) -> None
     """What is measured of a chain's times, and of its samplers."""
     if family == "ddpm":
         t = np.array([0, 1, 9, 99, 999])
-        np.savez(folder / "terms.npz", t=t, bits=1 / (t + 1.0), T=np.array(1000))
+        np.savez(folder / "terms.npz", t=t, bits=1 / (t + 1.0), T=np.array(1000), prior=1e-4)
     calls = {"asked": [40], "dpm-solver++": [5, 10, 20], "heun": [9, 19], "ddim": [10, 25, 50]}
     rows = [(w, e) for w, es in calls.items() for e in es if family in ("ddpm", "latent")]
     way, evaluations = (np.array(c) for c in zip(*(rows or [("asked", 1)]), strict=True))

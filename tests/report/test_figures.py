@@ -9,6 +9,7 @@ from synthetic import NINE, OF_2026, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
+from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
@@ -22,7 +23,7 @@ from triptych.report.latent_panel import (
 from triptych.report.load import read_latent, read_study
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
-DRAWN += [terms, tradeoff]
+DRAWN += [terms, tradeoff, classes]
 
 
 @pytest.mark.parametrize("draw", DRAWN)

@@ -87,7 +87,7 @@ def test_references_are_those_that_are_cited(report):
 def test_figures_are_left_beside_the_report(report):
     names = {path.name for path in (report.parent / "figures").iterdir()}
     stems = ("prior-posterior", "samples", "likelihood", "iwae-growth", "dimensions", "manifold")
-    stems = (*stems, "nearest", "fid-growth", "bound-terms", "quality-time")
+    stems = (*stems, "nearest", "fid-growth", "classes", "bound-terms", "quality-time")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
 
 
@@ -364,3 +364,18 @@ def test_handin_refuses_a_report_that_breaks_a_limit(folder, code):
     with pytest.raises(LimitError, match="main text"):
         handin(folder)
     assert not (folder / "handin.zip").exists()
+
+
+def test_models_that_cannot_share_a_table_still_have_their_figures(folder):
+    """Of binary pixels and of grey values, say: there is one table, and elsewhere room for both."""
+    found = json.loads((folder / "results.json").read_text())
+    model = next(s["model"] for s in found["scores"] if s["metric"] == "elbo")
+    for score in found["scores"]:
+        if score["model"] == model:
+            score["protocol"]["p"] = "density of grey values"
+    (folder / "results.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="a study of its own"):
+        write_report(folder)
+    assert (folder / "figures" / "likelihood.pdf").is_file()
+    assert (folder / "report.html").is_file()
+    assert not (folder / "report.pdf").exists()

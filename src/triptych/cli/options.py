@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from triptych.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +49,23 @@ class Where:
 
         deterministic(self.deterministic)
         return device_named(self.device)
+
+
+Settings = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]")]
+
+
+def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE as a study's TOML file has them; what is no TOML value is text."""
+    found: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UserError(f"--set {text} cannot be used; write KEY=VALUE, as in --set epochs=5")
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    return found
 
 
 # Among a command's own options, to save the help a heading.

@@ -8,14 +8,23 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from triptych.cli.options import Computing, DataName, PriorName, Sampling, Trackers, Where
+from triptych.cli.options import (
+    Computing,
+    DataName,
+    PriorName,
+    Sampling,
+    Settings,
+    Trackers,
+    Where,
+    parsed,
+)
 from triptych.errors import RunFailed, UserError
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 USERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("importance_samples", "ais_images", "ais_steps"), ("vae",)),
     **dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent")),
-    "ode_images": ("ddpm",),
+    **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
     "temperature": ("pixelflow",),
 }
 
@@ -51,6 +60,8 @@ class Train:
     """images a step"""
     lr: float | None = None
     """highest learning rate"""
+    settings: Settings = ()
+    """any other settings that a study's recipe may have (docs/studies.md)"""
     resume: bool = False
     """go on from the run's checkpoint"""
     track: Trackers = ()
@@ -70,7 +81,8 @@ class Train:
         check_trackers(self.track)
         model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
         names = (*model, "epochs", "batch_size", "lr")
-        asked = {n: v for n in names if (v := getattr(self, n)) is not None}
+        asked = parsed(self.settings)
+        asked |= {n: v for n in names if (v := getattr(self, n)) is not None}
         recipe = asked_recipe(self.recipe, self.dataset, asked)
         with joined(self.where.device):
             check_batch(recipe.train.batch_size)
@@ -113,6 +125,8 @@ class Evaluate:
     """likelihood of so many by a DDPM's ODE"""
     bf16: bool = True
     """decode and draw in bfloat16 where the hardware has it"""
+    settings: Settings = ()
+    """any other settings that a study's [evaluation] may have"""
     sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
 
     def run(self) -> None:
@@ -126,7 +140,7 @@ class Evaluate:
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
         usual = asdict(Evaluation())
         ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
-        asked = ours | self.sampling.asked()
+        asked = parsed(self.settings) | ours | self.sampling.asked()
         folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
         recipe, dataset, _ = folder.config()
         if (study := folder.study_judges()) is None:

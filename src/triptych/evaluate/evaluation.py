@@ -37,6 +37,8 @@ class Evaluation:
     """Its temperatures."""
     ode_images: Annotated[int, Ge(0)] = 0
     """Likelihood of so many by a DDPM's probability-flow ODE; minutes a hundred too."""
+    ode_trace: Literal["hutchinson", "exact"] = "hutchinson"
+    """Its divergence: by one random direction an image, or whole, a pass for each pixel."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image; K of a pixel flow's bpd-iwae-K."""
     sampler: SamplerName = "ddim"

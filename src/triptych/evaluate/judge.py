@@ -113,7 +113,8 @@ def judge_model(
         result.arrays["terms"] = ddpm_terms(model, x[:TERMS_OF], g)
     chain = model.chain() if isinstance(model, VDM) else model
     if isinstance(chain, DDPM) and how.ode_images:
-        result.scores.append(ode_score(chain, x[: how.ode_images], protocol, g))
+        some = x[: how.ode_images]
+        result.scores.append(ode_score(chain, some, protocol, g, how.ode_trace == "exact"))
     return result
 
 

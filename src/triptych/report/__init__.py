@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
 from triptych.report.explorer import write_explorer
 from triptych.report.figures import manifold, nearest
@@ -15,23 +16,22 @@ from triptych.report.snippets import Ask
 __all__ = ["handin", "write_explorer", "write_report"]
 
 DRAWN = (
-    *(likelihood, growth, dimensions, frechet, terms, tradeoff),
+    *(likelihood, growth, dimensions, frechet, classes, terms, tradeoff),
     *(manifold, nearest, latent_ddpm),
 )
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Sets the page, measures it, draws the figures that it has no room for, and in any case writes
-    the page that has room for all, report.html; returns report.pdf.
+    """Draws the figures that one page has no room for, sets the page and measures it, and in any
+    case writes the page that has room for all, report.html; returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.
     """
     study = read_study(Path(study_folder))
     try:
-        report = write_page(study, snippets)
         for draw in DRAWN:
             draw(study)
-        return report
+        return write_page(study, snippets)
     finally:
         write_explorer(study.folder)

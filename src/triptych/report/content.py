@@ -26,9 +26,13 @@ CITATIONS = (
     "gulrajani2017",
     "heusel2017",
     "higgins2017",
+    "ho2019",
     "ho2020",
+    "karras2022",
     "karras2024",
     "kingma2014",
+    "kingma2018",
+    "kingma2021",
     "lu2022",
     "nichol2021",
     "papamakarios2017",
@@ -51,15 +55,19 @@ PAPERS = {
     "resampled": ("the resampled prior", "bauer2019"),
     "hierarchical": ("the two levels", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
+    "vdm": ("the VDM", "kingma2021"),
     "latent": ("the latent DDPM", "rombach2022"),
 }
 # By a word of the architecture.
 METHODS = {
     "rational-quadratic": PAPERS["spline"],
+    "1x1 convolution": ("invertible 1x1 convolutions", "kingma2018"),
+    "variationally dequantized": ("variational dequantization", "ho2019"),
     "autoregressive likelihood": ("the autoregressive likelihood", "gulrajani2017"),
     "beta = ": ("the beta-VAEs", "higgins2017"),
     "bent at random": ("the bending of images", "simard2003"),
     "cosine schedule": ("the cosine schedule", "nichol2021"),
+    "learned variance": ("learned variances", "nichol2021"),
     "v-prediction": ("v-prediction", "salimans2022"),
 }
 

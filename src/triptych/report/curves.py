@@ -115,7 +115,7 @@ def dimensions(study: Study) -> Path | None:
 
 def frechet(study: Study) -> Path | None:
     """FID against the number of samples, beside that of real images: none compares across N."""
-    lines = _runs_of_part_b(study, "fid-growth.npz", "n", "fid", "floor")
+    lines = runs_of_part_b(study, "fid-growth.npz", "n", "fid", "floor")
     if not lines:
         return None
     with rc_context(STYLE):
@@ -134,8 +134,9 @@ def frechet(study: Study) -> Path | None:
 
 
 def terms(study: Study) -> Path | None:
-    """The terms L_t of each DDPM's bound against the noise's step: where the bits are paid."""
-    lines = _runs_of_part_b(study, "terms.npz", "t", "bits")
+    """The terms L_t of each DDPM's bound against the noise's step, where the bits are paid, and in
+    words that of the last step, L_T."""
+    lines = runs_of_part_b(study, "terms.npz", "t", "bits", "prior")
     if not lines:
         return None
     with rc_context(STYLE):
@@ -145,12 +146,19 @@ def terms(study: Study) -> Path | None:
         for axis, form in ((ax.xaxis, "{x:,g}"), (ax.yaxis, "{x:g}")):
             axis.set_major_formatter(form)
             axis.set_minor_formatter(NullFormatter())
-        _draw_means(ax, {n: (r[0]["t"] + 1, [a["bits"] for a in r]) for n, r in lines.items()})
+        ends = {name: float(np.mean([a["prior"] for a in r])) for name, r in lines.items()}
+        _draw_means(
+            ax,
+            {
+                f"{name} (L_T: {ends[name]:.1g})": (r[0]["t"] + 1, [a["bits"] for a in r])
+                for name, r in lines.items()
+            },
+        )
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "bound-terms")
 
 
-def _runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
+def runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
     """The arrays of each model of part B that has them, by its title."""
     found = ((label(study, r), read_arrays(study, r, file, *names)) for r in study.part("B"))
     return {name: runs for name, runs in found if runs}
@@ -158,7 +166,7 @@ def _runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict
 
 def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]]) -> None:
     for i, (name, (x, runs)) in enumerate(lines.items()):
-        ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **_style(i))
+        ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **style(i))
 
 
 WAYS = {
@@ -172,7 +180,7 @@ WAYS = {
 def tradeoff(study: Study) -> Path | None:
     """FID against seconds a sample: colours are models, markers their samplers, a line joins the
     numbers of steps of one sampler. One run each."""
-    found = _runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
+    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
     rows = {name: runs[0] for name, runs in found.items()}
     if not rows:
         return None
@@ -183,12 +191,12 @@ def tradeoff(study: Study) -> Path | None:
         n = count(int(first["n"]))
         ax.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=f"FID, N = {n}")
         for i, (name, run) in enumerate(rows.items()):
-            ax.plot([], [], "-", lw=3, color=_style(i)["color"], label=wrapped(name, 4.8))
+            ax.plot([], [], "-", lw=3, color=style(i)["color"], label=wrapped(name, 4.8))
             for way, (marker, _) in WAYS.items():
                 mine = run["sampler"] == way
                 size = 9 if way == "asked" else 4
-                style = {"color": _style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
-                ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **style)
+                drawn = {"color": style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
+                ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **drawn)
         for way, (marker, said) in WAYS.items():
             steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
             calls = "" if way == "asked" else _calls(max(steps, key=len))
@@ -206,7 +214,7 @@ def _calls(evaluations: np.ndarray) -> str:
     return f" ({', '.join(str(e) for e in evaluations)} evaluations)" if len(evaluations) else ""
 
 
-def _style(i: int) -> dict[str, Any]:
+def style(i: int) -> dict[str, Any]:
     marker, colour = MARKERS[i % len(MARKERS)], CLASS_COLOURS[i % len(CLASS_COLOURS)]
     return {"marker": marker, "ms": 3.5, "lw": 1.0, "color": colour}
 
@@ -218,12 +226,12 @@ def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> No
     ends = means.min() - margin, means.max() + margin
     ax.set_ylim(*ends)
     for i, (name, (x, rows)) in enumerate(lines.items()):
-        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **_style(i))
+        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style(i))
         intervals = [summarise(column.tolist()).interval95 for column in rows.T]
         if len(rows) > 2:
             # Of few runs it may be far wider than all that the means have to tell.
             low, high = np.clip(np.array(intervals).T, *ends)
-            ax.fill_between(x, low, high, color=_style(i)["color"], alpha=0.2, lw=0)
+            ax.fill_between(x, low, high, color=style(i)["color"], alpha=0.2, lw=0)
     last = [rows.mean(0)[-1] for _, rows in lines.values()]
     handles, names = ax.get_legend_handles_labels()
     order = np.argsort(last)[::-1]

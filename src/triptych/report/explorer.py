@@ -39,6 +39,7 @@ CAPTIONS = {
     "samples": "samples",
     "nearest": "samples above the training images nearest to them",
     "fid-growth": "FID against the number of samples",
+    "classes": "classes of the samples",
     "bound-terms": "terms of the bound",
     "quality-time": "FID against the time of a sample",
 }

@@ -40,7 +40,12 @@ FREE_KEYS = {
     "bpd": {"bound", "samples", "steps", "sampler"},
 }
 SOURCES = {"ais": "wu2017"}
-WAYS = {"DDIM": "song2021", "DPM-Solver++": "lu2022", "autoguidance": "karras2024"}
+WAYS = {
+    "DDIM": "song2021",
+    "DPM-Solver++": "lu2022",
+    "Heun": "karras2022",
+    "autoguidance": "karras2024",
+}
 DASH = "\N{EN DASH}"
 PRIOR_FID = "own prior"
 
@@ -63,10 +68,12 @@ def require_one_protocol(scores: Sequence[Summary]) -> dict[str, Any]:
         for key in keys:
             mine, theirs = first.protocol.get(key), other.protocol.get(key)
             if mine != theirs:
+                way = "evaluate both the same way"
+                if key in ("p", "view"):  # of what, which is the model's, not the evaluation's
+                    way = "give each a study of its own; report.html and figures/ show both"
                 raise UserError(
                     f"{first.metric} of {first.model} and of {other.model} cannot stand in one "
-                    f"column: their protocols differ in {key} ({mine!r} and {theirs!r}); "
-                    "evaluate both the same way."
+                    f"column: their protocols differ in {key} ({mine!r} and {theirs!r}); {way}."
                 )
     return first.protocol
 

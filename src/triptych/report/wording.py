@@ -27,7 +27,13 @@ PRIORS = {
     "vamp": "VampPrior",
     "hierarchical-vamp": "hierarchical VampPrior",
 }
-FAMILIES = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
+FAMILIES = {
+    "vae": "VAE",
+    "pixelflow": "pixel flow",
+    "ddpm": "DDPM",
+    "vdm": "VDM",
+    "latent": "latent DDPM",
+}
 DATASETS = {
     "mnist": "MNIST",
     "digits": "digits (8x8)",

@@ -12,7 +12,7 @@ from triptych.data import SOURCES
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import build
-from triptych.study.configs import LatentDDPMConfig, PixelFlowConfig
+from triptych.study.configs import LatentDDPMConfig, ModelConfig, PixelFlowConfig
 from triptych.study.describe import describe
 from triptych.study.recipes import (
     BRIEF_PRIORS,
@@ -216,6 +216,11 @@ def from_toml(path: Path) -> Study:
     return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation)
 
 
+def _family(config: ModelConfig) -> str:
+    """What the report calls a model's kind: a VDM is a DDPM's network on another chain."""
+    return "vdm" if getattr(config, "schedule", "") == "learned" else config.kind
+
+
 def _name_of(path: Path) -> str:
     """A study without a name has its file's, which is to be a folder."""
     if not re.fullmatch(NAME, path.stem):
@@ -245,7 +250,7 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
         recipes.append(
             {
                 **to_dict(recipe),
-                "family": config.kind,
+                "family": _family(config),
                 "prior": getattr(config, "prior", None),
                 "latent_dim": getattr(getattr(config, "vae", config), "latent_dim", None),
                 "epochs": recipe.train.epochs,
