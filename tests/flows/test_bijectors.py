@@ -97,6 +97,22 @@ def test_inverse_undoes_forward(case):
     torch.testing.assert_close(bijector.inverse(x)[0], z)
 
 
+@pytest.mark.parametrize(("make", "shape"), BIJECTORS.values(), ids=BIJECTORS)
+def test_in_single_precision_the_round_trip_is_within_1e_5(make, shape):
+    """Both ways, where no slope is so steep that x in single precision would not tell z."""
+    torch.set_default_dtype(torch.float32)
+    bijector, z = randomised(make(), 0.1), torch.randn(64, *shape)
+    with torch.no_grad():
+        for layer in bijector.modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                layer.weight *= 0.3
+                layer.bias *= 0.3
+        x, _ = bijector.forward(z)
+        assert x.dtype == torch.float32
+        assert (bijector.inverse(x)[0] - z).abs().max() < 1e-5
+        assert (bijector.forward(bijector.inverse(x)[0])[0] - x).abs().max() < 1e-5
+
+
 def test_log_det_of_forward_is_autodiffs(case):
     bijector, z = case
     _, log_det = bijector.forward(z)
@@ -139,6 +155,20 @@ def test_multiscale_fits_both_image_sizes(shape):
     z, _ = bijector.inverse(x)
     assert z.shape == (2, math.prod(shape))
     torch.testing.assert_close(bijector.forward(z)[0], x)
+
+
+def test_what_leaves_a_scale_has_a_prior_given_what_goes_on():
+    """It is what the last coupling changed by the other half."""
+    flow = randomised(MultiScale((1, 4, 4), 1, [6, 6]))
+    x = torch.randn(3, 1, 4, 4)
+    coupling, rotation, norm = flow.levels[0]
+    h, _ = norm.inverse(torch.nn.functional.pixel_unshuffle(x, 2))
+    h, _ = rotation.inverse(h)
+    rest, changed = h.chunk(2, 1)
+    s, t = coupling.f.scale_and_shift(coupling.theta(rest))
+    assert s.abs().min() > 1e-3
+    z, _ = flow.inverse(x)
+    torch.testing.assert_close(z[:, :8], ((changed - t) * (-s).exp()).flatten(1))
 
 
 def test_multiscale_refuses_images_that_it_cannot_squeeze():

@@ -107,6 +107,10 @@ class Invertible1x1(nn.Module):
 class MultiScale(nn.Module):
     """Levels of squeeze and flow steps; after each but the last, half the channels are done.
 
+    That half is the one which the level's last coupling has just changed, given the half that goes
+    on: with N(0, I) behind it, a Gaussian (or spline) prior of what is done given the rest, learned
+    as in Glow's code, at no further cost.
+
     The base's side is a flat vector [B, D]: what left first stands first. `hidden` gives the
     width of the coupling networks at each level, and so the number of levels; `f` is the map of
     each coordinate, affine if not given; `blocks` as in `coupling_net`.
@@ -140,7 +144,7 @@ class MultiScale(nn.Module):
                 x, ld = step.inverse(x)
                 log_det = log_det + ld
             if i < len(self.levels) - 1:
-                out, x = x.chunk(2, 1)
+                x, out = x.chunk(2, 1)
                 done.append(out.flatten(1))
         return torch.cat([*done, x.flatten(1)], 1), log_det
 
@@ -153,7 +157,7 @@ class MultiScale(nn.Module):
         for i, steps in reversed(list(enumerate(self.levels))):
             if i < len(self.levels) - 1:
                 c, h, w = self.shapes[i]
-                x = torch.cat([done[i].unflatten(1, (c // 2, h, w)), x], 1)
+                x = torch.cat([x, done[i].unflatten(1, (c // 2, h, w))], 1)
             for step in steps:  # pyright: ignore[reportGeneralTypeIssues]
                 x, ld = step(x)
                 log_det = log_det + ld
