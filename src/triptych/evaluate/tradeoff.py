@@ -29,14 +29,21 @@ WAYS: dict[SamplerName, tuple[int, ...]] = {
 }
 
 
-def ways(model: nn.Module, drawn_by: nn.Module, how: Evaluation) -> Iterator[tuple[Any, Any]]:
+def ways(
+    model: nn.Module, drawn_by: nn.Module, how: Evaluation, device: torch.device
+) -> Iterator[tuple[Any, Any]]:
     """What to draw from, and how: first as is asked for; then, if there is a chain, by every
-    deterministic sampler without guidance."""
+    deterministic sampler without guidance; and on a GPU, which can afford it, by all the steps that
+    the chain has."""
     yield drawn_by, how
-    if chain_of(model) is not None:
-        for name, counts in WAYS.items():
-            for steps in counts:
-                yield model, replace(how, sampler=name, steps=steps, eta=0.0, guidance=1.0)
+    if chain_of(model) is None:
+        return
+    plain = replace(how, eta=0.0, guidance=1.0)
+    for name, counts in WAYS.items():
+        for steps in counts:
+            yield model, replace(plain, sampler=name, steps=steps)
+    if device.type == "cuda":
+        yield model, replace(plain, sampler="ancestral")
 
 
 def tradeoff(
@@ -53,7 +60,7 @@ def tradeoff(
     test = moments(features(grey(data.test_images, data.levels)))
     real = moments(features(grey(from_training(data, n), data.levels)))
     rows: dict[str, list[Any]] = {"sampler": [], "evaluations": [], "seconds": [], "fid": []}
-    for source, way in ways(model, drawn_by, how):
+    for source, way in ways(model, drawn_by, how, device):
         draw = sampler(source, way, generator_for(seed, 0, device, stream=5))
         samples, seconds = timed(draw, n, device)
         said = sampling_protocol(model, way)

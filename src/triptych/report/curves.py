@@ -174,6 +174,7 @@ WAYS = {
     "dpm-solver++": ("o", "DPM-Solver++"),
     "heun": ("^", "Heun"),
     "ddim": ("s", "DDIM"),
+    "ancestral": ("D", "ancestral"),
 }
 
 
@@ -199,6 +200,8 @@ def tradeoff(study: Study) -> Path | None:
                 ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **drawn)
         for way, (marker, said) in WAYS.items():
             steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
+            if not any(map(len, steps)):
+                continue
             calls = "" if way == "asked" else _calls(max(steps, key=len))
             ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
         ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")

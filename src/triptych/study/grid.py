@@ -78,7 +78,7 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     VAEs and two of flow and DDPM.
     """
     recipes = brief_recipes(dataset)
-    how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0)
+    how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0, tradeoff_images=1000)
     if preset == "cpu":
         plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
         how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
@@ -107,8 +107,7 @@ def brief_2026(preset: Preset, dataset: str) -> Study:
     part_a = [p for p in before.plans if p.recipe.part == "A"]
     chains = [Plan(recipe, ddpm.seeds) for recipe in latents]
     plans = (*part_a, ddpm, *chains, grey)
-    how = replace(before.evaluation, tradeoff_images=1000)
-    return Study("brief-2026", dataset, plans, how, edition="2026")
+    return Study("brief-2026", dataset, plans, before.evaluation, edition="2026")
 
 
 def priors(preset: Preset, dataset: str) -> Study:
