@@ -191,12 +191,26 @@ def test_ancestral_sampling_is_diffusers_step_by_step(
     beta = linear_beta(8)
     model = chain(8, prediction, clip, variance=variance)
     scheduler, g = peer(model, beta, variance_type=theirs), torch.Generator()
-    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    x, seen = torch.randn(3, *SMALL, generator=g.manual_seed(3)), what_is_seen(model)
     for t in reversed(range(8)):
         out = model.net(x, torch.full((3,), t))
         x = scheduler.step(out, t, x, generator=g).prev_sample
     monkeypatch.setattr(model, "grey", lambda x: x)
     torch.testing.assert_close(model.sample(3, g.manual_seed(3)), x)
+    assert_same_path(seen, 8)
+
+
+def what_is_seen(model):
+    """All images that the network is asked about from now on."""
+    seen = []
+    model.net.register_forward_pre_hook(lambda net, args: seen.append(args[0].clone()))
+    return seen
+
+
+def assert_same_path(seen, steps, **close):
+    """Of two samplings in a row, step by step."""
+    theirs, ours = seen[:steps], seen[steps:]
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), **close)
 
 
 @pytest.mark.usefixtures("float64")
@@ -208,13 +222,14 @@ def test_ddim_is_diffusers_step_by_step(prediction, eta, monkeypatch):
     model = chain(T, prediction)
     scheduler, g = peer(model, beta, "DDIMScheduler", set_alpha_to_one=True), torch.Generator()
     scheduler.num_inference_steps = T // stride  # its stride is T // this
-    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    x, seen = torch.randn(3, *SMALL, generator=g.manual_seed(3)), what_is_seen(model)
     for t in reversed(range(0, T, stride)):
         out = model.net(x, torch.full((3,), t))
         step = scheduler.step(out, t, x, eta=eta, use_clipped_model_output=True, generator=g)
         x = step.prev_sample
     monkeypatch.setattr(model, "grey", lambda x: x)
     torch.testing.assert_close(ddim(model, 3, 5, g.manual_seed(3), eta), x)
+    assert_same_path(seen, 5)
 
 
 @pytest.mark.usefixtures("float64")
@@ -239,7 +254,7 @@ def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch
     scheduler.timesteps = torch.tensor(times)
     scheduler.sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt()[times], torch.zeros(1)])
     g = torch.Generator()
-    x = torch.randn(3, *SMALL, generator=g.manual_seed(3))
+    x, seen = torch.randn(3, *SMALL, generator=g.manual_seed(3)), what_is_seen(model)
     for t in times:
         out = model.net(x, torch.full((3,), t))
         noise = torch.randn(x.shape, generator=g) if eta > 0 and t > 0 else torch.zeros_like(x)
@@ -247,6 +262,7 @@ def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch
     monkeypatch.setattr(model, "grey", lambda x: x)
     ours = dpm_solver(model, 3, 6, g.manual_seed(3), eta)
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-5)
+    assert_same_path(seen, len(times), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("float64")
@@ -266,12 +282,14 @@ def test_heun_is_diffusers_step_by_step(prediction, monkeypatch):
     scheduler.timesteps = torch.tensor(times[:1] + [t for t in times[1:] for _ in "ab"])
     g = torch.Generator()
     y = torch.randn(3, *SMALL, generator=g.manual_seed(3)) * (1 + s[0].square()).sqrt()
+    seen = what_is_seen(model)
     for i, t in enumerate(scheduler.timesteps.tolist()):
         scheduler._step_index = i
         x = scheduler.scale_model_input(y, t)
         y = scheduler.step(model.net(x, torch.full((3,), t)), t, y).prev_sample
     monkeypatch.setattr(model, "grey", lambda x: x)
     torch.testing.assert_close(heun(model, 3, 6, g.manual_seed(3)), y, rtol=1e-5, atol=1e-6)
+    assert_same_path(seen, len(scheduler.timesteps), rtol=1e-5, atol=1e-6)
 
 
 def test_heun_has_no_noise_to_add(g):
