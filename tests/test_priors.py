@@ -1,7 +1,8 @@
 import pytest
 import torch
+from scipy.stats import chi2
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
-from torch.func import vmap
+from torch.func import functional_call, vmap
 from toys import (
     PRIORS,
     SHAPE,
@@ -129,6 +130,28 @@ def test_samples_follow_the_density(name, g):
     assert z_scores.abs().max() < 4.5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", PRIORS)
+def test_samples_fill_the_plane_as_the_density_says(name, g):
+    """Pearson's chi-square test over squares of about a half, cut between points of the grid."""
+    prior, (grid, cell) = bent(name), plane(name)
+    axis = grid[:, 0].unique()
+    step, n = (axis[1] - axis[0]).item(), 40_000
+    edges = axis[:: round(0.5 / step)] + step / 2
+
+    def squares(points):
+        i, j = torch.bucketize(points.contiguous(), edges).unbind(-1)
+        return (i * (len(edges) + 1) + j).bincount
+
+    size = (len(edges) + 1) ** 2
+    expected = n * squares(grid)(prior.log_prob(grid).exp() * cell, minlength=size)
+    seen = squares(prior.sample(n, g))(minlength=size)
+    full = expected > 20
+    assert full.sum() > 30
+    statistic = ((seen - expected).square() / expected)[full].sum().item()
+    assert chi2.sf(statistic, int(full.sum())) > 1e-3
+
+
 @pytest.mark.parametrize("name", PRIORS)
 def test_log_prob_under_vmap_is_the_loop(name):
     prior, z = bent(name), torch.randn(6, 2)
@@ -139,6 +162,21 @@ def test_log_prob_under_vmap_is_the_loop(name):
 def test_gradients_of_log_prob_are_right(name):
     prior, z = bent(name), torch.randn(3, 2, requires_grad=True)
     assert torch.autograd.gradcheck(prior.log_prob, z)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_gradients_in_the_parameters_are_right(name, g):
+    """Of all of them; a resampled prior's Z too, which training estimates from draws."""
+    prior, z = bent(name), torch.randn(3, 2)
+    names, values = zip(*prior.named_parameters(), strict=True) if name != "gaussian" else ((), ())
+    rest = (prior.noise(g),) if name == "resampled" else ()
+
+    def log_prob(*values):
+        return functional_call(prior, dict(zip(names, values, strict=True)), (z, *rest))
+
+    prior.forward = prior.log_prob
+    inputs = [value.detach().requires_grad_() for value in values]
+    assert not inputs or torch.autograd.gradcheck(log_prob, inputs)
 
 
 def test_vamp_log_prob_is_that_of_a_mixture_of_posteriors():

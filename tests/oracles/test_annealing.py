@@ -6,7 +6,14 @@ from typing import get_args
 import pytest
 import torch
 from test_linear_gaussian_vae import SHAPE, M, problem
-from toys import global_generator_untouched, randomised
+from toys import (
+    POSTERIORS,
+    PRIORS,
+    global_generator_untouched,
+    images,
+    randomised,
+    tiny_vae,
+)
 
 from triptych.evaluate.ais import (
     AnnealedPath,
@@ -66,6 +73,31 @@ def test_the_bounds_hold_the_exact_value_between_them(g):
         gaps.append((high - low).mean().item())
     assert gaps[0] > 0.3
     assert gaps[1] < 0.2
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_under_every_prior_the_bounds_keep_their_sides(prior, g):
+    """And come nearer with more temperatures."""
+    model = randomised(tiny_vae(prior), 0.1).requires_grad_(False).eval()
+    widths = []
+    for steps in (2, 30):
+        low, high = bracket(model, 20, Annealing(steps, 6, 3), g)
+        width = high - low
+        assert width.mean() > -3 * width.std() / math.sqrt(20)
+        widths.append(width.mean().item())
+    assert widths[1] < max(0.9 * widths[0], 0.05)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS[:-1])
+def test_from_every_posterior_annealing_reaches_the_same(posterior, g):
+    """What is integrated does not depend on where the chain begins."""
+    x = (images(6) > 8).double()
+    model = randomised(tiny_vae(), 0.1).requires_grad_(False)
+    other = randomised(tiny_vae(posterior=posterior), 0.1, seed=1).requires_grad_(False)
+    other.likelihood = model.likelihood
+    found, usual = (annealed_log_px(m, x, Annealing(60, 8, 3), g) for m in (other, model))
+    error = math.hypot(found.mc_std, usual.mc_std)
+    assert found.mean == pytest.approx(usual.mean, abs=5 * error + 0.02)
 
 
 def test_the_monte_carlo_error_is_that_of_repeated_estimates(g):
