@@ -4,6 +4,7 @@ import pytest
 from synthetic import edit
 
 from triptych.errors import UserError
+from triptych.report.discussion import discuss
 from triptych.report.load import read_study
 from triptych.report.tables import likelihood_table, sampling_table
 
@@ -113,6 +114,11 @@ def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
     assert before is not None
     assert after is not None
     assert [h for h in before.header if h != "Mutual inf."] == after.header != before.header
+    said = "".join(
+        s for p in discuss(read_study(folder), ()) for s in p.spans if isinstance(s, str)
+    )
+    assert "their mutual information is at its limit" in said
+    assert "is the order by ELBO" not in said
 
 
 def test_the_error_of_bits_per_dim_is_said_where_it_shows(folder):

@@ -14,7 +14,7 @@ from triptych.errors import UserError
 from triptych.report.claims import all_separated, compare, one_run, ranked
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling
-from triptych.report.tables import best_iwae
+from triptych.report.tables import at_its_limit, best_iwae
 from triptych.report.wording import KL, Span, called, few, listed, number, runs
 
 LONGEST_REASON = 70
@@ -108,7 +108,7 @@ def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Spa
     low, high = number(percent[0], 0), number(percent[-1], 0)
     share = f"{high}%" if low == high else f"{low} to {high}%"
     return [
-        f" For {share} of the images the weights' Pareto k exceeds 0.7 ",
+        f" For {share} of the images the weights' Pareto k is too large for so few of them ",
         {"cite": "vehtari2024"},
         f": there {iwae.upper()} is a bound on log p(x), not an estimate of it.",
     ]
@@ -137,6 +137,11 @@ def _match(study: Study, brief: bool) -> list[Span]:
     spans: list[Span] = []
     if models:
         spans += compare(study, models, KL)
+    if models and at_its_limit(study):
+        spans.append(
+            f" {KL} is of these images alone: their mutual information is at its limit, the log of "
+            f"their number, and of more images it would be less."
+        )
     tests = {"energy-distance": "The energy distance", "classifier-accuracy": "A classifier"}
     for metric, test in list(tests.items())[: 1 if brief else 2]:
         spans.append(_told_apart(study, recipes, metric, test))
@@ -170,10 +175,11 @@ def exceeds_chance(score: Summary) -> bool:
 
 
 def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
-    """ELBO beside KL, only where every neighbour of both orders is separated by the runs."""
+    """ELBO beside KL, only where every neighbour of both orders is separated by the runs, and KL is
+    more than the average divergence less a number."""
     elbo = ranked(study, recipes, "elbo")
     kl = ranked(study, recipes, "kl-aggregate")
-    if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl]:
+    if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl] or at_its_limit(study):
         return ""
     if not (all_separated(study, elbo) and all_separated(study, kl)):
         return ""
