@@ -21,7 +21,7 @@ check: $(VENV)/checks
 	$(BIN)/lint-imports
 
 bench: $(VENV)/peers
-	$(BIN)/python bench/run.py $(DEVICE)
+	$(BIN)/python bench/run.py $(or $(DEVICE),cpu) $(ONLY)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -20,6 +20,7 @@ from triptych.study.recipes import recipes_for
 SHAPE, LEVELS = (1, 28, 28), 256
 BATCH, STEPS = 64, 4  # of a round of training
 DRAWN = 64
+TARGETS = {"the same U-Net": " (target 1.8)"}
 
 
 def against_unets(images: Tensor) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def against_unets(images: Tensor) -> dict[str, Any]:
         model.net = net
         row = f"{name}, plain Adam loop in fp32"
         rounds[row] = plain_rounds(denoising(model), model, images)
-        ratios[f"ratio to {name}" + " (target 1.8)" * (name == "the same U-Net")] = [row]
+        ratios[f"ratio to {name}" + TARGETS.get(name, "")] = [row]
     rounds["DDPM as triptych trains it"] = trained(built("ddpm"), "ddpm", images)
     return race(rounds, ratios, STEPS * BATCH)
 
