@@ -19,7 +19,7 @@ from triptych.evaluate.drawing import enough, sampler, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement, of_first
 from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
-from triptych.evaluate.judge_samples import sample_scores
+from triptych.evaluate.judge_samples import from_training, sample_scores
 from triptych.evaluate.judge_vae import DRAWN, judge_vae
 from triptych.evaluate.likelihood import bits
 from triptych.evaluate.nearest import nearest, share_nearer
@@ -75,7 +75,7 @@ def judge(
     if how.tradeoff_images:
         result.arrays["tradeoff"] = tradeoff(model, drawing, how, data, features, seed)
     if isinstance(model, LatentDDPM):
-        train = data.train_images[: len(images)]
+        train = from_training(data, len(images))
         seen = view(view_name)(train, data.levels, generator_for(0, 0, device, stream=3))
         result.scores += latent_limits(model, seen, data, features, g)
     return result

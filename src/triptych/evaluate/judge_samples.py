@@ -64,15 +64,15 @@ def sample_scores(
         scores += of_classes
     if not many:
         return scores, arrays
-    growth, real = (frechet_growth(f, test) for f in (fake, train))
+    growth, usual = (frechet_growth(f, test) for f in (fake, train))
     if growth.at_infinity is not None:
-        limit = protocol | {"floor": real.at_infinity}
+        limit = protocol | {"floor": usual.at_infinity}
         scores.append(Score("fid-infinity", growth.at_infinity, "", None, limit))
     scores += [
         _kernel_score(fake, train, test, protocol),
         *_neighbourhood_scores(fake, train, test, protocol),
     ]
-    curves = {"n": growth.n, "fid": growth.fid, "floor": real.fid}
+    curves = {"n": growth.n, "fid": growth.fid, "floor": usual.fid}
     arrays["fid-growth"] = {name: np.array(values) for name, values in curves.items()}
     return scores, arrays
 

@@ -114,7 +114,8 @@ def split_and_n(protocol: dict[str, Any]) -> str:
         drawn = protocol["split"] == "samples"
         parts.append("samples" if drawn else f"{protocol['split']} split")
     if "n" in protocol:
-        parts.append(f"n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{count(int(protocol['n']))}")
+        which = f" {protocol['images']}" if "images" in protocol else ""
+        parts.append(f"n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{count(int(protocol['n']))}{which}")
     if "view" in protocol:
         parts.append(VIEWS.get(protocol["view"], str(protocol["view"])))
     return ", ".join(parts)
