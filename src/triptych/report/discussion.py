@@ -108,9 +108,9 @@ def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Spa
     low, high = number(percent[0], 0), number(percent[-1], 0)
     share = f"{high}%" if low == high else f"{low} to {high}%"
     return [
-        f" For {share} of the images the weights' Pareto k is too large for so few of them ",
+        f" For {share} of the images the weights' Pareto k is too large ",
         {"cite": "vehtari2024"},
-        f": there {iwae.upper()} is a bound on log p(x), not an estimate of it.",
+        f": there {iwae.upper()} is a bound, not an estimate.",
     ]
 
 
@@ -138,13 +138,11 @@ def _match(study: Study, brief: bool) -> list[Span]:
     if models:
         spans += compare(study, models, KL)
     if models and at_its_limit(study):
-        spans.append(
-            f" {KL} is of these images alone: their mutual information is at its limit, the log of "
-            f"their number, and of more images it would be less."
-        )
+        why = " The images' mutual information is at its limit, the log of their number."
+        spans.append(f"{'' if brief else why} Of more images {KL} would be less.")
     tests = {"energy-distance": "The energy distance", "classifier-accuracy": "A classifier"}
     for metric, test in list(tests.items())[: 1 if brief else 2]:
-        spans.append(_told_apart(study, recipes, metric, test))
+        spans.append(_told_apart(study, recipes, metric, test, brief))
     spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
     if spans and not brief:
         why = " For a given encoder the ELBO is highest where the prior is the aggregate posterior "
@@ -152,8 +150,10 @@ def _match(study: Study, brief: bool) -> list[Span]:
     return spans
 
 
-def _told_apart(study: Study, recipes: Sequence[Recipe], metric: str, test: str) -> str:
-    """Of which models a test tells the two distributions apart, of which not."""
+def _told_apart(
+    study: Study, recipes: Sequence[Recipe], metric: str, test: str, brief: bool
+) -> str:
+    """Of which models a test tells the two distributions apart, and unless `brief` of which not."""
     scores = [(called(study, r), study.score(r.name, metric)) for r in recipes]
     tested = [(name, s) for name, s in scores if s is not None and "null95" in s.protocol]
     told = [name for name, score in tested if exceeds_chance(score)]
@@ -162,7 +162,7 @@ def _told_apart(study: Study, recipes: Sequence[Recipe], metric: str, test: str)
         return ""
     if not told:
         return f" {test} tells q(z) from p(z) for no model."
-    but = f", not for {few(rest)}" if rest else ""
+    but = f", not for {few(rest)}" if rest and not brief else ""
     return f" {test} tells q(z) from p(z) for {few(told)}{but}."
 
 

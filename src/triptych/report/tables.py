@@ -215,7 +215,7 @@ def _likelihood_caption(study: Study, columns: dict[str, dict[str, Summary]]) ->
 def _on_some(own: dict[str, Any], protocol: dict[str, Any]) -> str:
     """Of which images a bound is, where they are not those of the table."""
     if "importance_images" in own:
-        return f" (its gain over the ELBO from {count(own['importance_images'])} images)"
+        return f" (gain over the ELBO from {count(own['importance_images'])} images)"
     if own.get("n") == protocol.get("n"):
         return ""
     return f" on {count(own['n'])} images"
