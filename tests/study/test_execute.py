@@ -9,6 +9,7 @@ import torch
 
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
+from triptych.study import execute as execute_module
 from triptych.study import run as run_module
 from triptych.study.execute import device_named, execute, jobs_of
 from triptych.study.grid import Plan, Study
@@ -178,6 +179,21 @@ def test_processes_do_the_same_and_a_job_that_breaks_stops_no_other(tmp_path):
     ((model, seed, reason),) = (f.values() for f in found["failures"])
     assert (model, seed) == ("b", 0)
     assert "config.json is not a run's config" in reason
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "processes"),
+    [("cpu", 1, 0), ("cpu", 3, 3), ("cuda", 0, 0), ("cuda", 1, 0), ("cuda", 3, 3)],
+)
+def test_a_gpu_is_shared_by_as_many_processes_as_are_asked_for(
+    device, workers, processes, tmp_path, monkeypatch
+):
+    begun = []
+    monkeypatch.setattr(execute_module, "run_here", lambda *rest: begun.append(0) or [])
+    monkeypatch.setattr(execute_module, "run_processes", lambda *rest: begun.append(rest[4]) or [])
+    place = Place("digits", None, None, torch.device(device))
+    execute(study(), tmp_path, place, lambda job, said: None, workers)
+    assert set(begun) == {processes}
 
 
 def test_scores_are_those_of_the_averaged_weights_that_were_best_on_validation(tmp_path, digits):

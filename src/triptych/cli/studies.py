@@ -40,7 +40,7 @@ class Study:
     seeds: int | None = None
     """runs of every model, if not the study's own number"""
     workers: int = 0
-    """processes on a CPU; 0: one for each core"""
+    """processes; 0: one for each core, and one on a GPU"""
     on: str | None = None
     """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
     gpus_per_run: float = 1.0

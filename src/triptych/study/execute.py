@@ -48,7 +48,8 @@ def execute(
     """Train and judge all runs that are not finished, then write results.json."""
     if workers < 0:
         raise UserError(
-            f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core"
+            f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core, and "
+            f"one on a GPU"
         )
     data = load(study.dataset, place.root)
     for plan in study.plans:
@@ -59,11 +60,11 @@ def execute(
         features_for(data, place.features)  # fails early, and trains only once what is cached
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
-    count = workers or default_workers(len(todo))
+    count = workers or (default_workers(len(todo)) if place.device.type == "cpu" else 1)
     for wait in (False, True):  # what other processes have is waited for when all else is done
         if cluster is not None:
             todo = run_on_ray(cluster, todo, place, study.evaluation, display, wait)
-        elif place.device.type != "cpu" or count == 1:
+        elif count == 1:
             todo = run_here(todo, place, study.evaluation, display, wait)
         else:
             todo = run_processes(todo, place, study.evaluation, display, count, wait)

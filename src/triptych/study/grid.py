@@ -74,8 +74,8 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     """The 2024 assignment: three priors x 3 seeds, and a VAE, a flow and a DDPM for their samples.
 
     The cpu preset fits an afternoon on two cores. The gpu preset trains longer, its flow and DDPM
-    are larger (`recipes.on_gpu`), the DDPM draws without guidance, and there are five seeds of the
-    VAEs and two of flow and DDPM.
+    are larger (`recipes.on_gpu`), the DDPM draws in more steps and is guided less, and there are
+    five seeds of the VAEs and two of flow and DDPM.
     """
     recipes = brief_recipes(dataset)
     how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0, tradeoff_images=1000)
@@ -85,7 +85,7 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
         return Study("brief-2024", dataset, tuple(plans), how)
     few, many = (0, 1), (0, 1, 2, 3, 4)
     plans = [Plan(on_gpu(r, dataset), many if r.part == "A" else few) for r in recipes]
-    how = replace(how, importance_samples=5000, bound_draws=16, guidance=1.0)
+    how = replace(how, importance_samples=5000, bound_draws=16, steps=40, guidance=1.25)
     return Study("brief-2024", dataset, tuple(plans), how)
 
 

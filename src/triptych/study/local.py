@@ -1,4 +1,5 @@
-"""The engine of this machine: a process for each core on a CPU, seeds side by side on a GPU."""
+"""The engine of this machine: a process for each core on a CPU, seeds side by side on a GPU, which
+several processes may share."""
 
 import os
 import signal
