@@ -81,3 +81,12 @@ def test_a_flow_posterior_starts_as_its_gaussian(name):
     z, log_qz = posterior.rsample(h, eps)
     torch.testing.assert_close(z, h.base.mu + h.base.log_sigma.exp() * eps)
     torch.testing.assert_close(log_qz, normal_log_prob(z, *h.base))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "two levels"])
+def test_no_image_is_so_far_from_others_that_its_density_is_infinite(name):
+    posterior = randomised(posterior_named(name, 4), 100.0).float()
+    h = posterior.encode(torch.rand(5, *SHAPE).float())
+    z, log_qz = posterior.rsample(h, torch.randn(5, 4).float())
+    for found in (z, log_qz, posterior.log_prob(z.flip(0), h)):
+        assert found.isfinite().all()

@@ -284,3 +284,12 @@ def test_a_resampled_prior_takes_its_last_proposal_as_it_is(g):
     drawn = prior.log_a(prior.sample(2**16, g)).exp()
     assert a.std() > 0.2
     assert drawn.mean().item() == pytest.approx((ratio * a).mean().item(), abs=0.008)
+
+
+@pytest.mark.parametrize("name", ["vamp", "hierarchical", "hierarchical-vamp"])
+def test_what_lies_far_from_all_images_has_a_finite_density(name):
+    prior = randomised(prior_named(name, 4), 100.0).float()
+    for module in prior.modules():
+        for encoder in module.borrowed if isinstance(module, VampPrior) else ():
+            randomised(encoder, 100.0).float()
+    assert prior.log_prob(3 * torch.randn(20, 4).float()).isfinite().all()

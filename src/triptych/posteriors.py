@@ -17,6 +17,18 @@ class GaussianParameters(NamedTuple):
     log_sigma: Float[Tensor, "*batch D"]
 
 
+MOST = 10.0  # of |log sigma|, which is about 2 at most in a trained VAE
+
+
+def bounded(log_sigma: Tensor) -> Tensor:
+    """log sigma as a network says it, but no further from 0 than 10.
+
+    One image far from all others can take it where exp(-log sigma) squared is infinite in single
+    precision, which would end a training (Tomczak & Welling's code keeps it in -3 .. 1).
+    """
+    return log_sigma.clamp(-MOST, MOST)
+
+
 class DiagonalGaussian(nn.Module):
     """q(z|x) = N(z; mu(x), diag sigma(x)^2) (Kingma & Welling 2014, arXiv:1312.6114, eq. 9).
 
@@ -30,7 +42,7 @@ class DiagonalGaussian(nn.Module):
     def encode(self, x: Float[Tensor, "B C H W"]) -> GaussianParameters:
         """Run the encoder, once however many samples follow."""
         mu, log_sigma = self.net(x).to(x.dtype).chunk(2, -1)
-        return GaussianParameters(mu, log_sigma)
+        return GaussianParameters(mu, bounded(log_sigma))
 
     def rsample(
         self, h: GaussianParameters, eps: Float[Tensor, "*batch D"]
@@ -76,7 +88,7 @@ class FullGaussian(nn.Module):
         M, out = self.latent_dim, self.net(x).to(x.dtype)
         mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
         square = entries.index_select(-1, self.place).unflatten(-1, (M, M))
-        return FullGaussianParameters(mu, log_sigma, square * self.strictly_below)
+        return FullGaussianParameters(mu, bounded(log_sigma), square * self.strictly_below)
 
     def rsample(
         self, h: FullGaussianParameters, eps: Float[Tensor, "*batch D"]
@@ -125,7 +137,7 @@ class FlowPosterior(nn.Module):
         """Run the encoder, once however many samples follow."""
         M, out = self.latent_dim, self.net(x).to(x.dtype)
         mu, log_sigma, context = out.split([M, M, out.shape[-1] - 2 * M], -1)
-        return FlowParameters(GaussianParameters(mu, log_sigma), context)
+        return FlowParameters(GaussianParameters(mu, bounded(log_sigma)), context)
 
     def rsample(
         self, h: FlowParameters, eps: Float[Tensor, "*batch D"]

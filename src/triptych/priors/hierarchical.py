@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from triptych.maths import normal_log_prob
-from triptych.posteriors import DiagonalGaussian, GaussianParameters
+from triptych.posteriors import DiagonalGaussian, GaussianParameters, bounded
 from triptych.protocols import Density
 
 
@@ -43,7 +43,7 @@ class TwoLevelPrior(nn.Module):
     def given(self, z_2: Float[Tensor, "*batch D2"]) -> GaussianParameters:
         """The parameters of p(z_1|z_2)."""
         mu, log_sigma = self.net(z_2).to(z_2.dtype).chunk(2, -1)
-        return GaussianParameters(mu, log_sigma)
+        return GaussianParameters(mu, bounded(log_sigma))
 
 
 class TwoLevelParameters(NamedTuple):
@@ -89,4 +89,4 @@ class TwoLevelPosterior(nn.Module):
         """The parameters of q(z_1|x, z_2)."""
         together = torch.cat([seen.expand(*z_2.shape[:-1], -1), z_2], -1)
         mu, log_sigma = self.net(together).to(z_2.dtype).chunk(2, -1)
-        return GaussianParameters(mu, log_sigma)
+        return GaussianParameters(mu, bounded(log_sigma))
