@@ -32,9 +32,14 @@ def test_activity_of_every_posterior_is_that_of_its_mean(name, g):
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.06)
 
 
+def of_gaussians(prior, h, g):
+    posterior = DiagonalGaussian(torch.nn.Identity(), h.mu.shape[1])
+    return divergence_by_dimension(prior, posterior, h, len(h.mu), g)
+
+
 def test_divergence_by_dimension_is_the_closed_form_under_a_gaussian(g):
     mu, log_sigma = torch.randn(4000, 3), -1.0 + 0.1 * torch.randn(4000, 3)
-    found = divergence_by_dimension(StandardGaussian(3), GaussianParameters(mu, log_sigma), g)
+    found = of_gaussians(StandardGaussian(3), GaussianParameters(mu, log_sigma), g)
     exact = kl_divergence(Normal(mu, log_sigma.exp()), Normal(0.0, 1.0)).mean(0)
     torch.testing.assert_close(found.float(), exact, atol=0.02, rtol=0.02)
 
@@ -46,14 +51,14 @@ def test_divergence_by_dimension_has_the_priors_narrow_modes_and_tails(g):
         prior.mu.copy_(torch.arange(8.0)[:, None] * 20)
         prior.log_sigma.fill_(math.log(0.01))
     h = GaussianParameters(prior.mu.detach().repeat(500, 1), torch.full((4000, 1), math.log(0.01)))
-    found = divergence_by_dimension(prior, h, g)
+    found = of_gaussians(prior, h, g)
     assert found.item() == pytest.approx(math.log(8), abs=1e-3)
 
 
 def test_divergence_by_dimension_of_a_flow_is_near_the_closed_form(g):
     """No closed marginal: a flow at its start is the Gaussian, and is looked at through draws."""
     mu, log_sigma = 0.3 * torch.randn(4000, 2), -1.0 + 0.1 * torch.randn(4000, 2)
-    found = divergence_by_dimension(prior_named("flow"), GaussianParameters(mu, log_sigma), g)
+    found = of_gaussians(prior_named("flow"), GaussianParameters(mu, log_sigma), g)
     exact = kl_divergence(Normal(mu, log_sigma.exp()), Normal(0.0, 1.0)).mean(0)
     torch.testing.assert_close(found.detach().float(), exact, atol=0.05, rtol=0.03)
 
@@ -65,6 +70,33 @@ def test_divergence_by_dimension_is_from_the_priors_own_marginal(g):
         prior.mu.copy_(torch.tensor([[-4.0, 0.0], [4.0, 0.0]]))
     side = torch.tensor([-4.0, 4.0]).repeat(2000)
     mu = torch.stack([side, torch.zeros(4000)], 1)
-    found = divergence_by_dimension(prior, GaussianParameters(mu, torch.zeros(4000, 2)), g)
+    found = of_gaussians(prior, GaussianParameters(mu, torch.zeros(4000, 2)), g)
     assert found[0].item() == pytest.approx(math.log(2), abs=0.06)
     assert found[1].item() == pytest.approx(0, abs=0.03)
+
+
+def test_divergence_by_dimension_of_a_full_gaussian_is_that_of_its_marginals(g):
+    posterior, n = randomised(posterior_named("full", 3), 0.03), 4000
+    h = posterior.encode(torch.rand(n, *SHAPE))
+    L = h.below + torch.diag_embed(h.log_sigma.exp())
+    sigma = (L @ L.mT).diagonal(dim1=-2, dim2=-1).sqrt()
+    exact = kl_divergence(Normal(h.mu, sigma), Normal(0.0, 1.0)).mean(0)
+    apart = kl_divergence(Normal(h.mu, h.log_sigma.exp()), Normal(0.0, 1.0)).mean(0)
+    found = divergence_by_dimension(StandardGaussian(3), posterior, h, n, g)
+    torch.testing.assert_close(found.float(), exact, atol=0.06, rtol=0.03)
+    assert (exact - apart).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("name", ["coupling", "iaf", "two levels"])
+def test_divergence_by_dimension_without_a_density_is_from_draws(name, g):
+    """Scaled and shifted by hand, the draws of a flow at its start are Gaussian still, and so are
+    those of the top level."""
+    posterior, n = posterior_named(name, 4), 600
+    h = posterior.encode(torch.rand(n, *SHAPE))
+    given = h.top if name == "two levels" else h.base
+    given.mu.data += torch.randn(n, 1)
+    given.log_sigma.data -= torch.tensor([0.5, 1.5] * (given.mu.shape[1] // 2))
+    exact = kl_divergence(Normal(given.mu, given.log_sigma.exp()), Normal(0.0, 1.0)).mean(0)
+    found = divergence_by_dimension(StandardGaussian(4), posterior, h, n, g, points=20_000)
+    found = found[-given.mu.shape[1] :]
+    torch.testing.assert_close(found.float(), exact, atol=0.08, rtol=0.03)

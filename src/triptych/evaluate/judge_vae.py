@@ -24,7 +24,6 @@ from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
 from triptych.pixelvae import AutoregressiveBernoulli
-from triptych.posteriors import GaussianParameters
 from triptych.protocols import Score
 from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
@@ -62,10 +61,12 @@ def judge_vae(
     active = activity(model.posterior, h, len(x), g)
     curve = bounds.growth + (elbo.mean - bounds.elbo.mean if len(some) < len(x) else 0)
     growth = {"k": np.array(marks(how.importance_samples)), "iwae": curve.cpu().numpy()}
-    arrays = {"growth": growth, "units": {"activity": active.cpu().numpy()}}
-    if isinstance(h, GaussianParameters):
-        nats = divergence_by_dimension(model.prior, h, g).cpu().numpy()
-        arrays["divergence"] = {"nats": nats}
+    nats = divergence_by_dimension(model.prior, model.posterior, h, len(x), g)
+    arrays = {
+        "growth": growth,
+        "units": {"activity": active.cpu().numpy()},
+        "divergence": {"nats": nats.cpu().numpy()},
+    }
     count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
     return Judgement(
         [
