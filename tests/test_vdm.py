@@ -8,7 +8,7 @@ from scipy.stats import norm
 from torch import nn
 from toys import SHAPE, images, randomised, tiny_vdm
 
-from triptych.evaluate.diffusion import vdm_bound
+from triptych.evaluate.diffusion import vdm_bound, vdm_terms
 from triptych.maths import bits_per_dim
 from triptych.samplers import ddim
 from triptych.vdm import END, START, VDM
@@ -58,6 +58,18 @@ def test_the_bound_of_gaussian_data_is_their_entropy_wherever_the_schedule_ends(
     spread = estimate.values.std().item() / len(x) ** 0.5
     assert -estimate.mean == pytest.approx(entropy, abs=4.5 * spread)
     assert 4.5 * spread < 0.4 < 0.02 * entropy
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_terms_of_all_times_add_up_to_the_entropy_of_gaussian_data(g):
+    model, x = optimal("v"), levels_of_data(4000, g)
+    model.timesteps = 100
+    t, bits, T, prior = vdm_terms(model, x, g, points=10_000).values()
+    assert T == 100
+    assert t.tolist() == list(range(101))
+    nats = (bits.sum() + prior) * D * math.log(2)
+    entropy = D / 2 * math.log(2 * math.pi * math.e * V) - D * math.log(WIDTH)
+    assert nats == pytest.approx(entropy, abs=0.1)
 
 
 @pytest.mark.usefixtures("float64")

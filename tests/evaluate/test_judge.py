@@ -11,6 +11,7 @@ from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow
 
 from triptych.data import view
 from triptych.errors import UserError
+from triptych.evaluate import judge as judge_module
 from triptych.evaluate.classifier import Features
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
@@ -23,6 +24,7 @@ from triptych.evaluate.judge import (
     sampler,
     sampling_protocol,
 )
+from triptych.evaluate.likelihood import Estimate
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
@@ -327,6 +329,16 @@ def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
             assert score.unit == "bits/dim"
             assert 0 < score.value < 40
             assert score.image_std > 0
+
+
+def test_the_likelihood_by_the_ode_stands_beside_the_bound_of_the_same_images(digits, monkeypatch):
+    bound = Estimate(-torch.arange(70.0), 0.1)
+    monkeypatch.setattr(judge_module, "ddpm_bound", lambda *asked: bound)
+    how = dataclasses.replace(QUICK, steps=2, ode_images=4)
+    found = by_metric(judge(built("ddpm"), digits, "raw", how, 0))
+    bit = 64 * math.log(2)
+    assert found["bpd"].value == pytest.approx(34.5 / bit)
+    assert found["bpd-ode"].protocol["bpd"] == pytest.approx(1.5 / bit)
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])

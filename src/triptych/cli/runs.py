@@ -213,7 +213,12 @@ def said(score: Any) -> str:
         notes.append(f"of so many images {score.image_std:.2g}")
     if "features" in score.protocol:
         notes.append(f"N = {score.protocol['n']}")
-    levels = {"null95": "95% of the null", "floor": "real images", "real": "real images"}
+    levels = {
+        "null95": "95% of the null",
+        "floor": "real images",
+        "real": "real images",
+        "bpd": "their bound",
+    }
     found = ((words, score.protocol.get(key)) for key, words in levels.items())
     notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
     if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):

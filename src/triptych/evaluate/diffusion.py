@@ -132,6 +132,27 @@ def ddpm_terms(
     }
 
 
+@torch.no_grad()
+def vdm_terms(
+    model: VDM, x: Float[Tensor, "N C H W"], generator: Generator, points: int = 40
+) -> dict[str, NDArray[Any]]:
+    """The same of a bound in continuous time, whose integral is cut as its chain cuts time: what
+    the t-th of T parts adds, t = 1 .. T, and at 0 the reconstruction."""
+    x_0, per_bit, T = 2 * x / (model.levels - 1) - 1, model.dims * math.log(2), model.timesteps
+    times = np.unique(np.geomspace(1, T + 1, points).round().astype(np.int64)) - 1
+
+    def eps() -> Tensor:
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    nats = [model.reconstruction(x_0, eps()).double().mean().item()]
+    for t in times[1:]:
+        middle = torch.full((len(x),), (float(t) - 0.5) / T).to(x)
+        nats.append(in_halves(model.diffusion, x_0, middle, eps()).double().mean().item() / T)
+    prior = model.prior_term(x_0).double().mean().item() / per_bit
+    bits = np.array(nats) / per_bit
+    return {"t": times, "bits": bits, "T": np.array(T), "prior": np.array(prior)}
+
+
 def _gaussian_term(model: DDPM, x: Tensor, t: int, generator: Generator) -> Float[Tensor, "N"]:
     times, eps = torch.full((len(x),), t, device=x.device), model.start(len(x), generator)
     return in_halves(model.gaussian_term, model.scale(x), times, eps).double()

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
 from triptych.evaluate.classifier import Features, grey
-from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms, vdm_bound
+from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms, vdm_bound, vdm_terms
 from triptych.evaluate.drawing import enough, sampler, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement, of_first
 from triptych.evaluate.judge_flow import judge_flow, outside_score
@@ -27,6 +27,7 @@ from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
 from triptych.evaluate.tradeoff import tradeoff
 from triptych.latent import LatentDDPM
+from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.order import generator_for
@@ -108,13 +109,30 @@ def judge_model(
         return judge_latent(model, x, labels, how, protocol, g)
     if isinstance(model, PixelFlow):
         return Judgement(judge_flow(model, x, how, protocol, g))
-    result = Judgement([bpd_score(model, x, how, protocol, g)])
-    if isinstance(model, DDPM):
-        result.arrays["terms"] = ddpm_terms(model, x[:TERMS_OF], g)
-    chain = model.chain() if isinstance(model, VDM) else model
-    if isinstance(chain, DDPM) and how.ode_images:
+    if isinstance(model, DDPM | VDM):
+        return judge_diffusion(model, x, how, protocol, g)
+    raise TypeError(f"no scores are known for a {type(model).__name__}")
+
+
+def judge_diffusion(
+    model: DDPM | VDM, x: Tensor, how: Evaluation, protocol: dict[str, Any], g: Generator
+) -> Judgement:
+    """The bound in bits per dimension and its terms; the ODE's likelihood of some images beside the
+    bound of the same ones."""
+    if isinstance(model, VDM):
+        kind, bound = "continuous time", vdm_bound(model, x, how.bound_draws, g)
+        terms, chain = vdm_terms(model, x[:TERMS_OF], g), model.chain()
+    else:
+        kind, bound = "variational", ddpm_bound(model, x, how.bound_draws, g)
+        terms, chain = ddpm_terms(model, x[:TERMS_OF], g), model
+    said = protocol | {"samples": how.bound_draws, "bound": kind}
+    result = Judgement([bits("bpd", bound, model.dims, said)], {"terms": terms})
+    if how.ode_images:
         some = x[: how.ode_images]
-        result.scores.append(ode_score(chain, some, protocol, g, how.ode_trace == "exact"))
+        beside = bits_per_dim(bound.values[: len(some)].double(), model.dims).mean().item()
+        result.scores.append(
+            ode_score(chain, some, protocol | {"bpd": beside}, g, how.ode_trace == "exact")
+        )
     return result
 
 
@@ -158,17 +176,3 @@ def alike(samples: Tensor, data: Dataset, view_name: str) -> tuple[Tensor, Tenso
     noise = generator_for(0, 0, samples.device, stream=3)
     train = view("threshold")(images, data.levels, None)
     return train, view(view_name)(test_images, data.levels, noise)
-
-
-def bpd_score(
-    model: nn.Module, x: Tensor, how: Evaluation, protocol: dict[str, Any], g: Generator
-) -> Score:
-    """Bits per dimension of a DDPM or a VDM, as a bound."""
-    if isinstance(model, VDM):
-        bound, estimate = "continuous time", vdm_bound(model, x, how.bound_draws, g)
-    elif isinstance(model, DDPM):
-        bound, estimate = "variational", ddpm_bound(model, x, how.bound_draws, g)
-    else:
-        raise TypeError(f"no bits per dimension for a {type(model).__name__}")
-    protocol = protocol | {"samples": how.bound_draws, "bound": bound}
-    return bits("bpd", estimate, model.dims, protocol)

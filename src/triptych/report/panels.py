@@ -21,7 +21,12 @@ from triptych.report.wording import (
 )
 from triptych.study.results import PER_SEED, SAMPLING
 
-LEVELS = {"null95": "95% null level", "floor": "real images", "real": "real images"}
+LEVELS = {
+    "null95": "95% null level",
+    "floor": "real images",
+    "real": "real images",
+    "bpd": "their bound",
+}
 SAID = {"dataset", "split", "n", "images", "view", "features", "feature_hash"}
 WIDE, WIDEST = 20.0, 1e12  # largest over least of the positive numbers on a logarithmic axis
 ROOM = 0.06  # left free at either end of an axis

@@ -10,7 +10,7 @@ from triptych.evaluate.stats import paired_difference, summarise
 from triptych.protocols import Score
 
 # What may differ between the seeds of one model without making another protocol of it.
-PER_SEED = ("null95", "floor", "real")
+PER_SEED = ("null95", "floor", "real", "bpd")
 # How samples were drawn.
 SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "guidance", "temperature")
 # What two models may differ in and still be compared on the same metric.
