@@ -17,6 +17,7 @@ from triptych.report.tables import best_iwae
 from triptych.report.wording import count, label
 
 # Colour alone does not survive grey printing; a marker does.
+SMALLEST_TERM = 1e-6  # of the largest, that is drawn
 MARKERS = "osv^D<>P*X"
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 BESIDE: dict[str, Any] = {
@@ -154,6 +155,8 @@ def terms(study: Study) -> Path | None:
                 for name, r in lines.items()
             },
         )
+        most = max(float(a["bits"].max()) for r in lines.values() for a in r)
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], SMALLEST_TERM * most))  # L_0 may be nil
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "bound-terms")
 
