@@ -160,11 +160,13 @@ def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
     study = read_study(write_study(tmp_path / "nine", Synthetic(priors=NINE)))
     panels = place_panels(study, 4.7)
     assert panels is not None
-    assert len({bottom for _, bottom in panels.corners}) == 2
-    assert [left for left, _ in panels.corners[:4]] == [left for left, _ in panels.corners[5:]]
-    assert panels.side > 2.8
+    assert len({bottom for _, bottom in panels.corners}) == 3
+    assert [left for left, _ in panels.corners[:3]] == [left for left, _ in panels.corners[6:]]
+    assert panels.side > 4
     small = place_panels(study, 2.0)
     assert small is not None
+    assert len({bottom for _, bottom in small.corners}) == 2
+    assert small.side == 2
     assert {" ".join(t.split()) for t in small.titles} == {title for title, _, _ in NINE.values()}
     path = prior_posterior(study)
     assert path is not None
@@ -175,6 +177,8 @@ def test_many_priors_stand_in_rows_on_the_same_axes(tmp_path):
 def test_report_of_many_priors_keeps_to_its_page(tmp_path):
     folder = write_study(tmp_path / "nine", Synthetic(priors=NINE, latent_dim=32, part_b=False))
     assert write_report(folder).is_file()
+    with pdfplumber.open(folder / "figures" / "prior-posterior.pdf") as pdf:
+        assert pdf.pages[0].height > 15 / 2.54 * 72  # as large as it can be, where there is room
 
 
 def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):

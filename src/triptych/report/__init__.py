@@ -8,7 +8,7 @@ from triptych.report.curves import dimensions, frechet, growth, likelihood, term
 from triptych.report.explorer import write_explorer
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
-from triptych.report.latent_figure import latent_ddpm
+from triptych.report.latent_figure import latent_ddpm, prior_posterior
 from triptych.report.load import read_study
 from triptych.report.page import write_page
 from triptych.report.snippets import Ask
@@ -16,14 +16,15 @@ from triptych.report.snippets import Ask
 __all__ = ["handin", "write_explorer", "write_report"]
 
 DRAWN = (
+    prior_posterior,
     *(likelihood, growth, dimensions, frechet, classes, terms, tradeoff),
     *(manifold, nearest, latent_ddpm),
 )
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Draws the figures that one page has no room for, sets the page and measures it, and in any
-    case writes the page that has room for all, report.html; returns report.pdf.
+    """Draws the figures, the page's own as large as it can be, sets the page and measures it, and
+    in any case writes the page that has room for all, report.html; returns report.pdf.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.

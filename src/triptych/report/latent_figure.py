@@ -34,7 +34,7 @@ from triptych.report.wording import label
 
 # Room in cm for the ticks and labels left of and below the panels.
 LEFT, RIGHT, BELOW, LEGEND = 1.25, 0.1, 1.05, 0.55
-MOST_IN_ROW = 5
+MOST_IN_ROW, FEWEST_IN_ROW = 5, 3
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ def place_panels(study: Study, panel: float) -> Panels | None:
 
 
 def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
-    rows = math.ceil(len(pairs) / MOST_IN_ROW)
-    n, free = math.ceil(len(pairs) / rows), TEXT_WIDTH - LEFT - RIGHT
-    gaps = [max(_gap(pair) for pair in pairs[i::n]) for i in range(1, n)]
-    side = min(panel, (free - sum(gaps)) / n)
+    n, free = _in_a_row(pairs, panel), TEXT_WIDTH - LEFT - RIGHT
+    rows, gaps = math.ceil(len(pairs) / n), _gaps(pairs, n)
+    side = min(panel, _room(pairs, n))
     # Panels that do not fill the width stand apart, but not so far that they part company.
     more = min((free - n * side - sum(gaps)) / (n - 1), 0.5) if n > 1 else 0.0
     gaps = [gap + more for gap in gaps]
@@ -71,6 +70,26 @@ def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) 
     return Panels(titles, corners, side, rows * row)
 
 
+def _in_a_row(pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> int:
+    """Few enough for panels of that side, where one row does not hold them all in any case."""
+    rows = math.ceil(len(pairs) / MOST_IN_ROW)
+    n = math.ceil(len(pairs) / rows)
+    while rows > 1 and n > FEWEST_IN_ROW and _room(pairs, n) < panel:
+        rows += 1
+        n = math.ceil(len(pairs) / rows)
+    return n
+
+
+def _room(pairs: Sequence[tuple[Recipe, Latent]], n: int) -> float:
+    """Side of the largest panels of which n stand in a row."""
+    return (TEXT_WIDTH - LEFT - RIGHT - sum(_gaps(pairs, n))) / n
+
+
+def _gaps(pairs: Sequence[tuple[Recipe, Latent]], n: int) -> list[float]:
+    """Between the columns of n panels in a row, each as wide as its widest needs."""
+    return [max(_gap(pair) for pair in pairs[i::n]) for i in range(1, n)]
+
+
 def _gap(pair: tuple[Recipe, Latent]) -> float:
     """Room left of a panel in cm, for its own ticks and name of the axis, for the name, or for
     neither."""
@@ -78,9 +97,9 @@ def _gap(pair: tuple[Recipe, Latent]) -> float:
     return 1.35 if latent.chain is not None else 0.75 if latent.projected else 0.35
 
 
-def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
+def prior_posterior(study: Study, panel: float = 4.7, folder: Path | None = None) -> Path | None:
     """One panel per recipe of part A, all on the same axes, and one of the first latent DDPM on its
-    own; `panel` is the largest side in cm.
+    own; `panel` is the largest side in cm, `folder` where to write it if not with the others.
 
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown, dashed lines as much
     of the aggregate posterior.
@@ -97,7 +116,7 @@ def prior_posterior(study: Study, panel: float = 4.7) -> Path | None:
             for ax, corner in zip(axes, panels.corners, strict=True):
                 if corner[0] > panels.corners[0][0]:
                     ax.set_ylabel("")
-        return write(figure, study.folder / "figures", "prior-posterior")
+        return write(figure, folder or study.folder / "figures", "prior-posterior")
 
 
 def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:

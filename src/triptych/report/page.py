@@ -164,9 +164,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
 
 def _draw_panels(press: Press, study: Study, panel: float) -> None:
     """Puts the drawn figure where room was kept for it."""
-    path = prior_posterior(study, panel)
-    if path is not None:
-        shutil.copy(path, press.folder)
+    if prior_posterior(study, panel, press.folder) is not None:
         first, *rest = press.data["wide"]
         press.update(wide=[first | {"height": None}, *rest])
 

@@ -128,8 +128,6 @@ def digits_recipes() -> list[Recipe]:
 ON_GPU: dict[str, dict[str, Any]] = {
     "vae": {"epochs": 100, "batch_size": 512, "lr": 4e-3, "bent": 1.0},
     "pixelflow": {
-        "coupling": "spline",
-        "dequantization": "variational",
         "steps": 8,
         "width": 192,
         "epochs": 48,
@@ -149,8 +147,8 @@ ON_GPU: dict[str, dict[str, Any]] = {
 
 def on_gpu(recipe: Recipe, dataset: str) -> Recipe:
     """A recipe of the built-in studies at the budget of the gpu preset: longer, in larger batches,
-    the flow of splines, it and the U-Net larger; small images, of which there is less to learn,
-    five times as long and no more."""
+    flow and U-Net larger; small images, of which there is less to learn, five times as long and no
+    more."""
     if dataset == "digits":
         return override(recipe, epochs=5 * recipe.train.epochs)
     return override(recipe, **ON_GPU[recipe.model.kind])
