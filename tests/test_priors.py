@@ -263,6 +263,14 @@ def test_a_resampled_prior_settles_its_normaliser_for_evaluation(monkeypatch):
     prior.log_prob(z)
 
 
+@torch.no_grad()
+def test_the_error_of_a_resampled_priors_normaliser_is_its_spread_over_points(g):
+    prior = randomised(ResampledPrior(StandardGaussian(2), MLP([2, 4, 1]), points=400), 1.0)
+    found = torch.stack([prior.log_normaliser(torch.randn(400, 2)) for _ in range(500)]).std()
+    assert prior.normaliser_std() == pytest.approx(found.item(), rel=0.15)
+    assert prior.normaliser_std() > 0.005
+
+
 def test_a_resampled_prior_bears_acceptances_that_round_to_one_and_to_zero():
     prior, z = prior_named("resampled", 3).float(), torch.randn(6, 3).float()
     for logit in (200.0, -200.0):

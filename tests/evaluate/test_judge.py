@@ -29,6 +29,7 @@ from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
 from triptych.priors.gaussian import StandardGaussian
+from triptych.priors.resampled import ResampledPrior
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
 from triptych.train.order import generator_for
@@ -416,14 +417,29 @@ def test_pixels_beyond_the_range_are_all_counted():
 
 
 def test_annealing_is_scored_where_it_is_asked_for(digits):
-    how = dataclasses.replace(QUICK, ais_images=3, ais_steps=4)
+    how = dataclasses.replace(QUICK, ais_images=3, ais_steps=4, ais_chains=6, ais_leapfrog=2)
     scores = by_metric(judge(built("vae-flow"), digits, "threshold", how, 0))
     ais, width = scores["ais"], scores["ais-bracket"]
-    asked = {"n": 3, "samples": 16, "steps": 4}
+    asked = {"n": 3, "samples": 6, "steps": 4, "leapfrog": 2}
     assert ais.protocol | asked | {"split": "test"} == ais.protocol
     assert width.protocol | asked | {"split": "samples"} == width.protocol
     assert scores["elbo"].value - 3 < ais.value < 0
     assert width.value > 0
+
+
+def test_the_error_of_a_density_that_is_itself_estimated_is_in_every_score_that_has_it(
+    digits, monkeypatch
+):
+    how = dataclasses.replace(QUICK, ais_images=2, ais_steps=2, ais_chains=2)
+    model, found = built("vae-resampled"), []
+    for std in (0.0, 7.0):
+        monkeypatch.setattr(ResampledPrior, "normaliser_std", lambda prior, std=std: std)
+        found.append(by_metric(judge(model, digits, "threshold", how, 0)))
+    without, with_it = found
+    moved = {name for name, s in with_it.items() if s.mc_std != without[name].mc_std}
+    assert moved == {"elbo", "iwae-3", "ais", "kl-aggregate"}
+    for name in moved:
+        assert with_it[name].mc_std == pytest.approx(math.hypot(without[name].mc_std, 7.0))
 
 
 def test_a_vae_on_the_integers_has_bits_from_its_elbo(digits):

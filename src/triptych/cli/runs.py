@@ -21,8 +21,9 @@ from triptych.cli.options import (
 from triptych.errors import RunFailed, UserError
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
+AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
 USERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("importance_samples", "ais_images", "ais_steps"), ("vae",)),
+    **dict.fromkeys(("importance_samples", *AIS), ("vae",)),
     **dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
     "temperature": ("pixelflow",),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
 from triptych.pixelvae import AutoregressiveBernoulli
-from triptych.protocols import Score
+from triptych.priors.resampled import ResampledPrior
+from triptych.protocols import Density, Score
 from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
@@ -68,16 +70,27 @@ def judge_vae(
         "divergence": {"nats": nats.cpu().numpy()},
     }
     count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
+    scores += ais_scores(model, x, how, protocol, g)
+    scores += match_scores(model, h, scores[0], protocol, g)
+    found = with_error_of_prior(scores, model.prior)
     return Judgement(
-        [
-            *scores,
-            *bits(model, scores[0]),
-            *ais_scores(model, x, how, protocol, g),
-            *match_scores(model, h, scores[0], protocol, g),
-            count,
-        ],
+        [*found, *bits(model, found[0]), count],
         arrays | {"latent": latent_arrays(model, h, labels, g)} | manifold(model, h, len(x), g),
     )
+
+
+def with_error_of_prior(scores: list[Score], prior: Density) -> list[Score]:
+    """Where the prior's own density is an estimate, its error beside that of the bounds: it is the
+    same for all images, and no number of samples makes it less."""
+    if not isinstance(prior, ResampledPrior):
+        return scores
+    std = prior.normaliser_std()
+    return [
+        replace(s, mc_std=math.hypot(s.mc_std or 0.0, std))
+        if s.metric.startswith(("elbo", "iwae", "kl-aggregate")) or s.metric == "ais"
+        else s
+        for s in scores
+    ]
 
 
 def bits(model: VAE, elbo: Score) -> list[Score]:
@@ -139,13 +152,14 @@ def ais_scores(
     model: VAE, x: Float[Tensor, "N C H W"], how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
     """log p(x) by annealing, and how far its bounds from both sides are apart on drawn images."""
-    first, annealing = x[: how.ais_images], Annealing(how.ais_steps)
+    first = x[: how.ais_images]
+    annealing = Annealing(how.ais_steps, how.ais_chains, how.ais_leapfrog)
     if len(first) == 0:
         return []
     estimate = annealed_log_px(model, first, annealing, g)
     width = torch.sub(*reversed(bracket(model, len(first), annealing, g)))
     error = width.std().item() / len(first) ** 0.5 if len(first) > 1 else None
-    chain = {"samples": annealing.chains, "steps": annealing.steps}
+    chain = {"samples": how.ais_chains, "steps": how.ais_steps, "leapfrog": how.ais_leapfrog}
     simulated = protocol | chain | DRAWN | {"n": len(first)}
     return [
         _score("ais", estimate, of_first(protocol, len(first)) | chain),

@@ -24,7 +24,7 @@ class ResampledPrior(nn.Module):
     Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
     each step, so that the network cannot learn where they are; everywhere else from one fixed set
     of `points`, many and drawn apart from training, so that log_prob is a function of z; once for
-    all in evaluation mode. Its error is about sqrt((1 - Z) / (Z points)) nats, the same for all z.
+    all in evaluation mode. The error of that, `normaliser_std`, is the same for all z.
     """
 
     fixed: Tensor
@@ -83,6 +83,12 @@ class ResampledPrior(nn.Module):
     def log_normaliser(self, draws: Float[Tensor, "S D"]) -> Float[Tensor, ""]:
         """log of the mean acceptance of draws of the base."""
         return log_mean_exp(self.log_a(draws))
+
+    @torch.no_grad()
+    def normaliser_std(self) -> float:
+        """Standard error of log Z from the fixed points, std(a) / (Z sqrt(points)), in nats."""
+        a = self.log_a(self.fixed).double().exp()
+        return (a.std() / (a.mean() * len(a) ** 0.5)).item()
 
     def log_a(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log a(z) <= 0, in the precision of z."""
