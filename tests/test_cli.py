@@ -62,6 +62,10 @@ def refused(capsys, *words):
         (["train", "vae", "--set", "hidden"], "--set hidden"),
         (["train", "vae", "--set", "hiden=3"], "hiden"),
         (["study", "demo", "--workers", "-1"], "--workers -1"),
+        (["study", "demo", "--preset", "gpu"], "--preset gpu"),
+        (["study", "mine.toml", "--preset", "cpu"], "--preset cpu"),
+        (["study", "demo", "--dataset", "mnist"], "--dataset mnist"),
+        (["study", "demo", "--gpus-per-run", "0.5"], "--gpus-per-run 0.5"),
         (["data", "fetch", "mnist", "--data", "nowhere"], "nowhere"),
     ],
 )
@@ -114,6 +118,8 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
         said = refused(capsys, command, str(run), f"--{option}", value)
         name = option.replace("-", "_")
         assert f"{name} = {value} is of a {owner}, not of a VAE" in said
+    said = refused(capsys, "evaluate", str(run), "--features", "mnist_classifier.pth")
+    assert "--features mnist_classifier.pth has no use for vae-mixture" in said
     main(["sample", str(run), "-n", "9", "--out", "s.npz"])
     with np.load("s.npz", allow_pickle=False) as loaded:
         images = loaded["images"]

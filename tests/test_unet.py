@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from toys import randomised, tiny_ddpm
 
 from triptych.nets.unet import ResidualBlock, SelfAttention, TimeEmbedding, UNet
-from triptych.objectives import step_noise
+from triptych.train.batches import step_noise
 
 
 @pytest.mark.parametrize(

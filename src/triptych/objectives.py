@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
@@ -103,18 +103,3 @@ def frozen_log_prob(posterior: Posterior, z: Float[Tensor, "*K B M"], h: Any) ->
 def with_gradient_times(z: Tensor, factor: Tensor) -> Tensor:
     """z, whose gradient is multiplied by `factor` on its way back."""
     return z.detach() + factor * (z - z.detach())
-
-
-def step_noise(model: Any, n: int, generator: Generator) -> Any:
-    """The noise of n images in training: with that of dropout, which is of training alone."""
-    noise = model.noise(n, generator)
-    if drops := getattr(model, "drops", 0):
-        noise["dropout"] = torch.rand(n, drops, generator=generator, device=generator.device)
-    return noise
-
-
-def at_step(model: Any, progress: float) -> dict[str, float]:
-    """What the objective, if there is one, adds to the noise when `progress` of the training is
-    done."""
-    at = getattr(getattr(model, "objective", None), "at", None)
-    return {} if at is None else at(progress)

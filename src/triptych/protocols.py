@@ -99,7 +99,8 @@ class Model(Protocol):
         ...
 
     def loss(self, x: Tensor, noise: Any) -> Float[Tensor, "B"]:
-        """Per image, in nats where the loss is a bound; only the trainer averages."""
+        """Per image, in nats where the loss is a bound (a VDM's in bits/dim); only the trainer
+        averages."""
         ...
 
     def terms(self, x: Tensor, noise: Any) -> dict[str, Tensor]:

@@ -58,11 +58,9 @@ def ddim(
     x = model.start(n, generator)
     times = spaced_times(model.T, steps)
     alpha_bar = model.sqrt_alpha_bar.square()
-    for t_now, t_next in zip(times[::-1], [*times[-2::-1], None], strict=True):
+    for t_now, t_next in pairwise(times[::-1]):
         t = torch.full((n,), t_now, device=x.device)
         x_0 = model.x_0_hat(x, t)
-        if t_next is None:
-            return model.grey(x_0)
         eps = (x - at(model.sqrt_alpha_bar, t) * x_0) / at(model.sqrt_one_minus_alpha_bar, t)
         ab_t, ab_s = alpha_bar[t_now], alpha_bar[t_next]
         sigma = eta * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
@@ -70,7 +68,7 @@ def ddim(
         x = ab_s.sqrt() * x_0 + kept.sqrt() * eps
         if eta > 0:
             x = x + sigma * model.start(n, generator)
-    raise AssertionError("the last time is always 0")
+    return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 
 @torch.no_grad()
@@ -97,10 +95,8 @@ def dpm_solver(
     )
     half_log_snr = (alpha / sigma).log()
     before, h_before = None, 1.0
-    for t_now, t_next in zip(times[::-1], [*times[-2::-1], None], strict=True):
+    for t_now, t_next in pairwise(times[::-1]):
         x_0 = model.x_0_hat(x, torch.full((n,), t_now, device=x.device))
-        if t_next is None:
-            return model.grey(x_0)
         h = (half_log_snr[t_next] - half_log_snr[t_now]).item()
         D = x_0 if before is None else x_0 + h / (2 * h_before) * (x_0 - before)
         keep = (sigma[t_next] / sigma[t_now]).item() * math.exp(-eta * h)
@@ -109,7 +105,7 @@ def dpm_solver(
             spread = sigma[t_next].item() * math.sqrt(-math.expm1(-2 * eta * h))
             x = x + spread * model.start(n, generator)
         before, h_before = x_0, h
-    raise AssertionError("the last time is always 0")
+    return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 
 def evenly_less_noisy_times(model: DDPM, steps: int) -> list[int]:

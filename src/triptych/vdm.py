@@ -64,7 +64,7 @@ class VDM(nn.Module):
         return {"t": (torch.arange(n, device=device) + u) / n, "eps": eps, "eps_0": eps_0}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """The bound on -log P(x) in bits/dim."""
+        """The bound on -log P(x) in bits/dim: of the size of L_simple, and so are its gradients."""
         return torch.stack(list(self.terms(x, noise).values())).sum(0)
 
     def terms(
@@ -72,7 +72,7 @@ class VDM(nn.Module):
     ) -> dict[str, Float[Tensor, "B"]]:
         """Its three terms, in bits/dim of the integers x. The noise may bring the weights 1 / q of
         times t that are not uniform but of density q."""
-        x_0 = 2 * x / (self.levels - 1) - 1
+        x_0 = self.scale(x)
         nats = {
             "prior": self.prior_term(x_0),
             "reconstruction": self.reconstruction(x_0, noise["eps_0"]),
@@ -80,6 +80,10 @@ class VDM(nn.Module):
             * self.diffusion(x_0, noise["t"], noise["eps"], noise.get("dropout")),
         }
         return {name: value / (self.dims * math.log(2)) for name, value in nats.items()}
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Levels 0 .. L-1 to [-1, 1]."""
+        return 2 * x / (self.levels - 1) - 1
 
     def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
         """KL(q(z_1|x) || N(0, I))."""

@@ -21,9 +21,9 @@ from triptych.report import arrays
 from triptych.report.arrays import read_npz
 from triptych.report.explorer import write_explorer
 from triptych.report.load import read_study
-from triptych.study.grid import from_toml
 from triptych.study.recipes import recipes_for
 from triptych.study.store import RunFolder
+from triptych.study.study_file import from_toml
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.files import read_json, sealed

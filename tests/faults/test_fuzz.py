@@ -14,8 +14,9 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import build
 from triptych.study.configs import DDPMConfig, LatentDDPMConfig, PixelFlowConfig, VAEConfig
-from triptych.study.grid import Study, from_toml
+from triptych.study.grid import Study
 from triptych.study.recipes import asked_recipe, digits_recipes, override
+from triptych.study.study_file import from_toml
 from triptych.train.batches import TrainingData
 from triptych.train.failure import Failure
 from triptych.train.fit import fit

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from triptych.data import load
+from triptych.study.builtin import named_study
 from triptych.study.execute import execute
-from triptych.study.grid import named_study
 from triptych.study.local import Place
 from triptych.train import checkpoint
 
@@ -82,7 +82,7 @@ def finished(out):
 def test_twelve_runs_survive_a_killed_worker_and_a_killed_driver(tmp_path):
     file = tmp_path / "twelve.toml"
     file.write_text(STUDY)
-    asked = named_study(str(file), "cpu", None)
+    asked = named_study(str(file))
     serial = execute(asked, tmp_path / "serial", PLACE, lambda job, said: None, 1)
     out = tmp_path / "ray"
 

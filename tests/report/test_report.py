@@ -17,7 +17,8 @@ from triptych.report.edition import EDITIONS
 from triptych.report.load import read_study
 from triptych.report.page import MOST_GAP, write_page
 from triptych.report.snippets import Ask
-from triptych.study.grid import named_study, study_json
+from triptych.study.builtin import named_study
+from triptych.study.grid import study_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 GROUP = r"""

@@ -134,7 +134,7 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
 
 
 def test_clusters_by_name():
-    assert cluster_named(None, 2, 1.0) is None
+    assert cluster_named(None, 2, None) is None
     assert cluster_named("ray", 2, 0.5) == Cluster(None, 2, 0.5)
     assert cluster_named("ray://head:10001", 0, 1.0) == Cluster("ray://head:10001", 0, 1.0)
     for on, gpus, match in (("dask", 1.0, "dask"), ("ray", 0.0, "--gpus-per-run 0")):

@@ -8,10 +8,12 @@ import torch
 from triptych.cli.options import PriorName
 from triptych.errors import UserError
 from triptych.study.build import build, check_images
+from triptych.study.builtin import named_study
 from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
 from triptych.study.describe import describe
-from triptych.study.grid import from_toml, named_study, study_json, with_seeds
+from triptych.study.grid import study_json, with_seeds
 from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
+from triptych.study.study_file import from_toml
 
 GOOD = """
 name = "mine"
@@ -113,9 +115,19 @@ def test_seeds_that_come_twice_are_refused(tmp_path):
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "none.toml")
-    assert "not a TOML file" in refused(tmp_path)
+    assert "cannot be read" in refused(tmp_path)
     (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
     assert "not a TOML file" in refused(tmp_path / "binary.toml")
+
+
+def test_another_data_set_has_its_own_recipes(tmp_path):
+    """A file says the digits where it says nothing."""
+    path = written(tmp_path, BASE)
+    digits, mnist = (named_study(str(path), dataset=d).plans[0].recipe for d in (None, "mnist"))
+    base = digits.name
+    assert digits.model == recipes_for("digits")[base].model
+    assert mnist.model == recipes_for("mnist")[base].model
+    assert mnist.train.epochs == recipes_for("mnist")[base].train.epochs
 
 
 @pytest.mark.parametrize("name", ["demmo", "brief-2023", "", "study.yaml"])
@@ -209,7 +221,7 @@ def test_every_recipe_can_be_built_and_described_for_its_images(dataset, shape):
 
 
 def test_study_json_holds_the_request_resolved():
-    plain = study_json(named_study("demo", "cpu", None), (1, 8, 8), 17)
+    plain = study_json(named_study("demo"), (1, 8, 8), 17)
     json.dumps(plain)
     assert plain["schema"] == 1
     assert plain["levels"] == 17
@@ -284,10 +296,10 @@ def test_a_temperature_is_for_studies_of_pixel_flows_alone(base, allowed, tmp_pa
         f'[[recipe]]\nbase = "{base}"\n'
     )
     if allowed:
-        assert named_study(str(path), "cpu", None).evaluation.temperature == 0.7
+        assert named_study(str(path)).evaluation.temperature == 0.7
         return
     with pytest.raises(UserError, match=r"temperature = 0\.7 .*vae-flow is none; choose 1"):
-        named_study(str(path), "cpu", None)
+        named_study(str(path))
 
 
 def test_the_command_line_knows_every_prior():

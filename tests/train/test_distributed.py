@@ -14,8 +14,8 @@ from toys import MODELS, built, training_data
 
 from triptych.cli import main
 from triptych.errors import UserError
-from triptych.objectives import step_noise
 from triptych.train import checkpoint, distributed
+from triptych.train.batches import step_noise
 from triptych.train.distributed import check_batch, image_dimensions, share
 from triptych.train.order import generator_for
 

@@ -26,7 +26,9 @@ class Data:
 
         if self.action == "fetch":
             if self.data is not None:
-                raise UserError(f"--data {self.data} is to verify; fetch writes to the cache")
+                raise UserError(
+                    f"--data {self.data} is to verify; fetch writes to the cache: leave it out"
+                )
             print(f"wrote {fetch(self.name)}")
         else:
             print("\n".join(verify(self.name, self.data)))

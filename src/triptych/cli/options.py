@@ -37,8 +37,6 @@ class Where:
     """folder of data files; else TRIPTYCH_DATA, else fetched"""
     device: Device = "cpu"
     """where to compute"""
-    features: Path | None = None
-    """what FID is on: mnist_classifier.pth, or inception"""
     deterministic: bool = False
     """only operations that a GPU repeats to the bit"""
 
@@ -49,6 +47,14 @@ class Where:
 
         deterministic(self.deterministic)
         return device_named(self.device)
+
+
+@dataclass(frozen=True)
+class Judged(Where):
+    """And of those that judge."""
+
+    features: Path | None = None
+    """what FID is on: mnist_classifier.pth, or inception"""
 
 
 Settings = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]")]
@@ -70,6 +76,7 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
 
 # Among a command's own options, to save the help a heading.
 Computing = Annotated[Where, tyro.conf.arg(name="")]
+Judging = Annotated[Judged, tyro.conf.arg(name="")]
 
 
 def usually(kind: str, default: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from triptych.cli.options import Computing, Where
+from triptych.cli.options import Judged, Judging
 from triptych.errors import RunFailed
 
 
@@ -15,7 +15,7 @@ class Reproduce:
 
     path: Positional[Path]
     """folder of a finished run, STUDY/MODEL/seed-S"""
-    where: Computing = field(default_factory=Where)
+    where: Judging = field(default_factory=Judged)
     out: Path = Path("runs/reproduce")
     """folder; the new run is written to OUT/MODEL/seed-S"""
 

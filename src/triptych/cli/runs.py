@@ -11,6 +11,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 from triptych.cli.options import (
     Computing,
     DataName,
+    Judged,
+    Judging,
     PriorName,
     Sampling,
     Settings,
@@ -62,7 +64,7 @@ class Train:
     lr: float | None = None
     """highest learning rate"""
     settings: Settings = ()
-    """any other settings that a study's recipe may have (docs/studies.md)"""
+    """other settings that a recipe may have (docs/studies.md)"""
     resume: bool = False
     """go on from the run's checkpoint"""
     track: Trackers = ()
@@ -113,7 +115,7 @@ class Evaluate:
 
     path: Positional[Path]
     """folder of a run, STUDY/MODEL/seed-S"""
-    where: Computing = field(default_factory=Where)
+    where: Judging = field(default_factory=Judged)
     importance_samples: int = 1000
     """K of the importance-weighted bound"""
     images: int = 10_000
@@ -150,6 +152,11 @@ class Evaluate:
             raise UserError(
                 f"{self.path} is a run of a study, which judges it as its study.json says; copy "
                 f"the folder to a place outside of the study, and evaluate the copy"
+            )
+        if recipe.part == "A" and self.where.features is not None:
+            raise UserError(
+                f"--features {self.where.features} has no use for {recipe.name}, of whose samples "
+                f"there is no FID; leave it out, or evaluate a model of part B"
             )
         data = load(dataset, self.where.data).to(self.where.ready())
         with locked(folder.path):

@@ -3,10 +3,11 @@
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from triptych.cli.options import Computing, DataName, Preset, Trackers, Where
+from triptych.cli.options import DataName, Judged, Judging, Preset, Trackers, usually
 from triptych.errors import RunFailed
 
 
@@ -14,7 +15,7 @@ from triptych.errors import RunFailed
 class Demo:
     """Train, judge and report everything on the embedded digits, in minutes."""
 
-    where: Computing = field(default_factory=Where)
+    where: Judging = field(default_factory=Judged)
     out: Path = Path("runs/demo")
     """folder to write"""
     workers: int = 0
@@ -30,12 +31,12 @@ class Study:
 
     name: Positional[str]
     """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
-    where: Computing = field(default_factory=Where)
+    where: Judging = field(default_factory=Judged)
     out: Path | None = None
     """folder to write; runs/NAME if not given"""
     dataset: DataName | None = None
     """data set, if not the study's own"""
-    preset: Preset = "cpu"
+    preset: Annotated[Preset | None, usually("{cpu,gpu}", "cpu")] = None
     """size of a built-in study"""
     seeds: int | None = None
     """runs of every model, if not the study's own number"""
@@ -43,7 +44,7 @@ class Study:
     """processes; 0: one for each core, and one on a GPU"""
     on: str | None = None
     """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
-    gpus_per_run: float = 1.0
+    gpus_per_run: Annotated[float | None, usually("FLOAT", "1")] = None
     """of a run on Ray with --device cuda; 0.5: two share one"""
     track: Trackers = ()
     """also tell tensorboard, wandb or mlflow what is logged, and the scores"""
@@ -52,9 +53,10 @@ class Study:
         import torch
 
         from triptych.report import write_report
+        from triptych.study.builtin import named_study
         from triptych.study.display import Bars
         from triptych.study.execute import device_named, execute
-        from triptych.study.grid import named_study, with_seeds
+        from triptych.study.grid import with_seeds
         from triptych.study.local import Place
         from triptych.study.lock import locked
         from triptych.study.on_ray import cluster_named

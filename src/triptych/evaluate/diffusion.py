@@ -51,7 +51,7 @@ def vdm_bound(
     model: VDM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
 ) -> Estimate:
     """The bound of each image in continuous time, from `draws` (t, eps) pairs."""
-    pilot, nats = 2 * x[:PILOT] / (model.levels - 1) - 1, model.dims * math.log(2)
+    pilot, nats_per_bit = model.scale(x[:PILOT]), model.dims * math.log(2)
     times, found = np.linspace(0, 1, POINTS), []
     for t in times:
         at, eps = torch.full((len(pilot),), float(t)).to(pilot), model.noise(len(pilot), generator)
@@ -66,7 +66,7 @@ def vdm_bound(
         noise = model.noise(len(x), generator)
         inside = torch.rand(len(x), generator=generator, device=x.device)
         t, share = ((cell + inside) / CELLS).to(x.dtype), (weight / CELLS).to(x.dtype)
-        return -nats * in_halves(loss, x, t, share, noise["eps"], noise["eps_0"])
+        return -nats_per_bit * in_halves(loss, x, t, share, noise["eps"], noise["eps_0"])
 
     return _over_times(bound, q, x, draws, generator)
 
@@ -138,7 +138,7 @@ def vdm_terms(
 ) -> dict[str, NDArray[Any]]:
     """The same of a bound in continuous time, whose integral is cut as its chain cuts time: what
     the t-th of T parts adds, t = 1 .. T, and at 0 the reconstruction."""
-    x_0, per_bit, T = 2 * x / (model.levels - 1) - 1, model.dims * math.log(2), model.timesteps
+    x_0, per_bit, T = model.scale(x), model.dims * math.log(2), model.timesteps
     times = np.unique(np.geomspace(1, T + 1, points).round().astype(np.int64)) - 1
 
     def eps() -> Tensor:

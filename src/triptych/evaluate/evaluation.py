@@ -35,8 +35,8 @@ class Evaluation:
     that the model draws; it takes minutes a hundred."""
     ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
     """Its temperatures."""
-    ais_chains: Annotated[int, Ge(1), Le(10_000)] = 16
-    """Of each image: weights whose mean is p(x)."""
+    ais_chains: Annotated[int, Ge(2), Le(10_000)] = 16
+    """Of each image: weights whose mean is p(x), and whose spread says how good it is."""
     ais_leapfrog: Annotated[int, Ge(1), Le(1000)] = 5
     """Steps of Hamiltonian Monte Carlo's integrator at each temperature."""
     ode_images: Annotated[int, Ge(0)] = 0

@@ -1,6 +1,6 @@
 """All the scores of one trained model, each with its protocol, and the arrays its figures need.
 
-The only place that touches the test set.
+With what it calls, and the accuracy of the feature network, all that touches the test set.
 """
 
 from dataclasses import replace

@@ -130,21 +130,22 @@ def of_all(elbo: Estimate, bounds: Bounds, K: int, protocol: dict[str, Any]) -> 
     those (the difference estimator of survey sampling; Cochran 1977, *Sampling Techniques*, ch. 7).
 
     Images differ by 20 nats, these differences by two or three: the mean of a part of the images
-    may be off by more than priors differ, and would not stand beside the ELBO of all.
+    may be off by more than priors differ, and would not stand beside the ELBO of all. Which images
+    were drawn is in the error of the images, as it is the same for all models and seeds.
     """
     name, protocol = f"iwae-{K}", protocol | {"samples": K}
     n, m = len(elbo.values), len(bounds.iwae.values)
     if m >= n:
         return _score(name, bounds.iwae, protocol)
     gain = bounds.iwae.values.double() - bounds.elbo.values.double()
-    error = math.hypot(elbo.mc_std, gain.std().item() / math.sqrt(m))
+    iwae = bounds.iwae.values.double()
     return Score(
         name,
         elbo.mean + gain.mean().item(),
         "nats",
-        error,
+        math.hypot(elbo.mc_std, bounds.iwae.mc_std),
         protocol | {"importance_images": m},
-        bounds.iwae.values.double().std().item() / math.sqrt(n),
+        (iwae.var() / n + gain.var() * (1 / m - 1 / n)).sqrt().item(),
     )
 
 

@@ -1,6 +1,8 @@
 """Are two samples of one distribution? Here: draws of the prior and of the aggregate posterior.
 
-Every test comes with the level that it exceeds in 5% of the cases where they are.
+Every test comes with the level that it exceeds in 5% of the cases where they are. The two distances
+are V-statistics, means over all pairs, each draw with itself too: never negative, above zero by
+about 1/n where the distributions are one, and so are their levels.
 """
 
 from typing import NamedTuple
@@ -21,7 +23,7 @@ class TwoSample(NamedTuple):
 def energy_distance(
     a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
 ) -> TwoSample:
-    """2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013)."""
+    """2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013), as a V-statistic."""
     pooled = torch.cat([a, b]).double()
     return against_relabellings(-torch.cdist(pooled, pooled), len(a), generator, permutations)
 
@@ -30,7 +32,7 @@ def squared_mmd(
     a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
 ) -> TwoSample:
     """E k(a,a') + E k(b,b') - 2E k(a,b) with k(a,b) = exp(-|a-b|^2 / 2 s^2), s the median distance
-    of the pooled sample (Gretton, Borgwardt, Rasch, Schoelkopf & Smola 2012)."""
+    of the pooled sample (Gretton, Borgwardt, Rasch, Schoelkopf & Smola 2012), as a V-statistic."""
     pooled = torch.cat([a, b]).double()
     distance = torch.cdist(pooled, pooled)
     scale = distance[distance > 0].median()

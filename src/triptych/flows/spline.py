@@ -40,7 +40,9 @@ class RationalQuadratic:
 
     def __init__(self, bins: int = 8, reach: float = 5.0, smallest: float = 1e-3) -> None:
         if bins < 2 or bins * smallest >= 1:
-            raise ValueError(f"a spline needs 2 or more bins, and fewer than {1 / smallest:g}")
+            raise ValueError(
+                f"a spline needs 2 or more bins, and fewer than {1 / smallest:g}, not {bins}"
+            )
         self.bins, self.reach, self.smallest = bins, reach, smallest
         self.parameters = 3 * bins - 1
 

@@ -14,7 +14,9 @@ def check_levels(shape: tuple[int, int, int], channels: Sequence[int]) -> None:
     _, h, w = shape
     n = len(channels)
     if h % 2**n or w % 2**n:
-        raise ValueError(f"{h}x{w} images cannot be halved {n} times")
+        raise ValueError(
+            f"{h}x{w} images cannot be halved {n} times, once for each of {list(channels)}"
+        )
     for level, c in enumerate(channels, start=1):
         size = (h // 2**level, w // 2**level)
         if c // GROUPS * size[0] * size[1] < LEAST:

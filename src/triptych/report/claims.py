@@ -6,16 +6,12 @@ A difference is claimed only where its paired 95% interval excludes zero.
 from collections.abc import Sequence
 from itertools import pairwise
 
+from triptych.report.glossary import meaning
 from triptych.report.load import Difference, Recipe, Study, Summary
 from triptych.report.tables import require_one_protocol
 from triptych.report.wording import called, decimals_for, few, interval, listed, number, runs
 
 MOST_NEIGHBOURS = 4
-
-
-def higher_is_better(metric: str) -> bool:
-    """True of the bounds in nats; the other metrics are distances or costs."""
-    return metric == "elbo" or metric.startswith("iwae-")
 
 
 def separated(difference: Difference | None) -> bool:
@@ -36,7 +32,7 @@ def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary
     scores = [score for score in found if score is not None]
     if scores:
         require_one_protocol(scores)
-    return sorted(scores, key=lambda s: s.mean, reverse=higher_is_better(metric))
+    return sorted(scores, key=lambda s: s.mean, reverse=meaning(metric).better == "higher")
 
 
 def all_separated(study: Study, models: Sequence[Summary]) -> bool:

@@ -42,10 +42,13 @@ class Cluster:
     """of a job whose device is a GPU; 0.5: two jobs share one"""
 
 
-def cluster_named(on: str | None, cores: int, gpus: float) -> Cluster | None:
+def cluster_named(on: str | None, cores: int, gpus: float | None) -> Cluster | None:
     """The cluster of --on; None without it."""
+    if on is None and gpus is not None:
+        raise UserError(f"--gpus-per-run {gpus:g} is of runs on Ray; give --on, or leave it out")
     if on is None:
         return None
+    gpus = 1.0 if gpus is None else gpus
     if on != "ray" and not on.startswith("ray://"):
         raise UserError(
             f"--on {on} is no cluster; choose ray, or ray://HOST:PORT of one that is running"

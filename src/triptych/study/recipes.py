@@ -192,7 +192,9 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         first = error.errors()[0]
         place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
         if first["type"] == "unexpected_keyword_argument":
-            raise UserError(f"{what}: there is no setting {place}; leave it out") from None
+            known = ", ".join(cls.__dataclass_fields__) if len(first["loc"]) == 1 else ""
+            instead = f"it has {known}" if known else "leave it out"
+            raise UserError(f"{what}: there is no setting {place}; {instead}") from None
         value = repr(first["input"])[:100]
         raise UserError(f"{what}: {place} = {value} is wrong: {first['msg']}") from None
     except RecursionError:

@@ -14,7 +14,6 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from triptych.data.augment import bend, bend_noise
-from triptych.objectives import at_step, step_noise
 from triptych.train.order import TrainConfig, batch_indices, bent_share
 
 View = Callable[[Tensor, int, Generator | None], Tensor]
@@ -32,7 +31,7 @@ class TrainingData:
 
 class Inputs(NamedTuple):
     """Of a step: which images each seed sees, how many of them are bent, what the objective says
-    of the time (see `objectives.at_step`)."""
+    of the time (see `at_step`)."""
 
     which: Int[Tensor, "S B"]
     bent: int | Tensor
@@ -89,3 +88,18 @@ def first_bent(
     if isinstance(n, int):
         return torch.cat([bent, images[:, n:]], 1)
     return torch.where((torch.arange(B, device=n.device) < n).view(B, 1, 1, 1), bent, images)
+
+
+def step_noise(model: Any, n: int, generator: Generator) -> Any:
+    """The noise of n images in training: with that of dropout, which is of training alone."""
+    noise = model.noise(n, generator)
+    if drops := getattr(model, "drops", 0):
+        noise["dropout"] = torch.rand(n, drops, generator=generator, device=generator.device)
+    return noise
+
+
+def at_step(model: Any, progress: float) -> dict[str, float]:
+    """What the objective, if there is one, adds to the noise when `progress` of the training is
+    done."""
+    at = getattr(getattr(model, "objective", None), "at", None)
+    return {} if at is None else at(progress)

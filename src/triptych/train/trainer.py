@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from triptych.objectives import at_step
-from triptych.train.batches import Batches, Inputs, TrainingData
+from triptych.train.batches import Batches, Inputs, TrainingData, at_step
 from triptych.train.capture import Captured, can_compile, compiled
 from triptych.train.distributed import (
     check_batch,

@@ -1,0 +1,114 @@
+"""The studies that have a name: the demo, both editions of the assignment, all priors."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from triptych.errors import UserError
+from triptych.evaluate.evaluation import Evaluation
+from triptych.study.grid import Plan, Study
+from triptych.study.recipes import BRIEF_PRIORS, Recipe, on_gpu, override, recipes_for
+from triptych.study.study_file import checked_dataset, from_toml
+
+Preset = Literal["cpu", "gpu"]
+BETAS = {"1e-6": 1e-6, "1e-3": 1e-3, "1": 1.0}
+STUDIES = ("demo", "brief-2024", "brief-2026", "priors")
+
+
+def brief_recipes(dataset: str) -> list[Recipe]:
+    """What the assignment asks for: its three priors, and the models of part B; the digits, quick
+    to learn, with the simpler flow."""
+    known, flow = recipes_for(dataset), "pixelflow" if dataset == "digits" else "pixelflow-spline"
+    names = [*(f"vae-{prior}" for prior in BRIEF_PRIORS), "vae-grey", flow, "ddpm"]
+    return [known[name] for name in names]
+
+
+def demo() -> Study:
+    """The assignment, small, on the embedded digits."""
+    recipes = brief_recipes("digits")
+    plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0, 1)) for r in recipes]
+    return Study("demo", "digits", tuple(plans))
+
+
+def brief_2024(preset: Preset, dataset: str) -> Study:
+    """The 2024 assignment: three priors x 3 seeds, and a VAE, a flow and a DDPM for their samples.
+
+    The cpu preset fits an afternoon on two cores. The gpu preset trains longer, its flow and DDPM
+    are larger (`recipes.on_gpu`), the DDPM draws in more steps and is guided less, and there are
+    five seeds of the priors and two of part B.
+    """
+    recipes = brief_recipes(dataset)
+    how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0, tradeoff_images=1000)
+    if preset == "cpu":
+        plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
+        how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
+        return Study("brief-2024", dataset, tuple(plans), how)
+    few, many = (0, 1), (0, 1, 2, 3, 4)
+    plans = [Plan(on_gpu(r, dataset), many if r.part == "A" else few) for r in recipes]
+    how = replace(how, importance_samples=5000, bound_draws=16, steps=40, guidance=1.25)
+    return Study("brief-2024", dataset, tuple(plans), how)
+
+
+def brief_2026(preset: Preset, dataset: str) -> Study:
+    """The 2026 assignment: the same priors; and a VAE, a DDPM, and latent DDPMs on beta-VAEs of
+    several beta for part B."""
+    before, latent = brief_2024(preset, dataset), recipes_for(dataset)["latent-ddpm"]
+    ddpm, grey = (next(p for p in before.plans if p.recipe.name == n) for n in ("ddpm", "vae-grey"))
+    latent = latent if preset == "cpu" else on_gpu(latent, dataset)
+    latents = [
+        override(
+            latent,
+            name=f"latent-ddpm-{word}",
+            title=f"Latent, \N{GREEK SMALL LETTER BETA} = {word}",
+            beta=beta,
+        )
+        for word, beta in BETAS.items()
+    ]
+    part_a = [p for p in before.plans if p.recipe.part == "A"]
+    chains = [Plan(recipe, ddpm.seeds) for recipe in latents]
+    plans = (*part_a, ddpm, *chains, grey)
+    return Study("brief-2026", dataset, plans, before.evaluation, edition="2026")
+
+
+def priors(preset: Preset, dataset: str) -> Study:
+    """All priors on the course's network, five seeds each, same budget and data order; a
+    hierarchical prior has two levels of the others' dimensions, and an encoder for each.
+
+    The gpu preset trains longer (`recipes.on_gpu`) and takes IWAE-5000 on all test images.
+    """
+    recipes = [r for r in recipes_for(dataset).values() if r.part == "A"]
+    how = Evaluation(importance_samples=5000, importance_images=1000, elbo_samples=20)
+    if preset == "gpu":
+        recipes = [on_gpu(r, dataset) for r in recipes]
+        how = Evaluation(importance_samples=5000)
+    return Study("priors", dataset, tuple(Plan(r, (0, 1, 2, 3, 4)) for r in recipes), how)
+
+
+def named_study(name: str, preset: Preset | None = None, dataset: str | None = None) -> Study:
+    """A built-in study, of the cpu preset if none is asked for, or the one that a TOML file
+    describes."""
+    fixed = name == "demo" or name.endswith(".toml")
+    if fixed and preset is not None:
+        raise UserError(
+            f"--preset {preset} has no use for {name}, which has its own size; leave it out, or "
+            f"choose one of {', '.join(STUDIES[1:])}"
+        )
+    if name == "demo" and dataset not in (None, "digits"):
+        raise UserError(
+            f"--dataset {dataset} has no use for the demo, which is of the digits; leave it out, "
+            f"or choose one of {', '.join(STUDIES[1:])}"
+        )
+    preset = preset or "cpu"
+    if name == "demo":
+        return demo()
+    if name == "priors":
+        return priors(preset, checked_dataset(dataset or "mnist"))
+    if name == "brief-2024":
+        return brief_2024(preset, checked_dataset(dataset or "mnist"))
+    if name == "brief-2026":
+        return brief_2026(preset, checked_dataset(dataset or "mnist"))
+    if name.endswith(".toml"):
+        return from_toml(Path(name), dataset)
+    raise UserError(
+        f"there is no study {name!r}; name one of {', '.join(STUDIES)}, or a .toml file"
+    )

@@ -1,0 +1,102 @@
+"""A user's own study, a TOML file; docs/studies.md says what may stand in it."""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from triptych.data import SOURCES
+from triptych.errors import UserError
+from triptych.evaluate.evaluation import Evaluation
+from triptych.study.configs import PixelFlowConfig
+from triptych.study.grid import MOST_SEEDS, Plan, Study
+from triptych.study.recipes import Recipe, override, recipes_for, validated
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
+NumberOfSeeds = Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The tables of a study file; see docs/studies.md."""
+
+    recipe: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    name: Annotated[str, Field(pattern=NAME)] | None = None
+    dataset: str = "digits"
+    seeds: NumberOfSeeds = 3
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def from_toml(path: Path, dataset: str | None = None) -> Study:
+    """A user's study: recipes, each a built-in one (`base`) with settings of its own, on the file's
+    data set if not on another."""
+    try:
+        plain = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; name a study file, or one of the built-in"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
+    unknown = sorted(plain.keys() - {"recipe", "name", "dataset", "seeds", "evaluation"})
+    if unknown:
+        raise UserError(
+            f"{path} has an unknown key {unknown[0]!r}; a study has name, dataset, seeds, "
+            f"[evaluation] and [[recipe]]"
+        )
+    try:
+        TypeAdapter(NumberOfSeeds).validate_python(plain.get("seeds", 3))
+    except ValidationError:
+        raise UserError(
+            f"{path}: seeds = {plain['seeds']!r} cannot be used; choose 1 to {MOST_SEEDS}, or a "
+            f"list of so many different numbers from 0"
+        ) from None
+    asked: _File = validated(_File, plain, str(path))
+    dataset = checked_dataset(dataset or asked.dataset)
+    seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
+    recipes = [_derived(row, dataset, path) for row in asked.recipe]
+    names = [r.name for r in recipes]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
+    others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
+    if asked.evaluation.temperature != 1 and others:
+        raise UserError(
+            f"{path}: temperature = {asked.evaluation.temperature:g} is of pixel flows, and "
+            f"{others[0]} is none; choose 1, or a study of pixel flows alone"
+        )
+    plans = tuple(Plan(r, seeds) for r in recipes)
+    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation)
+
+
+def _name_of(path: Path) -> str:
+    """A study without a name has its file's, which is to be a folder."""
+    if not re.fullmatch(NAME, path.stem):
+        raise UserError(f"{path} is no name for a folder; write name = ... in it")
+    return path.stem
+
+
+def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
+    known, settings = recipes_for(dataset), dict(row)
+    base = settings.pop("base", None)
+    if not isinstance(base, str) or base not in known:
+        raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
+    try:
+        return override(known[base], **settings)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def checked_dataset(name: str) -> str:
+    """The name, if a data set has it."""
+    if name not in SOURCES:
+        raise UserError(f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}")
+    return name
