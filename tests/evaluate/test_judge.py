@@ -500,7 +500,7 @@ def test_a_bound_of_some_images_stands_for_all(digits):
     assert part["iwae-3"].protocol == whole["iwae-3"].protocol | {"importance_images": 20}
     assert part["effective-samples"].protocol["n"] == 20
     assert part["iwae-3"].value > part["elbo"].value
-    drawn = part["iwae-3"].image_std**2 - whole["iwae-3"].image_std ** 2
+    drawn = part["iwae-3"].image_std ** 2 - whole["iwae-3"].image_std ** 2
     assert drawn > 0
     error = math.hypot(part["iwae-3"].mc_std, whole["iwae-3"].mc_std, drawn**0.5)
     assert part["iwae-3"].value == pytest.approx(whole["iwae-3"].value, abs=4 * error)
