@@ -8,6 +8,7 @@ batch size, up to the rounding of sums. The first process alone writes.
 In a process that torchrun did not start there is a world of one, and nothing here does anything.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # after a group is made, its functions would hold it as their default
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
@@ -48,6 +50,9 @@ def joined(device: str) -> Iterator[None]:
         ) from error
     finally:
         if dist.is_initialized():
+            # Only a group that nobody holds joins its threads here. One that is left would give
+            # its tensors back while the interpreter goes down, which aborts the process.
+            gc.collect()
             dist.destroy_process_group()
 
 
