@@ -182,10 +182,11 @@ class DDPM(nn.Module):
         mu_hat, log_sigma = self.step(x_t, t)
         return self.divergence(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
 
-    def divergence(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Float[Tensor, "B"]:
+    def divergence(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Tensor:
         """Of two Gaussians whose means lie `gap` apart: the first of variance beta_tilde_t."""
         log_ratio = at(self.log_small, t) - log_sigma
-        kl = 0.5 * ((gap / log_sigma.exp()).square() + torch.expm1(2 * log_ratio)) - log_ratio
+        distance = gap / log_sigma.exp()
+        kl = 0.5 * (distance.square() + torch.expm1(2 * log_ratio)) - log_ratio
         return kl.flatten(1).sum(1)
 
     def last_term(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:

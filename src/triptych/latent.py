@@ -53,7 +53,7 @@ class LatentDDPM(nn.Module):
         eps_z = torch.randn(n, M, generator=generator, device=generator.device)
         return {"eps_z": eps_z, "chain": self.ddpm.noise(n, generator)}
 
-    def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Any]) -> Float[Tensor, "B"]:
+    def loss(self, x: Tensor, noise: dict[str, Any]) -> Float[Tensor, "B"]:
         """L_simple of the chain on standardised z ~ q(z|x)."""
         z = (self.encode(x, noise["eps_z"]) - self.center) / self.spread
         return self.ddpm.loss(z[..., None, None], noise["chain"])

@@ -35,7 +35,8 @@ def mixture_log_prob(
     a = torch.exp(-2 * log_sigma)
     b = mu * a
     c = log_w - (0.5 * mu * b + log_sigma + 0.5 * LOG_2PI).sum(-1)
-    log_wk = linear(torch.cat([z, z.square()], -1), torch.cat([b, -0.5 * a], -1), c)
+    powers = torch.cat([z, z.square()], -1)
+    log_wk = linear(powers, torch.cat([b, -0.5 * a], -1), c)
     return log_wk.logsumexp(-1)
 
 

@@ -11,6 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+WithLogDet = tuple[Tensor, Tensor]
+"""Where a map takes some points, and its log |det| there."""
+
 
 @runtime_checkable
 class Density(Protocol):
@@ -29,11 +32,11 @@ class Density(Protocol):
 class Bijector(Protocol):
     """An invertible map x = f(z). Each direction returns the log_det of the map it applied."""
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor) -> WithLogDet:
         """(x, log|det dx/dz|)."""
         ...
 
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor) -> WithLogDet:
         """(z, log|det dz/dx|)."""
         ...
 

@@ -40,11 +40,11 @@ class VAE(nn.Module):
         self.mean_samples, self.objective = mean_samples, objective
 
     def log_weight(
-        self, x: Tensor, eps: Float[Tensor, "*K B M"], h: Any = None, draws: Tensor | None = None
+        self, x: Tensor, eps: Tensor, h: Any = None, draws: Tensor | None = None
     ) -> Float[Tensor, "*K B"]:
         """log w = log p(x|z) + log p(z) - log q(z|x) in nats, at the z that eps ~ N(0, I) gives.
 
-        x are images [B, C, H, W]; eps may hold several samples of each, K in front.
+        x are images [B, C, H, W]; eps is [*K, B, M], with several samples of each image or one.
         `h = posterior.encode(x)` may be passed in, so that K samples that come in chunks share
         one run of the encoder; so may `draws` for a prior that has noise of its own.
         """

@@ -97,6 +97,16 @@ def test_the_same_study_gives_the_same_bytes(report, tmp_path):
     assert again.read_bytes() == report.read_bytes()
 
 
+@pytest.mark.parametrize("edition", ["report", "of_2026"])
+def test_no_line_of_the_packages_own_snippets_wraps(edition, request):
+    """Every line below the page's heading has a number, a listing's line or a title's."""
+    with pdfplumber.open(request.getfixturevalue(edition)) as pdf:
+        lines = [line["text"] for line in pdf.pages[1].extract_text_lines()]
+    below = lines[lines.index("Code snippets") + 1 :]
+    assert len(below) > 30
+    assert [line for line in below if not line[0].isdigit()] == []
+
+
 def test_snippets_page_shows_the_source_with_its_lines(folder, code):
     text = page_text(set_page(folder, code), 1)
     assert "11 def bound(self, x): 17 y = x + 1 18 return y" in text

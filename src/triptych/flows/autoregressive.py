@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from triptych.flows.coupling import Elementwise, beside
+from triptych.protocols import WithLogDet
 
 
 class MaskedLinear(nn.Linear):
@@ -74,17 +75,13 @@ class Autoregressive(nn.Module):
         order = torch.arange(dim)
         self.register_buffer("order", order.flip(0) if backwards else order, persistent=False)
 
-    def inverse(
-        self, x: Float[Tensor, "*batch D"], context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Float[Tensor, "*batch D"], context: Tensor | None = None) -> WithLogDet:
         """x -> z and log|det dz/dx|, one pass."""
         ordered = x.index_select(-1, self.order)
         z, log_slope = self.f.inverse(ordered, self.theta(ordered, context))
         return z.index_select(-1, self.order), log_slope.sum(-1)
 
-    def forward(
-        self, z: Float[Tensor, "*batch D"], context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Float[Tensor, "*batch D"], context: Tensor | None = None) -> WithLogDet:
         """z -> x and log|det dx/dz|, a pass for each coordinate: after the i-th the first i of x
         are right, whatever the rest."""
         ordered = z.index_select(-1, self.order)

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch import cat as concatenate
 
+from triptych.protocols import WithLogDet
+
 
 @runtime_checkable
 class Elementwise(Protocol):
@@ -28,11 +30,11 @@ class Elementwise(Protocol):
 
     parameters: int
 
-    def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(x, log dx/dz)."""
         ...
 
-    def inverse(self, x: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(z, log dz/dx)."""
         ...
 
@@ -46,12 +48,12 @@ class Affine:
     def __init__(self, cap: float = 2.0) -> None:
         self.cap = cap
 
-    def forward(self, z: Tensor, theta: Float[Tensor, "2 ..."]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, theta: Float[Tensor, "2 ..."]) -> WithLogDet:
         """(x, log dx/dz = s)."""
         s, t = self.scale_and_shift(theta)
         return z * s.exp() + t, s
 
-    def inverse(self, x: Tensor, theta: Float[Tensor, "2 ..."]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, theta: Float[Tensor, "2 ..."]) -> WithLogDet:
         """(z, log dz/dx = -s)."""
         s, t = self.scale_and_shift(theta)
         return (x - t) * (-s).exp(), -s
@@ -88,13 +90,13 @@ class Coupling(nn.Module):
         self.register_buffer("b", b, persistent=False)
         self.register_buffer("back", concatenate([a, b]).argsort(), persistent=False)
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, context: Tensor | None = None) -> WithLogDet:
         """z -> x and log|det dx/dz|."""
         z_a, z_b = self.split(z)
         x_b, log_slope = self.f.forward(z_b, self.theta(z_a, context))
         return self.join(z_a, x_b), self.total(log_slope)
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> WithLogDet:
         """x -> z and log|det dz/dx|."""
         x_a, x_b = self.split(x)
         z_b, log_slope = self.f.inverse(x_b, self.theta(x_a, context))

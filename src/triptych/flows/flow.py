@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from triptych.flows.autoregressive import Autoregressive
 from triptych.flows.coupling import Affine, Coupling, Elementwise
 from triptych.nets.mlp import MLP
-from triptych.protocols import Bijector, Density
+from triptych.protocols import Bijector, Density, WithLogDet
 
 
 class Flow(nn.Module):
@@ -24,7 +24,7 @@ class Flow(nn.Module):
         self.base = base
         self.bijectors = nn.ModuleList(bijectors)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor) -> WithLogDet:
         """z on the base's side -> x and log|det dx/dz|."""
         log_det = torch.zeros((), dtype=z.dtype, device=z.device)
         for bijector in self.bijectors:
@@ -32,7 +32,7 @@ class Flow(nn.Module):
             log_det = log_det + ld
         return z, log_det
 
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor) -> WithLogDet:
         """x -> z on the base's side and log|det dz/dx|."""
         log_det = torch.zeros((), dtype=x.dtype, device=x.device)
         for bijector in reversed(self.bijectors):
@@ -66,11 +66,11 @@ class Inverse(nn.Module):
         """Of the network, that `inverse` takes."""
         return self.of.dim if isinstance(self.of, Autoregressive) else 1
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, context: Tensor | None = None) -> WithLogDet:
         """The inverse of what is wrapped, and its log_det."""
         return self.of.inverse(z, context)  # pyright: ignore[reportCallIssue]
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> WithLogDet:
         """What is wrapped, and its log_det."""
         return self.of(x, context)
 

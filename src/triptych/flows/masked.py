@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from triptych.flows.coupling import Elementwise
 from triptych.flows.flow import check_size, coupling_on
 from triptych.flows.multiscale import ActNorm
-from triptych.protocols import Bijector
+from triptych.protocols import Bijector, WithLogDet
 
 
 class Reshape(nn.Module):
@@ -21,10 +21,10 @@ class Reshape(nn.Module):
         super().__init__()
         self.base, self.image = tuple(base), tuple(image)
 
-    def forward(self, z: Float[Tensor, "B ..."]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Float[Tensor, "B ..."]) -> WithLogDet:
         return z.reshape(len(z), *self.image), torch.zeros((), dtype=z.dtype, device=z.device)
 
-    def inverse(self, x: Float[Tensor, "B ..."]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Float[Tensor, "B ..."]) -> WithLogDet:
         return x.reshape(len(x), *self.base), torch.zeros((), dtype=x.dtype, device=x.device)
 
 

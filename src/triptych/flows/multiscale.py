@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from triptych.flows.coupling import Affine, Coupling, Elementwise
 from triptych.nets.conv import ConvNet
 from triptych.nets.residual import ResidualConvNet
+from triptych.protocols import WithLogDet
 
 
 class Logit(nn.Module):
@@ -28,10 +29,10 @@ class Logit(nn.Module):
         super().__init__()
         self.low, self.event_dims = low, event_dims
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor) -> WithLogDet:
         return (z.sigmoid() - self.low) / (1 - 2 * self.low), -self.log_det_inverse(z)
 
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor) -> WithLogDet:
         p = self.low + (1 - 2 * self.low) * x
         z = p.log() - (-p).log1p()
         return z, self.log_det_inverse(z)
@@ -55,10 +56,10 @@ class ActNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
         self.starting = False
 
-    def forward(self, z: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Float[Tensor, "B C H W"]) -> WithLogDet:
         return (z - self.shift) * (-self.log_scale).exp(), -self.log_det(z)
 
-    def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Float[Tensor, "B C H W"]) -> WithLogDet:
         if self.starting:
             std, mean = torch.std_mean(x, (0, 2, 3), keepdim=True)
             self.log_scale.data = -std[0].clamp(min=1e-3).log()
@@ -92,11 +93,11 @@ class Invertible1x1(nn.Module):
         upper = self.U.triu(1) + torch.diag(self.sign * self.log_s.exp())
         return self.P @ (self.L.tril(-1) + eye) @ upper
 
-    def forward(self, z: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Float[Tensor, "B C H W"]) -> WithLogDet:
         x = torch.linalg.solve(self.weight(), z.flatten(-2)).view_as(z)
         return x, -self.log_det(z)
 
-    def inverse(self, x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Float[Tensor, "B C H W"]) -> WithLogDet:
         return (self.weight() @ x.flatten(-2)).view_as(x), self.log_det(x)
 
     def log_det(self, x: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from triptych.protocols import WithLogDet
+
 
 class Bin(NamedTuple):
     """The bin that each number falls in: left knot, size, mean slope, slopes at its ends."""
@@ -46,7 +48,7 @@ class RationalQuadratic:
         self.bins, self.reach, self.smallest = bins, reach, smallest
         self.parameters = 3 * bins - 1
 
-    def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(x, log dx/dz), eq. 4 and 5."""
         inside = z.abs() < self.reach
         u = z.clamp(-self.reach, self.reach)
@@ -56,7 +58,7 @@ class RationalQuadratic:
         x = at.y + at.h * (at.s * xi.square() + at.d * xi * (1 - xi)) / bottom
         return torch.where(inside, x, z), torch.where(inside, log_slope(at, xi), 0.0)
 
-    def inverse(self, x: Tensor, theta: Float[Tensor, "P ..."]) -> tuple[Tensor, Tensor]:
+    def inverse(self, x: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(z, log dz/dx): xi solves a xi^2 + b xi + c = 0, in the form that does not cancel."""
         inside = x.abs() < self.reach
         v = x.clamp(-self.reach, self.reach)

@@ -35,7 +35,7 @@ class Snippet:
 TOOL_NOTE = re.compile(r"\s*# (?:pyright: ignore|type: ignore|noqa)\b.*$")
 SNIPPETS = (
     Ask(
-        "The ELBO under any prior, and a mixture of Gaussians as one",
+        "The ELBO, and the density of a mixture prior",
         ("triptych.vae:VAE.log_weight", "triptych.priors.mixture:MixtureOfGaussians.log_prob"),
         ("triptych.maths:mixture_log_prob",),
     ),
