@@ -70,6 +70,7 @@ def torchrun(processes, out, words, program):
         told, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert said.count("threads left:\n") == processes, said
+    assert "Warning" not in said
     return told
 
 

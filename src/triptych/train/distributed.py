@@ -147,4 +147,6 @@ def parallel(loss: nn.Module, device: torch.device) -> nn.Module:
         return loss
     ids = [torch.cuda.current_device()] if device.type == "cuda" else None
     # Which weights a loss uses never changes during a training, and not all models use all.
-    return DistributedDataParallel(loss, ids, broadcast_buffers=False, static_graph=True)
+    shared = DistributedDataParallel(loss, ids, static_graph=True)
+    shared.broadcast_buffers = False  # they are alike; as an argument it has two names
+    return shared
