@@ -69,9 +69,26 @@ def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch,
     information = (log_qz[some].double() - log_q).mean().item()
     assert match.draws == 6
     assert match.mutual_information == pytest.approx(information)
-    assert match.kl == pytest.approx(
-        (log_q - model.prior.log_prob(z[some])).mean().item(), rel=1e-5
-    )
+    rate = (log_qz - model.prior.log_prob(z)).mean().item()
+    assert match.rate == pytest.approx(rate, rel=1e-5)
+    assert match.kl == pytest.approx(rate - information, rel=1e-5)
+
+
+def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypatch):
+    """Posteriors taken for dear ones, whose means and widths differ from image to image: again and
+    again other images and draws."""
+    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 40)
+    monkeypatch.setattr("triptych.evaluate.aggregate.GaussianParameters", dict)
+    model, found = tiny_vae(dim=2), []
+    for _ in range(300):
+        h = posteriors(400, sigma=0.5)
+        h = GaussianParameters(3 * h.mu, h.log_sigma)
+        z, q = one_draw_each(h)
+        found.append(aggregate_match(model, h, z, q.log_prob(z).sum(-1)))
+    for name in ("kl", "rate", "mutual_information"):
+        spread = np.std([getattr(match, name) for match in found])
+        told = np.mean([getattr(match, f"{name}_mc_std") for match in found])
+        assert told == pytest.approx(spread, rel=0.15), name
 
 
 @torch.no_grad()

@@ -30,8 +30,8 @@ PAIRS = 20_000  # pairs (z, n) evaluated at a time
 
 @dataclass(frozen=True)
 class Match:
-    """KL(q(z)||p(z)), the mutual information, and their sum, the rate, in nats, with their Monte
-    Carlo errors. `draws` is how many z ~ q(z) they are from.
+    """KL(q(z)||p(z)), the mutual information, and their sum, the rate, in nats, with the standard
+    errors of means over images and draws. `draws` is of how many z ~ q(z) q(z) was taken.
     """
 
     kl: float
@@ -56,20 +56,27 @@ def aggregate_match(
 ) -> Match:
     """Both parts of the KL term, from one z ~ q(z|x_n) for each n.
 
-    Where a pair (z, n) costs a network, `DEAR` of the z must do, evenly spaced over the images,
-    and fewer where it costs many passes of it.
+    Where a pair (z, n) costs a network, the information is of `DEAR` of the z, evenly spaced over
+    the images, and of fewer where it costs many passes of it. The rate, which images differ in by
+    many nats, is of all; the divergence is what the information leaves of it.
     """
-    dear = max(2, DEAR // getattr(model.posterior, "passes", 1))
-    if not isinstance(h, GaussianParameters) and len(z) > dear:
-        some = torch.linspace(0, len(z) - 1, dear, device=z.device).long()
-        z, log_qz_x = z[some], log_qz_x[some]
-    log_qz = aggregate_log_prob(model.posterior, z, h)
-    gap, information = log_qz - model.prior.log_prob(z).double(), log_qz_x.double() - log_qz
-    parts = [
-        (part.mean().item(), part.std().item() / len(z) ** 0.5)
-        for part in (gap, information, gap + information)
-    ]
-    return Match(*parts[0], *parts[1], *parts[2], draws=len(z))
+    n, dear = len(z), max(2, DEAR // getattr(model.posterior, "passes", 1))
+    m = n if isinstance(h, GaussianParameters) else min(n, dear)
+    some = torch.arange(m, device=z.device) * (n - 1) // max(1, m - 1)
+    rate = log_qz_x.double() - model.prior.log_prob(z).double()
+    information = log_qz_x[some].double() - aggregate_log_prob(model.posterior, z[some], h)
+    of_rate, of_information = rate.var() / n, information.var() / m
+    shared = torch.stack([rate[some], information]).cov()[0, 1] / n
+    of_kl = (of_rate + of_information - 2 * shared).clamp(min=0)
+    return Match(
+        (rate.mean() - information.mean()).item(),
+        of_kl.sqrt().item(),
+        information.mean().item(),
+        of_information.sqrt().item(),
+        rate.mean().item(),
+        of_rate.sqrt().item(),
+        draws=m,
+    )
 
 
 def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) -> Float[Tensor, "S"]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -62,7 +62,7 @@ class Batches:
         B, images = which.shape[1], self.data.images[which.to(self.device)]
         if self.config.bent:  # of images in random order
             draws = torch.stack([bend_noise(B, g) for g in generators])
-            images = first_bent(images, bent, draws)
+            images = some_bent(images, bent, draws)
         view, levels = self.data.view, self.data.levels
         seen = [view(x, levels, g) for x, g in zip(images, generators, strict=True)]
         return torch.stack(seen), self.noise(B, at, generators)
@@ -75,19 +75,28 @@ class Batches:
         return noise | {k: value * every for k, value in at.items()} if at else noise
 
 
-def first_bent(
+def some_bent(
     images: UInt8[Tensor, "S B C H W"], n: int | Tensor, draws: Tensor
 ) -> UInt8[Tensor, "S B C H W"]:
-    """The first n of each seed's images bent. Where n is a tensor, and may not be read, all are
-    bent and n of them taken."""
+    """n of each seed's images bent. Where n is a tensor, and may not be read, all are bent and n
+    of them taken."""
     S, B = images.shape[:2]
-    most = n if isinstance(n, int) else B
-    if most == 0:
+    chosen = evenly(n, B, images.device)
+    if not isinstance(n, int):
+        bent = bend(images.flatten(0, 1), draws.flatten(0, 1)).unflatten(0, (S, B))
+        return torch.where(chosen.view(B, 1, 1, 1), bent, images)
+    if n == 0:
         return images
-    bent = bend(images[:, :most].flatten(0, 1), draws[:, :most].flatten(0, 1)).unflatten(0, (S, -1))
-    if isinstance(n, int):
-        return torch.cat([bent, images[:, n:]], 1)
-    return torch.where((torch.arange(B, device=n.device) < n).view(B, 1, 1, 1), bent, images)
+    these = chosen.nonzero()[:, 0]
+    bent = bend(images[:, these].flatten(0, 1), draws[:, these].flatten(0, 1))
+    return images.index_copy(1, these, bent.unflatten(0, (S, n)))
+
+
+def evenly(n: int | Tensor, B: int, device: torch.device) -> Bool[Tensor, "B"]:
+    """n of B places, spread evenly: noise may be ordered, as the times of a DDPM are, and who is
+    chosen must say nothing of it. As n falls from B to 0, no part of them is chosen more often."""
+    edges = (torch.arange(B + 1, device=device) * n + B // 2) // B
+    return edges[1:] > edges[:-1]
 
 
 def step_noise(model: Any, n: int, generator: Generator) -> Any:
