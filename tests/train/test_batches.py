@@ -19,7 +19,7 @@ def test_who_is_bent_says_nothing_of_the_place_in_the_batch():
             assert (held - length * n / B).abs().max() < 1
     often = chosen.double().mean(0)
     parts = torch.cat([often[[0, -1]], often.unflatten(0, (6, 10)).mean(1)])
-    assert (parts - 0.5).abs().max() < 0.02
+    assert (parts - 0.5).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("n", [0, 3, 7])
