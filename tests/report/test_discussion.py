@@ -1,6 +1,7 @@
 """The text claims what the intervals support, and nothing else."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from synthetic import NINE, OF_2026, Synthetic, edit, write_study
@@ -117,6 +118,14 @@ def test_energy_distance_against_its_null(folder):
         "The energy distance tells q(z) from p(z) for the Gaussian prior, not for the mixture "
         "prior and the flow prior."
     ) in text_of(folder)
+
+
+def test_each_run_stands_against_its_own_level():
+    """Two of three exceed the mean of their levels, one its own."""
+    score = Summary("m", "energy-distance", "", 2.0, None, 3, [0, 1, 2], [1.8, 3.0, 1.9])
+    means = replace(score, protocol={"null95": 1.85})
+    assert exceeds_chance(means)
+    assert not exceeds_chance(replace(means, levels=[1.9, 1.7, 1.95]))
 
 
 @pytest.mark.parametrize(("runs", "above", "told"), [(1, 1, True), (5, 1, False), (5, 2, True)])

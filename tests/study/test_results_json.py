@@ -89,11 +89,24 @@ def test_different_feature_networks_are_not_compared():
 
 
 @pytest.mark.parametrize(
-    "own", ["sampler", "steps", "eta", "guidance", "temperature", "bound", "draws"]
+    ("metric", "own", "compared"),
+    [
+        ("fid", {"sampler": "ddim", "steps": 3, "eta": 1.0, "guidance": 2.0}, True),
+        ("kid", {"temperature": 0.7}, True),
+        ("fid", {"steps": 3}, False),
+        ("bpd", {"bound": "ELBO", "samples": 20}, True),
+        ("elbo", {"samples": 20}, False),
+        ("kl-aggregate", {"draws": 3}, True),
+        ("samples-per-second", {"view": "grey"}, True),
+        ("ais", {"steps": 3}, False),
+    ],
 )
-def test_models_that_are_sampled_each_in_its_way_are_compared(own):
-    scores = {"one": {0: [elbo(1.0, **{own: 3})]}, "two": {0: [elbo(2.0)]}}
-    assert len(results("x", scores, [])["differences"]) == 1
+def test_models_are_compared_that_differ_in_their_own_side_of_a_measurement(metric, own, compared):
+    def score(protocol):
+        return Score(metric, 1.0, "", None, PROTOCOL | {"samples": 4} | protocol)
+
+    rows = results("x", {"one": {0: [score(own)]}, "two": {0: [score({})]}}, [])["differences"]
+    assert len(rows) == compared
 
 
 def test_seeds_under_different_protocols_never_share_a_mean():
@@ -130,4 +143,5 @@ def test_a_null_level_may_differ_between_seeds_and_is_averaged():
     (row,) = results("x", {"m": {0: [energy(1.0, 0.2)], 1: [energy(2.0, 0.4)]}}, [])["scores"]
     assert row["n_seeds"] == 2
     assert row["protocol"]["null95"] == pytest.approx(0.3)
+    assert row["levels"] == [0.2, 0.4]
     assert row["mc_std"] is None

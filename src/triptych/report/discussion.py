@@ -167,9 +167,11 @@ def _told_apart(
 
 
 def exceeds_chance(score: Summary) -> bool:
-    """Whether more runs lie above the level that 5% of them would under q(z) = p(z) than that
-    explains: P(so many or more) <= 5%, binomial."""
-    n, above = score.n_seeds, sum(v > float(score.protocol["null95"]) for v in score.values)
+    """Whether more runs lie above their level, as 5% of them would under q(z) = p(z), than that
+    explains: P(so many or more) <= 5%, binomial. Results of old have the mean level alone."""
+    n = score.n_seeds
+    levels = score.levels or n * [float(score.protocol["null95"])]
+    above = sum(value > level for value, level in zip(score.values, levels, strict=True))
     chance = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(above, n + 1))
     return chance <= 0.05
 

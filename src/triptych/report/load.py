@@ -38,7 +38,7 @@ class Recipe:
 @dataclass(frozen=True)
 class Summary:
     """A metric of one model over its training runs; `std` is over runs, `mc_std` that of the
-    estimator and `image_std` that of the images."""
+    estimator and `image_std` that of the images. `levels` are 95% of each run's null."""
 
     model: str
     metric: str
@@ -52,11 +52,14 @@ class Summary:
     mc_std: float | None = None
     image_std: float | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
+    levels: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """A value for each seed."""
+        """A value for each seed, and a level for each or for none."""
         if not 0 < len(self.values) == len(self.seeds):
             raise ValueError(f"{len(self.values)} values of {len(self.seeds)} seeds")
+        if self.levels and len(self.levels) != len(self.values):
+            raise ValueError(f"{len(self.levels)} levels of {len(self.values)} values")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from triptych.report.glossary import Meaning, meaning
 from triptych.report.load import Difference, Study, Summary
-from triptych.report.tables import DASH, FREE_KEYS, best_iwae
+from triptych.report.tables import DASH, best_iwae
 from triptych.report.wording import (
     count,
     dataset_name,
@@ -19,7 +19,7 @@ from triptych.report.wording import (
     spread,
     way_of_sampling,
 )
-from triptych.study.results import PER_SEED, SAMPLING
+from triptych.study.results import PER_SEED, free_keys, sampling_keys
 
 LEVELS = {
     "null95": "95% null level",
@@ -103,13 +103,8 @@ def metrics(study: Study) -> list[Metric]:
 
 def _key(score: Summary) -> str:
     """What scores of one panel share."""
-    free = FREE_KEYS.get(score.metric, set()).union(PER_SEED, _sampling(score.protocol))
+    free = free_keys(score.metric, score.protocol)
     return repr(sorted((k, repr(v)) for k, v in score.protocol.items() if k not in free))
-
-
-def _sampling(protocol: dict[str, Any]) -> tuple[str, ...]:
-    """Keys that say how samples were drawn; elsewhere `steps` are something else."""
-    return SAMPLING if "sampler" in protocol or "temperature" in protocol else ()
 
 
 def _panel(study: Study, titles: dict[str, str], scores: list[Summary]) -> Panel:
@@ -217,7 +212,7 @@ def _error(value: float | None, without: str) -> str:
 def _protocol(entries: dict[str, Any]) -> str:
     """A protocol, or a part of one, in words."""
     parts = [dataset_name(str(entries["dataset"]))] if "dataset" in entries else []
-    sampling = _sampling(entries)
+    sampling = sampling_keys(entries)
     way = way_of_sampling(entries) if sampling else ""
     parts += [text for text in (split_and_n(entries), way) if text]
     if "features" in entries:

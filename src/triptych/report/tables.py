@@ -27,18 +27,8 @@ from triptych.report.wording import (
     two_digits,
     way_of_sampling,
 )
-from triptych.study.results import SAMPLING
+from triptych.study.results import free_keys
 
-# Keys in which scores of one column may differ: they describe the model's side of the
-# measurement or a level of reference, not what was measured.
-FREE_KEYS = {
-    "fid": {"floor", "null95", *SAMPLING},
-    "samples-per-second": {"view", *SAMPLING},
-    "energy-distance": {"null95"},
-    "kl-aggregate": {"draws"},
-    "mutual-information": {"draws"},
-    "bpd": {"bound", "samples", "steps", "sampler"},
-}
 SOURCES = {"ais": "wu2017"}
 WAYS = {
     "DDIM": "song2021",
@@ -62,8 +52,8 @@ class Table:
 def require_one_protocol(scores: Sequence[Summary]) -> dict[str, Any]:
     """The protocol that the scores of one metric share; UserError names the first that differs."""
     first = scores[0]
-    free = FREE_KEYS.get(first.metric, set())
     for other in scores[1:]:
+        free = free_keys(first.metric, first.protocol) | free_keys(other.metric, other.protocol)
         keys = sorted((first.protocol.keys() | other.protocol.keys()) - free)
         for key in keys:
             mine, theirs = first.protocol.get(key), other.protocol.get(key)

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +14,15 @@ from triptych.protocols import Score
 PER_SEED = ("null95", "floor", "real", "bpd")
 # How samples were drawn.
 SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "guidance", "temperature")
-# What two models may differ in and still be compared on the same metric.
-PER_MODEL = (*PER_SEED, *SAMPLING, "bound", "draws")
+# What two models may differ in and still be compared on a metric, besides: it describes the model's
+# side of the measurement, not what was measured.
+PER_MODEL = {
+    "kl-aggregate": ("draws",),
+    "mutual-information": ("draws",),
+    "reconstruction": ("draws",),
+    "bpd": ("bound", "samples", "steps", "sampler"),
+    "samples-per-second": ("view",),
+}
 
 Scores = dict[str, dict[int, list[Score]]]
 
@@ -38,10 +46,12 @@ def results(study: str, scores: Scores, failures: list[dict[str, Any]]) -> dict[
 
 def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
     """One model's metric over its seeds. `mc_std` is the estimator's error of the mean; that of the
-    images, which are the same for all seeds, is as large as that of one."""
+    images, which are the same for all seeds, is as large as that of one. `levels` are 95% of each
+    run's null."""
     seeds = sorted(group)
     values, first = [group[s].value for s in seeds], group[seeds[0]]
     errors = [e for s in seeds if (e := group[s].mc_std) is not None]
+    levels = [group[s].protocol["null95"] for s in seeds if "null95" in group[s].protocol]
     of_images = [e for s in seeds if (e := group[s].image_std) is not None]
     return {
         "model": model,
@@ -53,6 +63,7 @@ def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
         "mc_std": sum(e**2 for e in errors) ** 0.5 / len(errors) if errors else None,
         "image_std": sum(of_images) / len(of_images) if of_images else None,
         "protocol": first.protocol | _means(group, seeds),
+        **({"levels": levels} if levels else {}),
     }
 
 
@@ -69,18 +80,32 @@ def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[di
         groups.items(), 2
     ):
         one, two = next(iter(ours.values())), next(iter(theirs.values()))
-        if a == b or metric != other or _key(one, PER_MODEL) != _key(two, PER_MODEL):
+        if a == b or metric != other or _key(one, _free(one)) != _key(two, _free(two)):
             continue
         found = paired_difference(*({s: v.value for s, v in g.items()} for g in (ours, theirs)))
         if found is None:
             continue
         summary, seeds = found
         head = {"metric": metric, "unit": one.unit, "a": a, "b": b}
-        protocol = {k: v for k, v in one.protocol.items() if k not in PER_MODEL}
+        protocol = {k: v for k, v in one.protocol.items() if k not in _free(one)}
         rows.append({**head, **asdict(summary), "seeds": seeds, "protocol": protocol})
     return rows
 
 
-def _key(score: Score, without: tuple[str, ...]) -> str:
+def sampling_keys(protocol: dict[str, Any]) -> tuple[str, ...]:
+    """Keys that say how samples were drawn; where none were, `steps` are something else."""
+    return SAMPLING if "sampler" in protocol or "temperature" in protocol else ()
+
+
+def free_keys(metric: str, protocol: dict[str, Any]) -> set[str]:
+    """The part of a score's protocol in which that of another model may differ."""
+    return {*PER_SEED, *sampling_keys(protocol), *PER_MODEL.get(metric, ())}
+
+
+def _free(score: Score) -> set[str]:
+    return free_keys(score.metric, score.protocol)
+
+
+def _key(score: Score, without: Collection[str]) -> str:
     plain = {k: v for k, v in score.protocol.items() if k not in without}
     return json.dumps(plain, sort_keys=True)
