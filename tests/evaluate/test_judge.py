@@ -491,6 +491,14 @@ def test_samples_that_are_no_numbers_are_refused_in_a_sentence(digits):
         judge(model, digits, "raw", QUICK, 0, features())
 
 
+def test_a_bound_that_is_no_number_is_refused_in_a_sentence(digits):
+    model = built("vae-flow")
+    exact = model.log_pz
+    model.log_pz = lambda z, draws: exact(z, draws) + torch.where(z[..., 0] > 1, torch.nan, 0.0)
+    with pytest.raises(UserError, match=r"elbo, iwae-3.*not a number.*train again with a lower"):
+        judge(model, digits, "threshold", QUICK, 0)
+
+
 def test_a_bound_of_some_images_stands_for_all(digits):
     """Their gain over the ELBO is added to that of all."""
     model, how = built("vae-flow"), dataclasses.replace(QUICK, elbo_samples=40)

@@ -1,10 +1,12 @@
 """The text claims what the intervals support, and nothing else."""
 
+import math
 import re
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
-from synthetic import NINE, OF_2026, Synthetic, edit, write_study
+from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 
 from triptych.errors import UserError
 from triptych.report.discussion import discuss, exceeds_chance
@@ -77,6 +79,66 @@ def test_the_tighter_bound_is_said_to_agree_only_where_it_does(folder):
     text = text_of(folder)
     assert agreed not in text
     assert "In IWAE-1000 the runs do not separate the flow prior from the mixture prior" in text
+
+
+def test_orders_that_the_paired_runs_contradict_are_not_said_to_agree(folder):
+    """Separated, but the other way round than the means, which are of other seeds too."""
+    assert "in the same order" in text_of(folder)
+    set_interval(folder, "iwae-1000", "vae-flow", "vae-mixture", (-3.0, -1.0))
+    text = text_of(folder)
+    assert "in the same order" not in text
+    assert "IWAE-1000 is lower for the flow prior than for the mixture prior by 2.00" in text
+    set_interval(folder, "kl-aggregate", "vae-flow", "vae-mixture", (1.0, 3.0))
+    assert "The order by KL" not in text_of(folder)
+
+
+def test_the_best_of_many_is_told_from_those_alone_that_its_runs_exceed(tmp_path):
+    folder = write_study(tmp_path / "nine", Synthetic(priors=NINE))
+    best = max(NINE, key=lambda name: NINE[name][2])
+    for other in NINE.keys() - {best}:
+        set_interval(folder, "elbo", best, other, (0.5, 1.5))
+    assert "tell the best from each other one" in text_of(folder)
+    set_interval(folder, "elbo", best, "vae-vamp", (-1.5, -0.5))
+    assert "The runs do not tell the best from the VampPrior; ELBO is higher" in text_of(folder)
+
+
+def test_an_interval_says_of_how_many_runs_where_that_differs(folder):
+    assert text_of(folder).count("paired runs)") > 1
+    once = "by 5.50 nats (5.00 to 6.00)"
+    set_interval(folder, "elbo", "vae-mixture", "vae-gaussian", (5.0, 6.0))
+    assert once in text_of(folder)
+
+    def fewer(content):
+        for d in content["differences"]:
+            if (d["metric"], d["a"], d["b"]) == ("elbo", "vae-gaussian", "vae-mixture"):
+                d["n_seeds"] = 2
+
+    edit(folder / "results.json", fewer)
+    assert once[:-1] + ", 2 paired runs)" in text_of(folder)
+
+
+def test_speeds_are_told_of_the_lowest_fid_or_not_at_all(tmp_path):
+    ask = Synthetic(latent_dim=32, pixel=OF_2026, edition="2026")
+    folder = write_study(tmp_path / "of-2026", ask)
+    assert "Samples a second, in multiples of the DDPM's" in text_of(folder)
+
+    def untimed(content):
+        timed = ("ddpm", "samples-per-second")
+        content["scores"] = [s for s in content["scores"] if (s["model"], s["metric"]) != timed]
+
+    edit(folder / "results.json", untimed)
+    text = text_of(folder)
+    assert "has the lowest FID and is" not in text
+    assert "Samples a second" not in text
+
+
+def test_what_is_no_number_holds_no_zero(folder):
+    for a, b in combinations(PRIORS, 2):
+        set_interval(folder, "elbo", a, b, (-1.0, 1.0))
+    assert "each paired 95% interval holds 0" in text_of(folder)
+    for a, b in combinations(PRIORS, 2):
+        set_interval(folder, "elbo", a, b, (math.nan, math.nan))
+    assert "each paired 95% interval holds 0" not in text_of(folder)
 
 
 def test_ends_are_compared_when_no_neighbours_are_separated(folder):

@@ -3,6 +3,7 @@
 With what it calls, and the accuracy of the feature network, all that touches the test set.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from triptych.data import Dataset, view
 from triptych.ddpm import DDPM
+from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms, vdm_bound, vdm_terms
 from triptych.evaluate.drawing import enough, sampler, sampling_protocol
@@ -50,6 +52,9 @@ def judge(
     """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
 
     Samples are drawn by another model where one is given: by the same, guided.
+
+    Raises:
+        UserError: a bound that is not a number, or samples that are not images.
     """
     device, data, every = data.test_images.device, at_random(data), len(data.test_images)
     images, labels = data.test_images[: how.images], data.test_labels[: how.images]
@@ -59,6 +64,7 @@ def judge(
     g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
     draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
     result = judge_model(model, x, labels, how, protocol, g)
+    refuse_nan(result.scores)
     if isinstance(model, PixelFlow):
         shown_again = generator_for(seed, 0, device, stream=5)
         result.scores.append(outside_score(model, SAMPLES_SHOWN, how, of_drawn, shown_again))
@@ -92,6 +98,15 @@ def at_random(data: Dataset) -> Dataset:
     order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
     order = order.to(data.test_images.device)
     return replace(data, test_images=data.test_images[order], test_labels=data.test_labels[order])
+
+
+def refuse_nan(scores: list[Score]) -> None:
+    """No mean over seeds and no comparison can be made of what is not a number."""
+    if broken := [score.metric for score in scores if math.isnan(score.value)]:
+        raise UserError(
+            f"{', '.join(broken)}: not a number on the test images, on some of which the model "
+            f"overflows; train again with a lower --lr"
+        )
 
 
 def judge_model(

@@ -22,8 +22,11 @@ def separated(difference: Difference | None) -> bool:
     return low > 0 or high < 0
 
 
-def _holds_zero(difference: Difference) -> bool:
-    return difference.interval95 is not None and not separated(difference)
+def _holds_zero(difference: Difference | None) -> bool:
+    if difference is None or difference.interval95 is None:
+        return False
+    low, high = difference.interval95
+    return low <= 0 <= high
 
 
 def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary]:
@@ -35,10 +38,17 @@ def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary
     return sorted(scores, key=lambda s: s.mean, reverse=meaning(metric).better == "higher")
 
 
-def all_separated(study: Study, models: Sequence[Summary]) -> bool:
-    """Whether each model is separated from the next."""
-    pairs = pairwise(models)
-    return all(separated(study.difference(a.metric, a.model, b.model)) for a, b in pairs)
+def tells_better(study: Study, a: Summary, b: Summary) -> bool:
+    """Whether the paired runs tell that `a` is the better. Its mean over all of its runs says less:
+    where seeds are missing, it is of others."""
+    difference = study.difference(a.metric, a.model, b.model)
+    upwards = meaning(a.metric).better == "higher"
+    return difference is not None and separated(difference) and (difference.mean > 0) == upwards
+
+
+def in_order(study: Study, models: Sequence[Summary]) -> bool:
+    """Whether each model is told to be better than the next."""
+    return all(tells_better(study, a, b) for a, b in pairwise(models))
 
 
 def compare(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> list[str]:
@@ -56,13 +66,14 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
         pairs.append((models[0], models[-1]))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     name = metric.removeprefix("The ").removeprefix("bound in ")
-    if len(models) == len(pairs) == 3 and all(d and _holds_zero(d) for d in differences):
+    if len(models) == len(pairs) == 3 and all(map(_holds_zero, differences)):
         return [f"In {name} the runs separate none: each paired 95% interval holds 0."]
-    claims, open_ = [], []
+    claims, open_, of_runs = [], [], None
     for (a, b), difference in zip(pairs, differences, strict=True):
         names = (title_of(study, a), title_of(study, b))
         if difference is not None and separated(difference):
-            claims.append(_claim(difference, names, first=not claims))
+            claims.append(_claim(difference, names, of_runs))
+            of_runs = difference.n_seeds
         else:
             open_.append(_no_claim(difference, names))
     said = [f"{metric} is {listed(claims)}."] if claims else []
@@ -74,34 +85,33 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
 def _best_of_many(study: Study, models: Sequence[Summary], metric: str) -> str:
     """What the runs say of the best mean: from which models they tell it."""
     (best, *others), decimals = models, decimals_for([s.mean for s in models], most=3)
-    apart = {s.model: study.difference(s.metric, best.model, s.model) for s in others}
-    open_ = [title_of(study, s) for s in others if not separated(apart[s.model])]
-    nearest = next((s for s in others if separated(apart[s.model])), None)
+    open_ = [title_of(study, s) for s in others if not tells_better(study, best, s)]
+    nearest = next((s for s in others if tells_better(study, best, s)), None)
     least, last = title_of(study, models[-1]), number(models[-1].mean, decimals)
     name = metric.removeprefix("The ").removeprefix("bound in ")
     said = f"The best mean {name} is {number(best.mean, decimals)}, for {title_of(study, best)}, "
     said += f"the worst {last}, for {least}."
     if nearest is None:
         return f"{said} The runs do not tell the best from any other."
-    difference = apart[nearest.model]
+    difference = study.difference(best.metric, best.model, nearest.model)
     assert difference is not None
     names = (title_of(study, best), title_of(study, nearest))
-    claim = _claim(difference, names, first=True)
+    claim = _claim(difference, names)
     if open_:
         return f"{said} The runs do not tell the best from {few(open_)}; {name} is {claim}."
     return f"{said} The runs tell the best from each other one; {name} is {claim}, the nearest."
 
 
-def _claim(difference: Difference, names: tuple[str, str], first: bool) -> str:
-    """Of the two models, the first has the better mean."""
+def _claim(difference: Difference, names: tuple[str, str], of_runs: int | None = None) -> str:
+    """Of the two models, the first has the better mean. `of_runs` is the number of paired runs that
+    the claim before it in the sentence is of."""
     bounds = sorted(abs(v) for v in difference.interval95 or ())
     decimals = decimals_for([difference.mean, 10 * bounds[0], bounds[1] - bounds[0]], most=3)
     word = "higher" if difference.mean > 0 else "lower"
     size = f"{number(abs(difference.mean), decimals)}{_unit(difference)}"
-    lead, over = "", ""
-    if first:
-        lead, over = "95% interval ", f", {runs(difference.n_seeds).replace(' run', ' paired run')}"
-    inner = f"{lead}{interval(bounds, decimals)}{over}"
+    lead = "95% interval " if of_runs is None else ""
+    told = f", {runs(difference.n_seeds).replace(' run', ' paired run')}"
+    inner = f"{lead}{interval(bounds, decimals)}{told if of_runs != difference.n_seeds else ''}"
     return f"{word} for {names[0]} than for {names[1]} by {size} ({inner})"
 
 

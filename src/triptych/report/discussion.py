@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.errors import UserError
-from triptych.report.claims import all_separated, compare, one_run, ranked
+from triptych.report.claims import compare, in_order, one_run, ranked
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling
 from triptych.report.tables import at_its_limit, best_iwae
@@ -94,7 +94,7 @@ def _importance(study: Study, elbo: Sequence[Summary], iwae: Sequence[Summary]) 
     """The tighter bound: in a word where it tells the models apart just as the ELBO does."""
     name = iwae[0].metric.upper()
     alike = len(iwae) > 1 and [s.model for s in iwae] == [s.model for s in elbo]
-    if alike and all_separated(study, elbo) and all_separated(study, iwae):
+    if alike and in_order(study, elbo) and in_order(study, iwae):
         return [f" {name} ", {"cite": "burda2016"}, " separates them in the same order."]
     return [f" {text}" for text in compare(study, iwae, name)]
 
@@ -183,7 +183,7 @@ def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
     kl = ranked(study, recipes, "kl-aggregate")
     if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl] or at_its_limit(study):
         return ""
-    if not (all_separated(study, elbo) and all_separated(study, kl)):
+    if not (in_order(study, elbo) and in_order(study, kl)):
         return ""
     return f" The order by {KL} is the order by ELBO."
 

@@ -63,7 +63,7 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
     """Samples a second of every model beside those of the one with the lowest FID."""
     speed = {s.model: study.score(s.model, "samples-per-second") for s in fid}
     timed = [(s, rate.mean) for s in fid if (rate := speed[s.model]) is not None]
-    if len(timed) < 2:
+    if len(timed) < 2 or timed[0][0] is not fid[0]:
         return ""
     (best, slow), *others = timed
     if slow >= max(rate for _, rate in others):
