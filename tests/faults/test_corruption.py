@@ -107,6 +107,20 @@ def test_a_checkpoint(tmp_path, rng, capsys):
     assert survives(paths, read, same, rng) == 0
 
 
+def test_a_training_whose_checkpoints_are_all_damaged(tmp_path, capsys):
+    command = ["train", "vae", "--epochs", "3", "--out", str(tmp_path)]
+    main(command)
+    for file in tmp_path.glob("*/seed-0/checkpoint*/*"):
+        file.write_bytes(file.read_bytes()[:40])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--resume"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("triptych: ")
+    assert "checkpoint" in said
+
+
 def test_a_checkpoint_of_an_earlier_version(tmp_path, rng):
     checkpoint.save(tmp_path, example(3))
     (tmp_path / "checkpoint" / checkpoint.SUMS).unlink()

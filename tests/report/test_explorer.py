@@ -19,7 +19,7 @@ from triptych.report.explorer import ACROSS, flat, write_explorer
 from triptych.report.glossary import UNKNOWN, meaning
 from triptych.report.load import read_study
 from triptych.report.panels import Axis, Panel, metrics
-from triptych.report.training import HEIGHT, WIDTH, chart, read_log, ticks
+from triptych.report.training import HEIGHT, TICKS, WIDTH, chart, read_log, ticks
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -315,6 +315,16 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert all(low <= t <= high for t in found)
     step = found[1] - found[0]
     assert f"{step:.0e}"[0] in "125"
+
+
+def test_any_axis_has_two_ticks():
+    g = np.random.default_rng(0)
+    for low, log_span in zip(g.normal(0, 50, 20_000), g.uniform(-4, 4, 20_000), strict=True):
+        high = low + 10**log_span
+        found = ticks(low, high)
+        assert 2 <= len(found) <= TICKS + 1
+        assert low <= found[0] + 1e-9
+        assert found[-1] <= high + 1e-9
 
 
 def test_settings_in_a_table_have_its_name():

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,18 @@ def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
     folder.ready(resume=True)
     with pytest.raises(UserError, match="go on with --resume"):
         folder.ready(resume=False)
+
+
+def test_how_the_study_of_a_run_judges_is_found_by_any_path(tmp_path, monkeypatch):
+    run = tmp_path / "study" / "vae" / "seed-0"
+    run.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(run)
+    how = {"evaluation": {"importance_samples": 7}}
+    (tmp_path / "study" / "study.json").write_text(json.dumps(how))
+    monkeypatch.chdir(run)
+    for path in (run, Path(), Path("..") / "seed-0", tmp_path / "link"):
+        assert RunFolder(path).study_judges() == Evaluation(importance_samples=7)
+    assert RunFolder(tmp_path / "study").study_judges() is None
 
 
 def test_failures_keep_their_reason(folder):

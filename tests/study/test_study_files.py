@@ -197,6 +197,23 @@ def test_settings_are_found_wherever_they_live():
     assert latent.model.vae_train == recipes_for("digits")["latent-ddpm"].model.vae_train
 
 
+def test_of_a_table_only_what_is_given_is_replaced():
+    known = recipes_for("digits")["latent-ddpm"]
+    latent = override(known, vae={"latent_dim": 4}, vae_train={"epochs": 1.0})
+    assert latent.model.vae == replace(known.model.vae, latent_dim=4)
+    assert latent.model.vae_train == replace(known.model.vae_train, epochs=1.0)
+
+
+def test_a_recipe_with_a_name_of_its_own_has_a_title_of_its_own(tmp_path):
+    """Rows and curves are found by it."""
+    rows = ('base = "ddpm"', 'base = "ddpm"\nname = "ddpm-linear"\nschedule = "linear"')
+    text = "".join(f"[[recipe]]\n{row}\n" for row in rows)
+    titles = [plan.recipe.title for plan in from_toml(written(tmp_path, text)).plans]
+    assert titles == ["DDPM", "ddpm-linear"]
+    alike = written(tmp_path, text + 'title = "DDPM"\n')
+    assert "two recipes with the title 'DDPM'" in refused(alike)
+
+
 def test_recipes_are_plain_data_and_back():
     for dataset in ("digits", "mnist"):
         for name, recipe in recipes_for(dataset).items():

@@ -102,8 +102,13 @@ def finite(points: Points) -> Points:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """A few round numbers between the two."""
+    """A few round numbers between the two, and two at least."""
     raw = (high - low) / TICKS
     unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
-    return [float(v) for v in np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step]
+    found: list[float] = []
+    for step in (unit * m for m in (10, 5, 2, 1)):
+        if len(found) > 1 and step < raw:
+            break
+        whole = np.arange(math.ceil(low / step), math.floor(high / step) + 1)
+        found = [float(v) for v in whole * step]
+    return found

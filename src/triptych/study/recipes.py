@@ -162,7 +162,7 @@ def recipes_for(dataset: str) -> dict[str, Recipe]:
 
 def override(recipe: Recipe, **values: Any) -> Recipe:
     """A recipe with settings replaced where they live: in it, in the model, in the training, in
-    the VAE of a latent DDPM."""
+    the VAE of a latent DDPM. Of a table, those are replaced that are given."""
     plain = to_dict(recipe)
     rooms = (plain, plain["model"], plain["train"], plain["model"].get("vae", {}))
     for key, value in values.items():
@@ -170,7 +170,9 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         if not homes:
             allowed = sorted({key for room in rooms for key in room} - {"model", "train", "kind"})
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
-        homes[0][key] = value
+        old = homes[0][key]
+        both = isinstance(old, dict) and isinstance(value, dict)
+        homes[0][key] = old | value if both else value
     return validated(Recipe, plain, recipe.name)
 
 

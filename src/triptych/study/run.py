@@ -88,7 +88,8 @@ def stacks_of(job: Job) -> list[tuple[int, ...]]:
         folders = [job.folder(s).path for s in members]
         if members == list(stack) and common_step(folders) is not None:
             stacks.append(stack)
-        elif max(loop["step"] for s in members for loop in saved[s]) > 0:
+        # Where no checkpoint can be read, whoever goes on with it says which file is damaged.
+        elif max((loop["step"] for s in members for loop in saved[s]), default=1) > 0:
             alone += [(s,) for s in members]
     return stacks + alone
 

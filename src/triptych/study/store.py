@@ -92,7 +92,7 @@ class RunFolder:
 
     def study_judges(self) -> Evaluation | None:
         """How the study that the run is part of judges its runs; None if it is part of none."""
-        path = self.path.absolute().parents[1] / "study.json"
+        path = self.path.resolve().parents[1] / "study.json"
         plain = read_json(path) if path.is_file() else {}
         if not isinstance(plain, dict) or "evaluation" not in plain:
             return None

@@ -67,6 +67,12 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
         raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
+    titles = [(r.part, r.title) for r in recipes]
+    if len(set(titles)) < len(titles):
+        _, twice = next(t for t in titles if titles.count(t) > 1)
+        raise UserError(
+            f"{path} has two recipes with the title {twice!r}; give one another: title = ..."
+        )
     others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
     if asked.evaluation.temperature != 1 and others:
         raise UserError(
@@ -89,6 +95,8 @@ def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     base = settings.pop("base", None)
     if not isinstance(base, str) or base not in known:
         raise UserError(f"{path}: a recipe needs base = one of {', '.join(known)}, not {base!r}")
+    if "name" in settings:  # the base's title is the base's
+        settings.setdefault("title", settings["name"])
     try:
         return override(known[base], **settings)
     except UserError as error:
