@@ -1,6 +1,7 @@
 """The whole way from a study's folder to a report that keeps the limits."""
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -271,8 +272,11 @@ def test_a_declaration_that_is_too_long(of_2026, tmp_path):
         set_page(folder)
 
 
-def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026):
-    with zipfile.ZipFile(handin(of_2026.parent)) as archive:
+def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026, tmp_path):
+    folder = shutil.copytree(of_2026.parent, tmp_path / "study")
+    (folder / "ai.md").write_text("None was used.")
+    set_page(folder)
+    with zipfile.ZipFile(handin(folder)) as archive:
         assert "report.pdf" in archive.namelist()
 
 
@@ -347,6 +351,7 @@ def test_a_short_report_keeps_its_parts_together(tmp_path, code):
 
 
 def test_handin_packs_code_configuration_and_report(folder, code):
+    (folder / "group.toml").write_text(GROUP)
     set_page(folder, code)
     path = handin(folder)
     first = path.read_bytes()
@@ -360,6 +365,32 @@ def test_handin_packs_code_configuration_and_report(folder, code):
     assert "code/pyproject.toml" in names
     assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".part"))]
     assert handin(folder).read_bytes() == first
+
+
+def test_handin_needs_what_the_group_writes(folder, code, of_2026):
+    set_page(folder, code)
+    with pytest.raises(UserError, match=r"lacks what the group writes in group\.toml"):
+        handin(folder)
+    (folder / "group.toml").write_text(GROUP)
+    os.utime(folder / "report.pdf", (0, 0))
+    with pytest.raises(UserError, match=r"group\.toml was written after .*report\.pdf"):
+        handin(folder)
+    with pytest.raises(UserError, match=r"lacks what the group writes in ai\.md"):
+        handin(of_2026.parent)
+    assert not list(folder.glob("handin.zip*"))
+
+
+def test_a_report_that_is_not_finished_leaves_the_one_before(folder, code, monkeypatch):
+    before = set_page(folder, code).read_bytes()
+
+    def interrupted(path, edition):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triptych.report.page.check_pdf", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        set_page(folder, code)
+    assert (folder / "report.pdf").read_bytes() == before
+    assert not (folder / "report.draft.pdf").exists()
 
 
 def test_handin_without_a_report(folder):

@@ -1,41 +1,59 @@
 """handin.zip: the code, what was asked and found, and the report that keeps the limits."""
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from triptych.errors import UserError
 from triptych.report.check import check_pdf
-from triptych.report.edition import edition_named
+from triptych.report.edition import Edition, edition_named
 from triptych.report.load import read_study
+from triptych.train.files import write_bytes
 
 PACKAGE = Path(__file__).parents[1]
 # What stands beside src/ in a checkout and is needed to install and run the code.
 BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE")
 LEFT_OUT = {"__pycache__"}
+OWN_WORDS = ("group.toml", "discussion.md", "ai.md")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def handin(study_folder: Path) -> Path:
     """Writes handin.zip into the study's folder; the same content gives the same bytes.
 
-    Raises UserError when there is no report.pdf, and LimitError when it breaks a limit.
+    Raises UserError when there is no report.pdf or it lacks what the group writes, and LimitError
+    when it breaks a limit.
     """
     report = study_folder / "report.pdf"
     if not report.is_file():
         raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
-    check_pdf(report, edition_named(read_study(study_folder).edition))
+    edition = edition_named(read_study(study_folder).edition)
+    check_pdf(report, edition)
+    _check_own_words(report, edition)
     entries = dict([*_code(), *_study(study_folder)])
-    target = study_folder / "handin.zip"
-    draft = target.with_suffix(".zip.part")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+    target, packed = study_folder / "handin.zip", io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(entries):
             info = zipfile.ZipInfo(name, EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, entries[name].read_bytes())
-    draft.replace(target)
+    write_bytes(target, packed.getvalue())
     return target
+
+
+def _check_own_words(report: Path, edition: Edition) -> None:
+    """The group's own files are there, and were when the report was written."""
+    again = f"then write the report again: triptych report {report.parent}"
+    for name in OWN_WORDS:
+        found = [path for f in (report.parent, Path.cwd()) if (path := f / name).is_file()]
+        if not found and (name == "group.toml" or (name == "ai.md" and edition.declaration)):
+            raise UserError(
+                f"{report} lacks what the group writes in {name}; put that file beside it, {again}"
+            )
+        if found and found[0].stat().st_mtime > report.stat().st_mtime:
+            raise UserError(f"{found[0]} was written after {report}; see that it is right, {again}")
 
 
 def _code() -> Iterator[tuple[str, Path]]:

@@ -12,7 +12,7 @@ import typst
 
 from triptych.errors import UserError
 from triptych.report import figures
-from triptych.report.check import check_pdf
+from triptych.report.check import LimitError, check_pdf
 from triptych.report.content import CITATIONS, build, declaration
 from triptych.report.discussion import discuss
 from triptych.report.edition import Edition, edition_named
@@ -20,6 +20,7 @@ from triptych.report.group import read_group
 from triptych.report.latent_figure import place_panels, prior_posterior
 from triptych.report.load import Study
 from triptych.report.snippets import Ask, Snippet, cut
+from triptych.train.files import write_bytes
 
 HERE = Path(__file__).parent
 TEXT_WIDTH, TEXT_HEIGHT = 17.0 * 72 / 2.54, 25.7 * 72 / 2.54
@@ -117,24 +118,30 @@ class Press:
 
 
 def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
-    """Writes report.pdf, with the edition's snippets or others, and returns its path.
+    """Writes report.pdf, with the edition's snippets or others, and returns its path. Until
+    then the one before stays.
 
     Raises LimitError when no look keeps the assignment's limits; report.draft.pdf then shows the
     tightest that was tried, and there is no report.pdf.
     """
     edition = edition_named(study.edition)
     final, draft = study.folder / "report.pdf", study.folder / "report.draft.pdf"
-    final.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        press = Press(Path(folder))
+        press, pdf = Press(Path(folder)), Path(folder) / "report.pdf"
         try:
             _fit_main(press, study, edition)
             _fit_code(press, edition.snippets if snippets is None else snippets)
-            press.compile(draft)
+            press.compile(pdf)
         except typst.TypstError as error:
             raise UserError(f"The report cannot be set: {error.message}.") from error
-    check_pdf(draft, edition)
-    draft.replace(final)
+        try:
+            check_pdf(pdf, edition)
+        except LimitError:
+            write_bytes(draft, pdf.read_bytes())
+            final.unlink(missing_ok=True)
+            raise
+        write_bytes(final, pdf.read_bytes())
+    draft.unlink(missing_ok=True)
     return final
 
 
