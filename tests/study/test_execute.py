@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from triptych.errors import UserError
+from triptych.evaluate.classifier import FeatureNet, Features
 from triptych.evaluate.evaluation import Evaluation
 from triptych.likelihoods import Gaussian
 from triptych.study import execute as execute_module
@@ -63,6 +65,27 @@ def test_a_study_trains_every_recipe_with_every_seed(tmp_path, fits):
     assert {d["metric"] for d in found["differences"]} >= {"elbo", "iwae-3"}
     written = {p.name for p in (tmp_path / "a" / "seed-0").iterdir()}
     assert written >= {"config.json", "manifest.json", "metrics.jsonl", "checkpoint", "scores.json"}
+
+
+def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
+    def on(name, features, seeds=(0,)):
+        net = Features(FeatureNet((1, 8, 8)).eval(), name, name, None)
+        monkeypatch.setattr(execute_module, "features_for", lambda *a: net)
+        monkeypatch.setattr(run_module, "features_for", lambda *a: net)
+        grey = override(recipes_for("digits")["vae-grey"], hidden=[8], epochs=0.3)
+        asked = Study("tiny", "digits", (Plan(grey, seeds),), QUICK)
+        place = replace(PLACE, features=features)
+        return execute(asked, tmp_path, place, lambda job, said: None, 1).results
+
+    first = on("ours", None)
+    with pytest.raises(UserError, match=r"seed-0 was judged on the features 'ours', not 'course'"):
+        on("course", Path("course.pth"))
+    with pytest.raises(UserError, match="delete the scores.json"):
+        on("course", None, seeds=(0, 1))
+    assert on("course", None) == first  # nothing is left to judge
+    (tmp_path / "vae-grey" / "seed-0" / "scores.json").unlink()
+    found = on("course", Path("course.pth"))["scores"]
+    assert {s["protocol"]["features"] for s in found if s["metric"] == "fid"} == {"course"}
 
 
 def test_a_finished_run_is_never_trained_or_judged_again(tmp_path, fits):

@@ -1,5 +1,6 @@
 """Run a study: claim its folder, run what is missing, gather results.json."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from triptych.data import load
 from triptych.errors import UserError
-from triptych.evaluate.classifier import features_for
+from triptych.evaluate.classifier import Features, features_for
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import check_images
 from triptych.study.configs import convolves
@@ -56,10 +57,12 @@ def execute(
         check_images(plan.recipe.model, len(data.train_images))
     with locked(folder, wait=True):
         claim(folder, study_json(study, data.shape, data.levels))
-    if any(plan.recipe.part == "B" for plan in study.plans):
-        features_for(data, place.features)  # fails early, and trains only once what is cached
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
+    if any(plan.recipe.part == "B" for plan in study.plans):
+        features = features_for(data, place.features)  # fails early; trains once what is cached
+        if todo or place.features:
+            check_features(jobs, features)
     count = workers or (default_workers(len(todo)) if place.device.type == "cpu" else 1)
     for wait in (False, True):  # what other processes have is waited for when all else is done
         if cluster is not None:
@@ -70,6 +73,19 @@ def execute(
             todo = run_processes(todo, place, study.evaluation, display, count, wait)
     with locked(folder, wait=True):
         return Outcome(folder, gather(study, folder))
+
+
+def check_features(jobs: Sequence[Job], features: Features) -> None:
+    """Refuse to judge runs on other features than those before: no table could hold both."""
+    runs = [job.folder(s) for job in jobs for s in job.seeds if job.recipe.part == "B"]
+    for run in (run for run in runs if run.finished):
+        for protocol in (score.protocol for score in run.scores()):
+            if protocol.get("feature_hash", features.hash) != features.hash:
+                raise UserError(
+                    f"{run.path} was judged on the features {protocol.get('features')!r}, not "
+                    f"{features.name!r}; choose --features as then, or delete the scores.json of "
+                    f"all runs, which are then judged anew without being trained"
+                )
 
 
 def claim(folder: Path, plain: dict[str, Any]) -> None:
