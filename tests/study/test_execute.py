@@ -80,7 +80,7 @@ def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
     first = on("ours", None)
     with pytest.raises(UserError, match=r"seed-0 was judged on the features 'ours', not 'course'"):
         on("course", Path("course.pth"))
-    with pytest.raises(UserError, match="delete the scores.json"):
+    with pytest.raises(UserError, match=r"delete the scores\.json"):
         on("course", None, seeds=(0, 1))
     assert on("course", None) == first  # nothing is left to judge
     (tmp_path / "vae-grey" / "seed-0" / "scores.json").unlink()
