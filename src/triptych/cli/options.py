@@ -43,9 +43,11 @@ class Where:
     def ready(self) -> "torch.device":
         """The device, if this machine has it, with what follows done as asked."""
         from triptych.study.execute import device_named
+        from triptych.train.allocation import keep_freed_memory
         from triptych.train.determinism import deterministic
 
         deterministic(self.deterministic)
+        keep_freed_memory()
         return device_named(self.device)
 
 

@@ -19,6 +19,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
 from triptych.study.trackers import UNTRACKED, Track
+from triptych.train.allocation import keep_freed_memory
 from triptych.train.determinism import deterministic
 from triptych.train.faults import explain
 from triptych.train.files import write_text
@@ -48,6 +49,7 @@ class Place:
     def load(self) -> Dataset:
         """The data set, on the device, where what follows is done as asked."""
         deterministic(self.deterministic)
+        keep_freed_memory()
         return (self.data or load(self.dataset, self.root)).to(self.device)
 
 

@@ -1,0 +1,57 @@
+"""Freed memory is kept: the kernel is not asked for the same pages again and again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from triptych.train.allocation import keep_freed_memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+import torch
+{before}
+
+def work():
+    a = [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each, as a step's activations
+    return sum(x[0] for x in a)
+
+work(), work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 5)
+"""
+PREPARED = {
+    "asked": "from triptych.train.allocation import keep_freed_memory; keep_freed_memory()",
+    "a command": "from triptych.cli.options import Where; Where().ready()",
+    "a job of a study": (
+        "from triptych.study.local import Place\n"
+        "Place('digits', None, None, torch.device('cpu')).load()"
+    ),
+}
+
+
+def faults(before):
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=before)], capture_output=True, text=True
+    )
+    return float(out.stdout)
+
+
+@glibc
+@pytest.mark.parametrize("prepared", PREPARED)
+def test_no_page_is_asked_for_twice(prepared):
+    assert faults(PREPARED[prepared]) < 500
+
+
+def test_another_c_library_is_no_error(monkeypatch):
+    class Other:
+        pass
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Other())
+    assert not keep_freed_memory()
