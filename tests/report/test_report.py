@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pdfplumber
 import pytest
+import typst
 from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
 
 from triptych.errors import UserError
@@ -130,6 +131,38 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
     )
     monkeypatch.chdir(tmp_path)
     assert "A B (s1)" in page_text(set_page(folder, code))
+
+
+def named(folder, name):
+    (folder / "group.toml").write_text(
+        f'[[member]]\nname = "{name}"\nnumber = "s1"', encoding="utf-8"
+    )
+
+
+def test_a_name_in_letters_that_no_font_has(folder, code):
+    before = set_page(folder, code).read_bytes()
+    named(folder, "Ada \U00010a00")  # Kharoshthi
+    with pytest.raises(UserError, match="has a font, in 'Ada \u25a1"):
+        set_page(folder, code)
+    assert (folder / "report.pdf").read_bytes() == before
+
+
+@pytest.mark.skipif(
+    not any("CJK" in f or "WenQuanYi" in f for f in typst.Fonts().families()),
+    reason="no font of Chinese here",
+)
+def test_a_name_in_letters_that_only_the_machine_has_a_font_for(folder, code):
+    named(folder, "\u674e\u660e")
+    assert "\u674e\u660e (s1)" in page_text(set_page(folder, code))
+
+
+def test_the_machines_fonts_are_not_asked_without_need(folder, code, monkeypatch):
+    """The same content is the same report wherever it is set."""
+    fonts, asked = typst.Fonts, []
+    monkeypatch.setattr(typst, "Fonts", lambda **how: asked.append(how) or fonts(**how))
+    named(folder, "\u0141\u00f3d\u017a \u0395\u03bb")
+    set_page(folder, code)
+    assert asked == [{"include_system_fonts": False}]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ SMALLEST_FONT = 10.0
 TOLERANCE = 0.5
 # Fonts are stated, not laid out: only rounding in the file may lie between.
 FONT_TOLERANCE = 0.05
+BOX = "(cid:0)"  # glyph 0 of every font, as pdfplumber reads it
 
 
 class LimitError(UserError):
@@ -63,6 +64,13 @@ def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
         fonts = [_check_fonts(page) for page in pdf.pages]
         margins = [_check_margins(page) for page in pdf.pages]
     return Measured(len(fonts), parts, min(fonts), min(margins))
+
+
+def line_with_boxes(path: Path) -> str | None:
+    """The first line with a letter that its font lacks: a box is printed, here too."""
+    with pdfplumber.open(path) as pdf:
+        lines = (line for page in pdf.pages for line in page.extract_text().splitlines())
+        return next((line.replace(BOX, "\u25a1") for line in lines if BOX in line), None)
 
 
 def _check_size(page: Page) -> None:

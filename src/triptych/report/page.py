@@ -12,7 +12,7 @@ import typst
 
 from triptych.errors import UserError
 from triptych.report import figures
-from triptych.report.check import LimitError, check_pdf
+from triptych.report.check import LimitError, check_pdf, line_with_boxes
 from triptych.report.content import CITATIONS, build, declaration
 from triptych.report.discussion import discuss
 from triptych.report.edition import Edition, edition_named
@@ -85,12 +85,14 @@ TRACKED_SHARE = 0.6
 
 
 class Press:
-    """A folder with the template and its data, compiled by Typst with its own fonts only."""
+    """A folder with the template and its data, compiled by Typst with its own fonts, or with the
+    machine's for the letters that those lack."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine_fonts: bool) -> None:
         self.folder = folder
         self.data: dict[str, Any] = {"code": asdict(CODE_LOOKS[0])}
-        self.fonts = typst.Fonts(include_system_fonts=False)
+        self.fonts = typst.Fonts(include_system_fonts=machine_fonts)
+        self.own_only = not machine_fonts
         for name in ("template.typ", "references.bib"):
             shutil.copy(HERE / name, folder / name)
 
@@ -113,7 +115,7 @@ class Press:
             self.folder / "template.typ",
             root=self.folder,
             font_paths=self.fonts,
-            ignore_system_fonts=True,
+            ignore_system_fonts=self.own_only,
         )
 
 
@@ -126,14 +128,17 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
     """
     edition = edition_named(study.edition)
     final, draft = study.folder / "report.pdf", study.folder / "report.draft.pdf"
+    asked = edition.snippets if snippets is None else snippets
     with tempfile.TemporaryDirectory() as folder:
-        press, pdf = Press(Path(folder)), Path(folder) / "report.pdf"
-        try:
-            _fit_main(press, study, edition)
-            _fit_code(press, edition.snippets if snippets is None else snippets)
-            press.compile(pdf)
-        except typst.TypstError as error:
-            raise UserError(f"The report cannot be set: {error.message}.") from error
+        pdf = Path(folder) / "report.pdf"
+        _set(Press(Path(folder), machine_fonts=False), study, edition, asked, pdf)
+        if line_with_boxes(pdf):
+            _set(Press(Path(folder), machine_fonts=True), study, edition, asked, pdf)
+        if line := line_with_boxes(pdf):
+            raise UserError(
+                f"The report has letters for which neither it nor this machine has a font, in "
+                f"'{line}'. Install a font that has them, or write them otherwise."
+            )
         try:
             check_pdf(pdf, edition)
         except LimitError:
@@ -143,6 +148,16 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
         write_bytes(final, pdf.read_bytes())
     draft.unlink(missing_ok=True)
     return final
+
+
+def _set(press: Press, study: Study, edition: Edition, snippets: Sequence[Ask], pdf: Path) -> None:
+    """The whole report in the most generous look that fits, or the tightest."""
+    try:
+        _fit_main(press, study, edition)
+        _fit_code(press, snippets)
+        press.compile(pdf)
+    except typst.TypstError as error:
+        raise UserError(f"The report cannot be set: {error.message}.") from error
 
 
 def _fit_main(press: Press, study: Study, edition: Edition) -> None:
