@@ -171,3 +171,11 @@ def test_components_explain_their_share_of_the_variance(g):
     z = torch.randn(2000, 3) * torch.tensor([3.0, 2.0, 1.0])
     plane = latent_plane(StandardGaussian(3), z, g, points=5)
     np.testing.assert_allclose(plane.explained, [9 / 14, 4 / 14], atol=0.04)
+
+
+@pytest.mark.parametrize("drawn", [1, 2, 3])
+def test_fewer_than_three_draws_of_a_chain_have_no_density(g, drawn):
+    plane = latent_plane(
+        StandardGaussian(5), torch.randn(40, 5), g, points=5, chain=torch.randn(drawn, 5)
+    )
+    assert (plane.chain is not None) == (drawn == 3)

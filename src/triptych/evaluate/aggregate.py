@@ -97,6 +97,9 @@ def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) ->
     return torch.cat(parts)
 
 
+SPANNING = 3  # draws that can have a density in a plane: fewer lie on a line
+
+
 @dataclass(frozen=True)
 class LatentPlane:
     """What a prior-against-posterior picture needs, in two coordinates."""
@@ -130,7 +133,7 @@ def latent_plane(
     For M = 2 the plane is the latent space and the density is p(z) on a grid. For M > 2 it is
     spanned by the two leading principal components of the cloud, and the density is that of the
     *projected* prior, estimated from its samples: p(z) on the plane itself would be a slice.
-    That of `chain`, draws of a learned distribution, is always estimated so.
+    That of `chain`, draws of a learned distribution, is always estimated so, from three or more.
     """
     draws = prior.sample(10_000, generator)
     if z.shape[1] == 2:
@@ -156,7 +159,7 @@ def latent_plane(
         density.astype(np.float32),
         "latent" if z.shape[1] == 2 else "pca",
         explained,
-        None if chain is None else _estimated_density(learned, x, y),
+        _estimated_density(learned, x, y) if len(learned) >= SPANNING else None,
     )
 
 

@@ -3,6 +3,7 @@
 Strings live here and in the command line; everywhere else parts are passed as objects.
 """
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from triptych.study.configs import (
 )
 from triptych.train.order import TrainConfig
 
+TAKEN = ("figures", "lock")  # in a study's folder, beside those of its recipes
 ViewName = Literal["threshold", "dynamic", "raw"]
 
 
@@ -37,7 +39,9 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        """A likelihood must be of what the view shows."""
+        """A name must be free for a folder, a likelihood of what the view shows."""
+        if self.name in TAKEN:
+            raise UserError(f"a recipe's folder cannot be called {self.name!r}; choose another name")
         seen_by = getattr(self.model, "vae", self.model)
         binary = getattr(seen_by, "likelihood", None) in BINARY
         if binary == (self.view == "raw"):
@@ -187,9 +191,9 @@ def from_dict(plain: Any) -> Recipe:
 
 
 def validated(cls: Any, plain: Any, what: str) -> Any:
-    """`plain` checked against the types and ranges of `cls`."""
+    """`plain` checked against the types and ranges of `cls`: "2" and true are no numbers."""
     try:
-        return TypeAdapter(cls).validate_python(plain)
+        return TypeAdapter(cls).validate_json(json.dumps(plain, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from triptych.data import SOURCES
 from triptych.errors import UserError
@@ -51,8 +51,8 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
             f"[evaluation] and [[recipe]]"
         )
     try:
-        TypeAdapter(NumberOfSeeds).validate_python(plain.get("seeds", 3))
-    except ValidationError:
+        validated(NumberOfSeeds, plain.get("seeds", 3), str(path))
+    except UserError:
         raise UserError(
             f"{path}: seeds = {plain['seeds']!r} cannot be used; choose 1 to {MOST_SEEDS}, or a "
             f"list of so many different numbers from 0"
