@@ -141,9 +141,10 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
             )
         try:
             check_pdf(pdf, edition)
-        except LimitError:
+        except LimitError as error:
             write_bytes(draft, pdf.read_bytes())
             final.unlink(missing_ok=True)
+            error.args = (f"{error} {draft} is as it would be.",)
             raise
         write_bytes(final, pdf.read_bytes())
     draft.unlink(missing_ok=True)

@@ -41,7 +41,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """A name must be free for a folder, a likelihood of what the view shows."""
         if self.name in TAKEN:
-            raise UserError(f"a recipe's folder cannot be called {self.name!r}; choose another name")
+            raise UserError(
+                f"a recipe's folder cannot be called {self.name!r}; choose another name"
+            )
         seen_by = getattr(self.model, "vae", self.model)
         binary = getattr(seen_by, "likelihood", None) in BINARY
         if binary == (self.view == "raw"):
