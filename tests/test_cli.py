@@ -114,9 +114,10 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
         ("sample", "sampler", "heun", "DDPM or a latent DDPM"),
         ("evaluate", "steps", "20", "DDPM or a latent DDPM"),
         ("evaluate", "ode-images", "9", "DDPM"),
+        ("evaluate", "set", "bound_draws=9", "pixel flow or a DDPM"),
     ):
         said = refused(capsys, command, str(run), f"--{option}", value)
-        name = option.replace("-", "_")
+        name, value = value.split("=") if option == "set" else (option.replace("-", "_"), value)
         assert f"{name} = {value} is of a {owner}, not of a VAE" in said
     said = refused(capsys, "evaluate", str(run), "--features", "mnist_classifier.pth")
     assert "--features mnist_classifier.pth has no use for vae-mixture" in said

@@ -173,6 +173,22 @@ def test_components_explain_their_share_of_the_variance(g):
     np.testing.assert_allclose(plane.explained, [9 / 14, 4 / 14], atol=0.04)
 
 
+@pytest.mark.parametrize("far", [0.0, 300.0])
+def test_a_few_far_draws_of_a_prior_do_not_hide_the_rest(g, far):
+    """Light tails: all but the outermost thousandth; else no more than the middle and its third."""
+
+    class Tailed(StandardGaussian):
+        def sample(self, n, generator=None):
+            z = super().sample(n, generator)
+            z[: n // 200] += far
+            return z
+
+    plane = latent_plane(Tailed(5), torch.randn(2000, 5), g, points=5)
+    for axis in (plane.grid_x, plane.grid_y):
+        assert 3.0 < axis[-1] < 5.5
+        assert -5.5 < axis[0] < -3.0
+
+
 @pytest.mark.parametrize("drawn", [1, 2, 3])
 def test_fewer_than_three_draws_of_a_chain_have_no_density(g, drawn):
     plane = latent_plane(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -131,6 +132,31 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
     )
     monkeypatch.chdir(tmp_path)
     assert "A B (s1)" in page_text(set_page(folder, code))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Date = 2024-03-01", "unknown key 'Date'; write course, date and member"),
+        ("[[member]]\nname = 'B'\nnumber = 's2'\nemail = 'x'", "unknown key 'email'"),
+        ("[[member]]\nname = ['B', 'C']\nnumber = 's2'", "name is ['B', 'C']; write a text"),
+        ("[[member]]\nname = 'B'\nnumber = 1.5", "number is 1.5; write a text"),
+        ("[[member]]\nname = 'B'", "number is missing; write a text"),
+    ],
+)
+def test_a_group_is_names_and_numbers_in_text(folder, code, content, said):
+    own = "[[member]]\nname = 'A'\nnumber = 's1'\n"
+    text = content + "\n" + own if content.startswith("Date") else own + content
+    (folder / "group.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(said)):
+        set_page(folder, code)
+
+
+def test_a_report_is_of_a_study_not_of_a_run(folder, tmp_path):
+    with pytest.raises(UserError, match="seed-0 is a run; name the folder of its study"):
+        read_study(folder / "vae-flow" / "seed-0")
+    with pytest.raises(UserError, match=r"study\.json does not exist"):
+        handin(tmp_path / "nowhere")
 
 
 def named(folder, name):

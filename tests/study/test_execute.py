@@ -221,6 +221,20 @@ def test_a_gpu_is_shared_by_as_many_processes_as_are_asked_for(
     assert set(begun) == {processes}
 
 
+@pytest.mark.parametrize(
+    ("base", "setting", "said"),
+    [
+        ("ddpm", {"widths": [8] * 5}, "a: this ddpm does not fit the images"),
+        ("vae-vamp", {"pseudo_inputs": 5000}, "a: 5000 pseudo-inputs cannot start from 1293"),
+    ],
+)
+def test_what_the_images_refuse_is_named_and_nothing_is_written(tmp_path, base, setting, said):
+    recipe = override(recipes_for("digits")[base], name="a", **setting)
+    with pytest.raises(UserError, match=said):
+        go(Study("tiny", "digits", (Plan(recipe, (0,)),), QUICK), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_scores_are_those_of_the_averaged_weights_that_were_best_on_validation(tmp_path, digits):
     go(study(seeds=(0,), names=("a",)), tmp_path)
     folder = RunFolder(tmp_path / "a" / "seed-0")

@@ -36,6 +36,20 @@ def test_scores_and_arrays_come_back_as_they_were_written(folder):
         np.testing.assert_array_equal(loaded["prior"], arrays["latent"]["prior"])
 
 
+def test_a_run_that_lost_an_array_is_judged_anew(folder):
+    folder.path.mkdir(parents=True)
+    folder.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}), Evaluation())
+    assert folder.settled
+    (folder.path / "latent.npz").unlink()
+    assert not folder.settled
+
+
+def test_a_study_is_no_run(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UserError, match="is a study; name one of its runs, STUDY/MODEL/seed-S"):
+        RunFolder(tmp_path).config()
+
+
 def test_scores_are_written_last(folder, monkeypatch):
     """A crash while the arrays are written must not leave a run that looks finished."""
     folder.path.mkdir(parents=True)

@@ -57,6 +57,21 @@ def test_a_study_file_is_built_in_recipes_with_settings_of_its_own(tmp_path):
     assert ddpm.train == recipes_for("digits")["ddpm"].train
 
 
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ('prior = "flow"', "Flow"),
+        ('model = {prior = "flow"}', "Flow"),
+        ('prior = "flow"\ntitle = "Gaussian"', "Gaussian"),
+        ('prior = "flow"\nname = "mine"', "mine"),
+        ("epochs = 2", "Gaussian"),
+    ],
+)
+def test_a_recipe_is_not_called_by_a_prior_that_it_has_not(tmp_path, settings, title):
+    study = from_toml(written(tmp_path, BASE + settings))
+    assert [plan.recipe.title for plan in study.plans] == [title]
+
+
 def test_a_number_of_seeds_is_so_many_from_zero(tmp_path):
     study = from_toml(written(tmp_path, 'seeds = 4\n[[recipe]]\nbase = "vae-flow"\n'))
     assert study.seeds == [0, 1, 2, 3]
@@ -85,6 +100,13 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ("seeds = []\n" + BASE, "seeds"),
         ("seeds = [-1]\n" + BASE, "seeds"),
         ("seeds = 0\n" + BASE, "seeds = 0 cannot be used; choose 1 to 1000, or a list"),
+        ("[recipe]\nbase = 'ddpm'", "no [[recipe]]; write one or more, in double brackets"),
+        ("[evaluation]\ntradeoff_images = 1\n" + BASE, "tradeoff_images = 1 cannot be judged"),
+        (
+            BASE + '[[recipe]]\nbase = "vae-grey"\npart = "A"',
+            "vae-gaussian sees threshold and vae-grey sees dynamic images",
+        ),
+        (BASE + '[[recipe]]\nbase = "vae-vamp"\nprior = "gaussian"\n', "the title 'Gaussian'"),
         ('seeds = "2"\n' + BASE, "seeds = '2' cannot be used"),
         ("seeds = true\n" + BASE, "seeds = True cannot be used"),
         (BASE + 'latent_dim = "2"', "latent_dim = '2'"),

@@ -49,6 +49,8 @@ class TrainFeatures:
         from triptych.data import load
         from triptych.evaluate.classifier import train_classifier, write_features
 
+        if self.out.suffix != ".safetensors":
+            raise UserError(f"--out {self.out} cannot be written; name a .safetensors file")
         net, accuracy = train_classifier(load(self.dataset, self.data))
         write_features(self.out, net, accuracy)
         print(f"wrote {self.out}; accuracy on the test images {accuracy:.4f}")

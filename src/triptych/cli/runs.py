@@ -25,9 +25,10 @@ from triptych.errors import RunFailed, UserError
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
 USERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("importance_samples", *AIS), ("vae",)),
+    **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
     **dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
+    "bound_draws": ("pixelflow", "ddpm"),
     "temperature": ("pixelflow",),
 }
 

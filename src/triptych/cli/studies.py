@@ -85,8 +85,8 @@ class Study:
                 print(f"wrote {write_report(folder)} and report.html")
         if outcome.unfinished:
             raise RunFailed(
-                f"{outcome.unfinished} runs of {folder} are not finished; what they have is saved, "
-                f"and the same command goes on with them"
+                f"not finished: {outcome.unfinished} of the runs of {folder}; what they have is "
+                f"saved, and the same command goes on with them"
             )
 
 

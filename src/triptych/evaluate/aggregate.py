@@ -174,9 +174,17 @@ def _estimated_density(draws: Float[Tensor, "n 2"], x: Tensor, y: Tensor) -> NDA
 
 
 def _axis(a: Tensor, b: Tensor, points: int) -> Tensor:
-    """A grid axis that holds all but the outermost thousandth of both samples."""
-    ends = torch.tensor([0.001, 0.999], device=a.device, dtype=a.dtype)
-    low = min(a.quantile(ends[0]).item(), b.quantile(ends[0]).item())
-    high = max(a.quantile(ends[1]).item(), b.quantile(ends[1]).item())
+    """A grid axis that holds nearly all of both samples."""
+    lows, highs = zip(_ends(a), _ends(b), strict=True)
+    low, high = min(lows), max(highs)
     margin = 0.1 * (high - low)
     return torch.linspace(low - margin, high + margin, points)
+
+
+def _ends(x: Tensor) -> tuple[float, float]:
+    """Quantiles 0.001 and 0.999, or where those are farther out than the range from 0.01 to 0.99
+    and a third of it on either side, as a few draws of a flow may be, the ends of that."""
+    at = torch.tensor([0.001, 0.01, 0.99, 0.999], device=x.device, dtype=x.dtype)
+    lowest, low, high, highest = x.quantile(at).tolist()
+    beside = (high - low) / 3
+    return max(lowest, low - beside), min(highest, high + beside)

@@ -59,7 +59,12 @@ class Evaluation:
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def __post_init__(self) -> None:
-        """Heun's method has no noise."""
+        """Heun's method has no noise; one image has no covariance."""
+        if self.tradeoff_images == 1:
+            raise UserError(
+                "tradeoff_images = 1 cannot be judged, a FID is of 2 images or more; choose so "
+                "many, or 0 for none"
+            )
         if self.sampler == "heun" and self.eta:
             raise UserError(
                 f"eta = {self.eta:g} cannot be used with sampler = 'heun', which is deterministic; "

@@ -16,7 +16,7 @@ from triptych.report.group import Group
 from triptych.report.load import Latent, Recipe, Study, read_latent, read_samples
 from triptych.report.tables import Table, likelihood_table, sampling_table
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
-from triptych.report.wording import Span, bare, called, capital, count, dataset_name, label, listed
+from triptych.report.wording import Span, bare, called, capital, count, dataset_name, listed
 
 CITATIONS = (
     "bauer2019",
@@ -235,7 +235,7 @@ def _unlike(first: str, text: str) -> str:
 
 def _group_title(study: Study, recipes: list[Recipe]) -> str:
     if len(recipes) == 1:
-        return label(study, recipes[0])
+        return recipes[0].title
     if recipes[0].family == "latent":
         return f"Latent DDPMs ({len(recipes)})"
     if len(recipes) > MOST_NAMED:
@@ -257,7 +257,8 @@ def _shared_and_own(sentences: list[str]) -> str:
 def _detail(recipes: list[Recipe]) -> str:
     sizes = list(dict.fromkeys(_parameters(r.parameters) for r in recipes))
     epochs = list(dict.fromkeys(f"{r.epochs:g}" for r in recipes))
-    said = [f"{'/'.join(sizes)}{SPACE}parameters", f"{'/'.join(epochs)}{SPACE}epochs"]
+    unit = "epoch" if epochs == ["1"] else "epochs"
+    said = [f"{'/'.join(sizes)}{SPACE}parameters", f"{'/'.join(epochs)}{SPACE}{unit}"]
     latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
     if latents and not all("M = " in r.architecture for r in recipes):
         said.insert(1, f"M{SPACE}={SPACE}{listed([str(m) for m in sorted(latents)])}")

@@ -14,7 +14,7 @@ from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, wr
 from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary, read_arrays
 from triptych.report.tables import best_iwae
-from triptych.report.wording import count, label
+from triptych.report.wording import count
 
 # Colour alone does not survive grey printing; a marker does.
 SMALLEST_TERM = 1e-6  # of the largest, that is drawn
@@ -44,7 +44,7 @@ def likelihood(study: Study) -> Path | None:
         ax = axes_at(figure, (5.5, 1.3, 10.8, height))
         for k, found in enumerate(rows):
             _draw_intervals(ax, found, _on_images(found), "os"[k], 0.12 * (1 - 2 * k))
-        ax.set_yticks(range(len(recipes)), [wrapped(label(study, r), 5.0) for r in recipes])
+        ax.set_yticks(range(len(recipes)), [wrapped(r.title, 5.0) for r in recipes])
         ax.set_ylim(len(recipes) - 0.5, -0.5)
         ax.set_xlabel("nats (mean and 95% interval over runs)" if repeated else "nats (one run)")
         ax.locator_params(axis="x", nbins=6)
@@ -80,7 +80,7 @@ def growth(study: Study) -> Path | None:
         runs = read_arrays(study, recipe, "growth.npz", "k", "iwae")
         same = [run["iwae"] for run in runs if np.array_equal(run["k"], runs[0]["k"])]
         if same and len(runs[0]["k"]) > 1:
-            lines[label(study, recipe)] = (runs[0]["k"], np.stack(same))
+            lines[recipe.title] = (runs[0]["k"], np.stack(same))
     if not lines:
         return None
     with rc_context(STYLE):
@@ -101,7 +101,7 @@ def dimensions(study: Study) -> Path | None:
         runs = read_arrays(study, recipe, "divergence.npz", "nats")
         if runs:
             falling = np.stack([np.sort(run["nats"])[::-1] for run in runs])
-            lines[label(study, recipe)] = (np.arange(1, falling.shape[1] + 1), falling)
+            lines[recipe.title] = (np.arange(1, falling.shape[1] + 1), falling)
     if not lines:
         return None
     with rc_context(STYLE):
@@ -163,7 +163,7 @@ def terms(study: Study) -> Path | None:
 
 def runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
     """The arrays of each model of part B that has them, by its title."""
-    found = ((label(study, r), read_arrays(study, r, file, *names)) for r in study.part("B"))
+    found = ((r.title, read_arrays(study, r, file, *names)) for r in study.part("B"))
     return {name: runs for name, runs in found if runs}
 
 

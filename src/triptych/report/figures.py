@@ -19,7 +19,7 @@ from triptych.report.canvas import (
     write,
 )
 from triptych.report.load import Study, read_arrays, read_samples
-from triptych.report.wording import label, labels
+from triptych.report.wording import labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
 GAP = 0.07
@@ -29,7 +29,7 @@ NEAREST = "nearest.npz"
 def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
     """The first n images of the first seed of every model of part B, `side` cm each at most."""
     found = [(r, read_samples(study, r, n)) for r in study.part("B")]
-    groups = [(label(study, recipe), got[1]) for recipe, got in found if got is not None]
+    groups = [(recipe.title, got[1]) for recipe, got in found if got is not None]
     if not groups:
         return None
     # Many groups stand in one row of small images rather than take a second from the page.
@@ -92,7 +92,7 @@ def manifold(study: Study, side: float = 5.4) -> Path | None:
     found = [
         (r, read_arrays(study, r, "manifold.npz", "images", "x", "y")) for r in study.part("A")
     ]
-    shown = [(label(study, recipe), runs[0]) for recipe, runs in found if runs]
+    shown = [(recipe.title, runs[0]) for recipe, runs in found if runs]
     if not shown:
         return None
     columns = min(len(shown), MOST_GROUPS_IN_ROW)

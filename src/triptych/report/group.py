@@ -1,11 +1,14 @@
 """Who hands the report in: group.toml."""
 
+import datetime
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from triptych.errors import UserError
+from triptych.report.wording import listed
 
 COURSE = "Advanced Machine Learning (02460)"
 
@@ -34,12 +37,31 @@ def _parse(path: Path) -> Group:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML ({error}).") from error
-    try:
-        members = [(str(m["name"]).strip(), str(m["number"]).strip()) for m in content["member"]]
-    except (KeyError, TypeError):
-        members = []
-    if not members or not all(name and number for name, number in members):
+    rows = content.get("member")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(
             f"{path} names nobody: give each member a [[member]] block with name and number."
         )
-    return Group(members, str(content.get("course", COURSE)), str(content.get("date", "")))
+    _check(path, content, {"course", "date", "member"})
+    for row in rows:
+        _check(path, row, {"name", "number"})
+    members = [(_text(path, row, "name"), _text(path, row, "number")) for row in rows]
+    course = _text(path, content, "course") if "course" in content else COURSE
+    return Group(members, course, _text(path, content, "date") if "date" in content else "")
+
+
+def _check(path: Path, table: dict[str, Any], known: set[str]) -> None:
+    """No key that is not known: a misspelt one would be lost."""
+    if unknown := sorted(table.keys() - known):
+        raise UserError(f"{path} has an unknown key {unknown[0]!r}; write {listed(sorted(known))}.")
+
+
+def _text(path: Path, table: dict[str, Any], key: str) -> str:
+    """A text that is not empty, or a date."""
+    value = table.get(key)
+    if isinstance(value, datetime.date):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        given = "missing" if value is None else repr(value)
+        raise UserError(f'{path}: {key} is {given}; write a text, as in {key} = "...".')
+    return value.strip()

@@ -25,10 +25,9 @@ def handin(study_folder: Path) -> Path:
     Raises UserError when there is no report.pdf or it lacks what the group writes, and LimitError
     when it breaks a limit.
     """
-    report = study_folder / "report.pdf"
+    report, edition = study_folder / "report.pdf", edition_named(read_study(study_folder).edition)
     if not report.is_file():
         raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
-    edition = edition_named(read_study(study_folder).edition)
     check_pdf(report, edition)
     _check_own_words(report, edition)
     entries = dict([*_code(), *_study(study_folder)])

@@ -30,7 +30,6 @@ from triptych.report.latent_panel import (
     write_digits,
 )
 from triptych.report.load import Latent, Recipe, Study, read_latent
-from triptych.report.wording import label
 
 # Room in cm for the ticks and labels left of and below the panels.
 LEFT, RIGHT, BELOW, LEGEND = 1.25, 0.1, 1.05, 0.55
@@ -64,7 +63,7 @@ def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) 
     left = [start + i * side + sum(gaps[:i]) for i in range(n)]
     # A title may reach over its panel's sides, as far as its neighbours and the page let it.
     wide = max(side, min(side + min([*gaps, math.inf]) - 0.2, side + 2 * (start - LEFT)))
-    titles = [wrapped(label(study, recipe), wide) for recipe, _ in pairs]
+    titles = [wrapped(recipe.title, wide) for recipe, _ in pairs]
     row = BELOW + side + 0.12 + LINE_HEIGHT * line_count(titles)
     corners = [(left[i % n], (rows - 1 - i // n) * row + BELOW) for i in range(len(pairs))]
     return Panels(titles, corners, side, rows * row)
@@ -165,12 +164,17 @@ def _pairs(study: Study) -> list[tuple[Recipe, Latent]]:
 
 
 def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
-    """Centre and half side of the one square that shows nearly all of every cloud and prior."""
+    """Centre and half side of the one square that shows nearly all of every cloud and prior; of a
+    prior with heavy tails no more than its middle and a third of that on either side."""
     bounds = []
     for latent in latents:
         for cloud in (latent.posterior, latent.prior):
             if len(cloud):
-                bounds.append(np.quantile(cloud, [0.004, 0.996], axis=0))
+                lowest, low, high, highest = np.quantile(cloud, [0.004, 0.01, 0.99, 0.996], axis=0)
+                beside = (high - low) / 3
+                bounds.append(
+                    [np.maximum(lowest, low - beside), np.minimum(highest, high + beside)]
+                )
     low, high = np.min(bounds, axis=(0, 1)), np.max(bounds, axis=(0, 1))
     return (low + high) / 2, float((high - low).max() / 2 * 1.04)
 

@@ -157,6 +157,8 @@ class Latent:
 
 def read_study(folder: Path) -> Study:
     """Raises UserError naming the file when one is missing, damaged or of another schema."""
+    if (folder / "config.json").is_file():
+        raise UserError(f"{folder} is a run; name the folder of its study")
     asked = _json(folder / "study.json")
     results = _json(folder / "results.json")
     try:

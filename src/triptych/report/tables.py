@@ -18,7 +18,6 @@ from triptych.report.wording import (
     count,
     dataset_name,
     decimals_for,
-    label,
     listed,
     number,
     runs,
@@ -81,7 +80,7 @@ def likelihood_table(study: Study) -> Table | None:
     for metric, column in columns.items():
         header.append(_likelihood_heading(metric))
         cells.append(_cells(recipes, column))
-    rows = [[label(study, recipe), *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
+    rows = [[recipe.title, *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
     return Table(["Model", *header], rows, _likelihood_caption(study, columns))
 
 
@@ -103,10 +102,7 @@ def sampling_table(study: Study) -> Table | None:
     if prior:
         columns[PRIOR_FID] = _cells(recipes, prior)
         columns["1/s"] = _speeds(recipes, speed)
-    rows = [
-        [label(study, recipe), *(c[i] for c in columns.values())]
-        for i, recipe in enumerate(recipes)
-    ]
+    rows = [[recipe.title, *(c[i] for c in columns.values())] for i, recipe in enumerate(recipes)]
     caption = _sampling_caption(study, bpd, fid, speed if prior else None)
     return Table(["Model", *columns], rows, caption)
 

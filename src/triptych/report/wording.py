@@ -19,7 +19,6 @@ VIEWS = {
     "dynamic": "dynamically binarized",
     "raw": "grey levels",
 }
-LONGEST_LABEL = 32
 PRIORS = {
     "gaussian": "Gaussian prior",
     "spline": "spline flow prior",
@@ -160,14 +159,9 @@ def bare(study: Study, recipe: Recipe) -> str:
     return called(study, recipe).removeprefix("the ")
 
 
-def label(study: Study, recipe: Recipe) -> str:
-    """The title where it is short enough to head a panel or a row, else the shorter name."""
-    return recipe.title if len(recipe.title) <= LONGEST_LABEL else capital(bare(study, recipe))
-
-
 def labels(study: Study, recipes: Sequence[Recipe]) -> list[str]:
     """One for each of these; of both parts, two may have the same title but not the same name."""
-    found = [label(study, recipe) for recipe in recipes]
+    found = [recipe.title for recipe in recipes]
     return [
         name if found.count(name) == 1 else capital(bare(study, recipe))
         for name, recipe in zip(found, recipes, strict=True)

@@ -36,8 +36,9 @@ def describe(recipe: Recipe, shape: Shape) -> str:
     widths = "-".join(str(w) for w in config.widths)
     dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
     return (
-        f"U-Net behind a pixel-unshuffle, {widths} channels, {config.blocks} residual block(s) a "
-        f"level with GroupNorm, {dropout}attention at the lowest, sinusoidal time embedding; "
+        f"U-Net behind a pixel-unshuffle, {widths} channels, "
+        f"{_count(config.blocks, 'residual block')} a level with GroupNorm, {dropout}attention at "
+        f"the lowest, sinusoidal time embedding; "
         f"{describe_chain(config)}{describe_bending(train)}."
     )
 
@@ -131,7 +132,7 @@ def describe_network(config: VAEConfig, shape: Shape) -> str:
         channels = "-".join(str(c) for c in config.channels)
         return (
             f"Residual convolutional encoder behind a pixel-unshuffle, {channels} channels, "
-            f"{config.blocks} block(s) a level"
+            f"{_count(config.blocks, 'block')} a level"
         )
     widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))
     kind = "MLP encoder" if config.network == "mlp" else "Gated MLP encoder"
@@ -158,3 +159,7 @@ def describe_prior(config: VAEConfig) -> str:
         f"{config.pseudo_inputs} pseudo-inputs",
     }
     return said[config.prior]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -13,7 +13,7 @@ from triptych.evaluate.classifier import Features, features_for
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import check_images
 from triptych.study.configs import convolves
-from triptych.study.grid import Study, study_json
+from triptych.study.grid import Study, naming, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
 from triptych.study.on_ray import Cluster, run_on_ray
@@ -54,9 +54,11 @@ def execute(
         )
     data = load(study.dataset, place.root)
     for plan in study.plans:
-        check_images(plan.recipe.model, len(data.train_images))
+        with naming(plan.recipe):
+            check_images(plan.recipe.model, len(data.train_images))
+    asked = study_json(study, data.shape, data.levels)
     with locked(folder, wait=True):
-        claim(folder, study_json(study, data.shape, data.levels))
+        claim(folder, asked)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     if any(plan.recipe.part == "B" for plan in study.plans):

@@ -1,5 +1,7 @@
 """What a study is: which recipes, which seeds, judged how; and what study.json says of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -46,14 +48,24 @@ def with_seeds(study: Study, n: int | None) -> Study:
     return replace(study, plans=tuple(Plan(p.recipe, tuple(range(n))) for p in study.plans))
 
 
+@contextmanager
+def naming(recipe: Recipe) -> Iterator[None]:
+    """What is refused within is of this recipe of several."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{recipe.name}: {error}") from None
+
+
 def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[str, Any]:
     """What study.json holds: the request, resolved, with what the report says of each model."""
     recipes = []
     for plan in study.plans:
         recipe, config = plan.recipe, plan.recipe.model
-        parts = [build(config, shape, levels)]
-        if isinstance(config, LatentDDPMConfig):
-            parts.append(build(config.vae, shape, levels))  # in the model itself it is still
+        with naming(recipe):
+            parts = [build(config, shape, levels)]
+            if isinstance(config, LatentDDPMConfig):
+                parts.append(build(config.vae, shape, levels))  # in the model itself it is still
         recipes.append(
             {
                 **to_dict(recipe),

@@ -34,8 +34,14 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Scores are written last: a run that has them is whole."""
-        return (self.path / "scores.json").is_file()
+        """Scores are written last: a run that has them, and the arrays that came with them, is
+        whole."""
+        path = self.path / "scores.json"
+        if not path.is_file():
+            return False
+        plain = read_json(path)
+        arrays = plain.get("arrays", []) if isinstance(plain, dict) else []
+        return all((self.path / f"{name}.npz").is_file() for name in arrays)
 
     def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
         """Write config.json, or refuse if the folder belongs to another configuration."""
@@ -62,6 +68,8 @@ class RunFolder:
 
     def config(self) -> tuple[Recipe, str, int]:
         """(recipe, data set, seed) of a run that exists."""
+        if (self.path / "study.json").is_file():
+            raise UserError(f"{self.path} is a study; name one of its runs, STUDY/MODEL/seed-S")
         plain = read_json(self.path / "config.json")
         try:
             return from_dict(plain["recipe"]), str(plain["dataset"]), int(plain["seed"])
@@ -75,7 +83,8 @@ class RunFolder:
             np.savez_compressed(raw, allow_pickle=False, **arrays)
             write_bytes(self.path / f"{name}.npz", raw.getvalue())
         scores = [asdict(s) for s in judgement.scores]
-        plain = {"schema": SCHEMA, "evaluation": asdict(how), "scores": scores}
+        arrays = sorted(judgement.arrays)
+        plain = {"schema": SCHEMA, "evaluation": asdict(how), "arrays": arrays, "scores": scores}
         write_text(self.path / "scores.json", pretty(sealed(plain)))
 
     def scores(self) -> list[Score]:

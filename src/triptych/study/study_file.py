@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +11,9 @@ from pydantic import Field
 from triptych.data import SOURCES
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
-from triptych.study.configs import PixelFlowConfig
+from triptych.study.configs import PixelFlowConfig, VAEConfig
 from triptych.study.grid import MOST_SEEDS, Plan, Study
-from triptych.study.recipes import Recipe, override, recipes_for, validated
+from triptych.study.recipes import TITLES, Recipe, override, recipes_for, validated
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
@@ -57,6 +57,10 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
             f"{path}: seeds = {plain['seeds']!r} cannot be used; choose 1 to {MOST_SEEDS}, or a "
             f"list of so many different numbers from 0"
         ) from None
+    if not isinstance(plain.get("recipe"), list) or not plain["recipe"]:
+        raise UserError(
+            f"{path} has no [[recipe]]; write one or more, in double brackets, each with base = ..."
+        )
     asked: _File = validated(_File, plain, str(path))
     dataset = checked_dataset(dataset or asked.dataset)
     seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
@@ -72,6 +76,13 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
         _, twice = next(t for t in titles if titles.count(t) > 1)
         raise UserError(
             f"{path} has two recipes with the title {twice!r}; give one another: title = ..."
+        )
+    views = {r.view: r.name for r in recipes if r.part == "A"}
+    if len(views) > 1:
+        said = " and ".join(f"{name} sees {view}" for view, name in views.items())
+        raise UserError(
+            f"{path}: {said} images, and one table cannot hold bounds of both; give each a "
+            f'study of its own, or one of them part = "B"'
         )
     others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
     if asked.evaluation.temperature != 1 and others:
@@ -98,9 +109,19 @@ def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     if "name" in settings:  # the base's title is the base's
         settings.setdefault("title", settings["name"])
     try:
-        return override(known[base], **settings)
+        found = override(known[base], **settings)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return found if "title" in settings else _retitled(found, known[base])
+
+
+def _retitled(recipe: Recipe, base: Recipe) -> Recipe:
+    """With the name of its own prior for a title, where the base has that of another."""
+    old, new = base.model, recipe.model
+    of_prior = isinstance(old, VAEConfig) and base.title == TITLES[old.prior]
+    if of_prior and isinstance(new, VAEConfig):
+        return replace(recipe, title=TITLES[new.prior])
+    return recipe
 
 
 def checked_dataset(name: str) -> str:
