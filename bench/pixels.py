@@ -16,6 +16,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.samplers import Autoguidance
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
+from triptych.train.allocation import keep_freed_memory
 
 SHAPE, LEVELS = (1, 28, 28), 256
 BATCH, STEPS = 64, 4  # of a round of training
@@ -117,6 +118,7 @@ def drawing(how: Evaluation) -> Callable[[], None]:
     draw = sampler(model, how, torch.Generator(DEVICE).manual_seed(0))
 
     def round_() -> None:
+        keep_freed_memory()
         draw(DRAWN)
 
     return round_

@@ -1,18 +1,18 @@
 """The rounds of a measurement, and this project's own training as one of the contenders."""
 
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from anatomy import anatomy
+from contender import Contender
 from peers import BATCH, STEPS
 from torch import Tensor, nn
-from where import DEVICE, ON_GPU, finish
+from where import DEVICE, ON_GPU
 
 from triptych.data import view
+from triptych.train.allocation import keep_freed_memory
 from triptych.train.batches import TrainingData
 from triptych.train.order import TrainConfig
 from triptych.train.precision import bf16_helps, networks_in_bf16
@@ -38,6 +38,7 @@ def our_rounds(
     trainer = Trainer(models, runs, data, config)
 
     def round_() -> None:
+        keep_freed_memory()  # as triptych's commands do
         with ExitStack() as stack:
             for m in models:
                 stack.enter_context(networks_in_bf16(m, bf16 and bf16_helps(DEVICE)))
@@ -56,17 +57,19 @@ def race(
     """`work` a second of each contender; the last one's ratio to the best of those named, and
     where its time goes. Rounds alternate, the first is not counted, the median of the others is.
     """
+    taking_part = {name: Contender(round_) for name, round_ in contenders.items()}
     laps: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
-        for name, round_ in contenders.items():
-            finish()
-            began = time.perf_counter()
-            round_()
-            finish()
-            laps[name].append(time.perf_counter() - began)
+        for name, each in taking_part.items():
+            laps[name].append(each.lap())
     seconds = {name: statistics.median(s[1:]) for name, s in laps.items()}
     *_, ours = contenders
     rows: dict[str, Any] = {name: float(f"{work / s:.4g}") for name, s in seconds.items()}
     for label, peers in ratios.items():
         rows[label] = round(min(seconds[peer] for peer in peers) / seconds[ours], 2)
-    return rows | {f"{ours}: products": anatomy(contenders[ours], seconds[ours])}
+    if not ON_GPU:
+        rows["MB beyond the start"] = {n: round(c.megabytes()) for n, c in taking_part.items()}
+    rows[f"{ours}: products"] = taking_part[ours].anatomy(seconds[ours])
+    for each in taking_part.values():
+        each.close()
+    return rows

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.study import display
+from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 
 TINY = ["--epochs", "0.2", "--batch-size", "64"]
@@ -266,3 +267,15 @@ def test_a_run_that_fails_says_what_is_saved_and_exits_with_1(capsys):
     assert said.startswith("triptych: ")
     assert "not finite" in said
     assert "--lr" in said
+
+
+def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "study" / "vae" / "seed-0")
+    run.path.mkdir(parents=True)
+    run.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}), Evaluation())
+    monkeypatch.setattr("triptych.report.write_report", lambda folder: folder / "report.pdf")
+    main(["report", "study"])
+    assert "latent.npz" not in capsys.readouterr().out
+    (run.path / "latent.npz").unlink()
+    main(["report", "study"])
+    assert "without latent.npz of study/vae/seed-0" in capsys.readouterr().out

@@ -119,8 +119,9 @@ def test_other_networks_missing_files_and_other_sizes_are_refused(tmp_path, cour
     torch.save(torch.nn.Linear(2, 2).state_dict(), other)
     with pytest.raises(UserError, match="not the course's"):
         course_features(other, MNIST)
-    with pytest.raises(UserError, match="does not exist"):
-        course_features(tmp_path / "none.pth", MNIST)
+    for shape in (MNIST, (1, 8, 8)):  # what is wrong with a file that is not there
+        with pytest.raises(UserError, match="does not exist"):
+            course_features(tmp_path / "none.pth", shape)
     with pytest.raises(UserError, match="needs 28x28 images, not 8x8"):
         course_features(course_file, (1, 8, 8))
 

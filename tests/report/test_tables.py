@@ -7,6 +7,7 @@ from triptych.errors import UserError
 from triptych.report.discussion import discuss
 from triptych.report.load import read_study
 from triptych.report.tables import likelihood_table, sampling_table
+from triptych.report.wording import MINUS, NARROW_SPACE, number
 
 
 def change_protocol(folder, model, metric, **values):
@@ -16,6 +17,18 @@ def change_protocol(folder, model, metric, **values):
                 score["protocol"] |= values
 
     edit(folder / "results.json", change)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.04, "0.0"),
+        (-2.75e12, f"{MINUS}2.8e12"),  # of a run that diverged, as wide as the page if written out
+        (999_999.0, f"999{NARROW_SPACE}999.0"),
+    ],
+)
+def test_numbers_have_signs_and_an_end(value, text):
+    assert number(value, 1) == text
 
 
 @pytest.mark.parametrize(

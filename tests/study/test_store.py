@@ -40,8 +40,10 @@ def test_a_run_that_lost_an_array_is_judged_anew(folder):
     folder.path.mkdir(parents=True)
     folder.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}), Evaluation())
     assert folder.settled
+    assert not folder.lost
     (folder.path / "latent.npz").unlink()
     assert not folder.settled
+    assert folder.lost == ["latent.npz"]
 
 
 def test_a_study_is_no_run(tmp_path):

@@ -206,6 +206,8 @@ def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
 
 def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
     """The course's classifier from its state dict (keys layers.*, classification_layer.0.*)."""
+    if not path.exists():
+        raise UserError(f"--features {path} does not exist; name the course's file")
     if shape != (1, 28, 28):
         raise UserError(f"--features {path} needs 28x28 images, not {shape[1]}x{shape[2]}")
     try:
@@ -214,8 +216,6 @@ def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
         raw = path.read_bytes()
         net = CourseNet()
         net.load_state_dict(torch.load(BytesIO(raw), map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise UserError(f"--features {path} does not exist; name the course's file") from error
     except Exception as error:
         raise UserError(
             f"--features {path} is not the course's mnist_classifier.pth (a state dict with keys "

@@ -47,7 +47,7 @@ class Evaluation:
     """Dequantizations, or (t, eps) pairs, an image; K of a pixel flow's bpd-iwae-K."""
     sampler: SamplerName = "ddim"
     steps: Annotated[int, Ge(2)] = 50
-    """Of a DDPM's sampler; ancestral sampling takes all that the chain has."""
+    """Of a DDPM's sampler, as many as its chain has at most; ancestral sampling takes all."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
     tradeoff_images: Annotated[int, Ge(0)] = 0

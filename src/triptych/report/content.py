@@ -185,7 +185,8 @@ def _samples_caption(study: Study) -> list[Span]:
     seeds = listed([str(s) for s in sorted({seed for seed, _ in found})])
     return [
         {"strong": "Samples:"},
-        f" the first four of each model's first run (seed {seeds}), chosen by that rule alone.",
+        f" the first four of each model's first finished run (seed {seeds}), chosen by that rule"
+        " alone.",
     ]
 
 

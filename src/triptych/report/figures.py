@@ -56,7 +56,8 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
 
 
 def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
-    """The first samples of each model's first run, each above the training image nearest to it."""
+    """The first samples of each model's first finished run, each above the training image nearest
+    to it."""
     found = []
     for recipe in study.recipes:
         shown, near = read_samples(study, recipe, n), read_arrays(study, recipe, NEAREST, "images")

@@ -11,6 +11,7 @@ Span = str | dict[str, str]
 
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+LARGEST = 1e6  # written out; beyond it, as only a run that diverged is, the power of ten tells all
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
@@ -49,8 +50,10 @@ KL = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
 
 
 def number(value: float, decimals: int) -> str:
-    """A fixed-point number with a real minus sign and no negative zero."""
+    """A fixed-point number with a real minus sign and no negative zero; a huge one as 3.2e12."""
     text = f"{abs(value):,.{decimals}f}".replace(",", NARROW_SPACE)
+    if abs(value) >= LARGEST:
+        text = f"{abs(value):.1e}".replace("e+", "e")
     return MINUS + text if value < 0 and float(f"{value:.{decimals}f}") != 0 else text
 
 

@@ -36,12 +36,15 @@ class RunFolder:
     def finished(self) -> bool:
         """Scores are written last: a run that has them, and the arrays that came with them, is
         whole."""
+        return (self.path / "scores.json").is_file() and not self.lost
+
+    @property
+    def lost(self) -> list[str]:
+        """Files of the arrays that came with its scores and are gone."""
         path = self.path / "scores.json"
-        if not path.is_file():
-            return False
-        plain = read_json(path)
+        plain = read_json(path) if path.is_file() else {}
         arrays = plain.get("arrays", []) if isinstance(plain, dict) else []
-        return all((self.path / f"{name}.npz").is_file() for name in arrays)
+        return [f"{name}.npz" for name in arrays if not (self.path / f"{name}.npz").is_file()]
 
     def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
         """Write config.json, or refuse if the folder belongs to another configuration."""

@@ -1,0 +1,73 @@
+"""Who takes part in a race, each in a process of its own, as its users run it: what one does with
+the memory that it frees makes no other faster, and each has a peak of its own."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from anatomy import anatomy
+from where import ON_GPU, finish
+
+FORK = None if ON_GPU else multiprocessing.get_context("fork")  # CUDA does not survive one
+
+
+class Contender:
+    """`round_` is the work; forked when it is built, so that it need not be sent."""
+
+    def __init__(self, round_: Callable[[], None]) -> None:
+        self.round_, self.process, self.before = round_, None, 0.0
+        if FORK:
+            self.end, there = FORK.Pipe()
+            self.process = FORK.Process(target=self._serve, args=(there,), daemon=True)
+            self.process.start()
+            there.close()
+
+    def lap(self) -> float:
+        """Seconds of a round."""
+        return self._ask("lap")
+
+    def megabytes(self) -> float:
+        """Peak memory since the start, beyond what it started with; on the CPU alone."""
+        return self._ask("megabytes")
+
+    def anatomy(self, seconds: float) -> str:
+        """Where the `seconds` of a round go."""
+        return self._ask("anatomy", seconds)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self.process:
+            self.process.terminate()
+            self.process.join()
+
+    def _ask(self, *asked: Any) -> Any:
+        if not self.process:
+            return self._answer(*asked)
+        self.end.send(asked)
+        return self.end.recv()
+
+    def _serve(self, end: Connection) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        self.before = memory("VmRSS")
+        while True:
+            end.send(self._answer(*end.recv()))
+
+    def _answer(self, what: str, *given: float) -> float | str:
+        if what == "anatomy":
+            return anatomy(self.round_, *given)
+        if what == "megabytes":
+            return memory("VmHWM") - self.before
+        finish()
+        began = time.perf_counter()
+        self.round_()
+        finish()
+        return time.perf_counter() - began
+
+
+def memory(what: str) -> float:
+    """A line of this process's status, in MB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[what].split()[0]) / 1e3
