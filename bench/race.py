@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from contender import Contender
+from contender import KNOWS_PEAK, Contender
 from peers import BATCH, STEPS
 from torch import Tensor, nn
 from where import DEVICE, ON_GPU
@@ -67,7 +67,7 @@ def race(
     rows: dict[str, Any] = {name: float(f"{work / s:.4g}") for name, s in seconds.items()}
     for label, peers in ratios.items():
         rows[label] = round(min(seconds[peer] for peer in peers) / seconds[ours], 2)
-    if not ON_GPU:
+    if KNOWS_PEAK:
         rows["MB beyond the start"] = {n: round(c.megabytes()) for n, c in taking_part.items()}
     rows[f"{ours}: products"] = taking_part[ours].anatomy(seconds[ours])
     for each in taking_part.values():
