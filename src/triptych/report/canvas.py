@@ -1,6 +1,7 @@
 """Drawing in centimetres at the size at which a figure is placed, so that 10 pt is 10 pt."""
 
 from bisect import bisect_right
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def _cut(word: str, width: float) -> str:
     return word[:kept] + ELLIPSIS
 
 
+@cache
 def _width(text: str) -> float:
     font = FontProperties(family=FAMILIES, size=FONT_SIZE)
     path = TextPath((0, 0), text.replace("$", r"\$"), prop=font)

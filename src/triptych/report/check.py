@@ -36,6 +36,10 @@ class LimitError(UserError):
         )
 
 
+class LetterError(UserError):
+    """A letter that its font lacks, in whose place a box is printed; the message shows the line."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a PDF that keeps every limit was found to be."""
@@ -47,7 +51,8 @@ class Measured:
 
 
 def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
-    """Raises LimitError at the first limit that is broken: page size, parts, font size, margins.
+    """Raises LimitError at the first limit that is broken: page size, parts, font size, margins;
+    before any, LetterError where there are letters that no one can read.
 
     Every visible character counts for the font size, those of figures included: the report sets
     no superscripts or math scripts, so none needs an exception. Margins hold for the boxes of
@@ -59,6 +64,8 @@ def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
         raise UserError(f"{path} is not a PDF that can be checked ({error}).") from error
     with document as pdf:
         for page in pdf.pages:
+            _check_letters(page)
+        for page in pdf.pages:
             _check_size(page)
         parts = _check_parts(edition, _heading_pages(pdf), len(pdf.pages))
         fonts = [_check_fonts(page) for page in pdf.pages]
@@ -66,11 +73,14 @@ def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
     return Measured(len(fonts), parts, min(fonts), min(margins))
 
 
-def line_with_boxes(path: Path) -> str | None:
-    """The first line with a letter that its font lacks: a box is printed, here too."""
-    with pdfplumber.open(path) as pdf:
-        lines = (line for page in pdf.pages for line in page.extract_text().splitlines())
-        return next((line.replace(BOX, "\u25a1") for line in lines if BOX in line), None)
+def _check_letters(page: Page) -> None:
+    if any(char["text"] == BOX for char in page.chars):
+        line = next(line for line in page.extract_text().splitlines() if BOX in line)
+        raise LetterError(
+            f"The report has letters for which neither it nor this machine has a font, in "
+            f"'{line.replace(BOX, chr(0x25A1))}'. Install a font that has them, or write them "
+            f"otherwise."
+        )
 
 
 def _check_size(page: Page) -> None:

@@ -12,7 +12,7 @@ import typst
 
 from triptych.errors import UserError
 from triptych.report import figures
-from triptych.report.check import LimitError, check_pdf, line_with_boxes
+from triptych.report.check import LetterError, LimitError, check_pdf
 from triptych.report.content import CITATIONS, build, declaration
 from triptych.report.discussion import discuss
 from triptych.report.edition import Edition, edition_named
@@ -131,16 +131,8 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
     asked = edition.snippets if snippets is None else snippets
     with tempfile.TemporaryDirectory() as folder:
         pdf = Path(folder) / "report.pdf"
-        _set(Press(Path(folder), machine_fonts=False), study, edition, asked, pdf)
-        if line_with_boxes(pdf):
-            _set(Press(Path(folder), machine_fonts=True), study, edition, asked, pdf)
-        if line := line_with_boxes(pdf):
-            raise UserError(
-                f"The report has letters for which neither it nor this machine has a font, in "
-                f"'{line}'. Install a font that has them, or write them otherwise."
-            )
         try:
-            check_pdf(pdf, edition)
+            _set_and_check(study, edition, asked, pdf)
         except LimitError as error:
             write_bytes(draft, pdf.read_bytes())
             final.unlink(missing_ok=True)
@@ -149,6 +141,16 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
         write_bytes(final, pdf.read_bytes())
     draft.unlink(missing_ok=True)
     return final
+
+
+def _set_and_check(study: Study, edition: Edition, snippets: Sequence[Ask], pdf: Path) -> None:
+    """In the report's own fonts or, where those lack a letter, in the machine's too."""
+    try:
+        _set(Press(pdf.parent, machine_fonts=False), study, edition, snippets, pdf)
+        check_pdf(pdf, edition)
+    except LetterError:
+        _set(Press(pdf.parent, machine_fonts=True), study, edition, snippets, pdf)
+        check_pdf(pdf, edition)
 
 
 def _set(press: Press, study: Study, edition: Edition, snippets: Sequence[Ask], pdf: Path) -> None:
