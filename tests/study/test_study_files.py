@@ -91,7 +91,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         (BASE + "hiden = [3]", "hiden"),
         (BASE + 'epochs = "many"', "epochs"),
         (BASE + "epochs = -1", "epochs"),
-        (BASE + "hidden = 3", "study.toml: vae-gaussian: model.vae.hidden = 3"),
+        (BASE + "hidden = 3", "vae-gaussian: model.vae.hidden = 3 is wrong: it must be a list"),
         (BASE + 'prior = "uniform"', "prior"),
         ('[[recipe]]\nbase = "gan"', "gan"),
         ("[[recipe]]\nepochs = 3", "base"),
@@ -110,7 +110,11 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ('seeds = "2"\n' + BASE, "seeds = '2' cannot be used"),
         ("seeds = true\n" + BASE, "seeds = True cannot be used"),
         (BASE + 'latent_dim = "2"', "latent_dim = '2'"),
-        (BASE + "epochs = true", "epochs = True"),
+        (BASE + "epochs = true", "epochs = True is wrong: it must be a number"),
+        (
+            BASE + 'name = "x"\nposterior = "full"\nprior = "hierarchical"',
+            "study.toml: x: posterior = 'full' does not go with",
+        ),
         (BASE + "epochs = 1979-05-27", "epochs = '1979-05-27'"),
         (BASE + 'name = "lock"', "a recipe's folder cannot be called 'lock'"),
         (BASE + 'name = "figures"', "a recipe's folder cannot be called 'figures'"),
@@ -121,7 +125,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
             "[evaluation]\nimportance_sampels = 10\n" + BASE,
             "no setting evaluation.importance_sampels",
         ),
-        (BASE + 'name = "UPPER/../x"', "name"),
+        (BASE + 'name = "UPPER/../x"', "choose letters, digits, - and _"),
     ],
 )
 def test_every_mistake_in_a_study_file_is_one_sentence_that_names_it(tmp_path, text, named):
@@ -163,6 +167,11 @@ def test_another_data_set_has_its_own_recipes(tmp_path):
 def test_studies_that_do_not_exist_are_refused(name):
     with pytest.raises(UserError, match=r"demo, brief-2024, brief-2026, priors, or a \.toml"):
         named_study(name, "cpu", None)
+
+
+def test_a_folder_is_no_study(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; name the study.*--out"):
+        named_study(str(tmp_path), "cpu", None)
 
 
 def test_a_number_of_seeds_may_be_asked_for():

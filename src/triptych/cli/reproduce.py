@@ -32,7 +32,7 @@ class Reproduce:
         print(table(rows))
         if wrong := [row.what for row in rows if not row.equal]:
             raise RunFailed(
-                f"{self.path} came out differently in {', '.join(wrong)}; compare its "
-                f"manifest.json with this machine, its libraries and its --device"
+                f"{self.path} came out differently in {', '.join(wrong)}; compare the commit, the "
+                f"libraries and the device in its manifest.json with those here"
             )
         print(f"{self.path} came out the same in all {len(rows)}")

@@ -109,6 +109,11 @@ def named_study(name: str, preset: Preset | None = None, dataset: str | None = N
         return brief_2026(preset, checked_dataset(dataset or "mnist"))
     if name.endswith(".toml"):
         return from_toml(Path(name), dataset)
+    if name and Path(name).is_dir():
+        raise UserError(
+            f"{name} is a folder; name the study itself, one of {', '.join(STUDIES)}, or a .toml "
+            f"file, and the folder with --out {name}"
+        )
     raise UserError(
         f"there is no study {name!r}; name one of {', '.join(STUDIES)}, or a .toml file"
     )

@@ -22,6 +22,15 @@ from triptych.study.configs import (
 )
 from triptych.train.order import TrainConfig
 
+PYDANTIC_SAYS = {
+    "a valid array": "a list",
+    "a valid tuple": "a list",
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "an object": "a table",
+}
 TAKEN = ("figures", "lock")  # in a study's folder, beside those of its recipes
 ViewName = Literal["threshold", "dynamic", "raw"]
 
@@ -49,8 +58,8 @@ class Recipe:
         if binary == (self.view == "raw"):
             allowed = "threshold or dynamic" if binary else "raw"
             raise UserError(
-                f"{self.name}: view = {self.view!r} does not suit its model; choose {allowed}, or "
-                f"another likelihood"
+                f"view = {self.view!r} does not suit its model; choose {allowed}, or another "
+                f"likelihood"
             )
 
 
@@ -179,7 +188,7 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         old = homes[0][key]
         both = isinstance(old, dict) and isinstance(value, dict)
         homes[0][key] = old | value if both else value
-    return validated(Recipe, plain, recipe.name)
+    return validated(Recipe, plain, str(plain["name"]))
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -196,6 +205,8 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
     """`plain` checked against the types and ranges of `cls`: "2" and true are no numbers."""
     try:
         return TypeAdapter(cls).validate_json(json.dumps(plain, default=str), strict=True)
+    except UserError as error:  # of settings that do not go together
+        raise UserError(f"{what}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
@@ -204,9 +215,19 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
             instead = f"it has {known}" if known else "leave it out"
             raise UserError(f"{what}: there is no setting {place}; {instead}") from None
         value = repr(first["input"])[:100]
-        raise UserError(f"{what}: {place} = {value} is wrong: {first['msg']}") from None
+        raise UserError(f"{what}: {place} = {value} is wrong: {_expected(first)}") from None
     except RecursionError:
         raise UserError(f"{what} is nested too deeply; write it flat") from None
+
+
+def _expected(error: Any) -> str:
+    """What pydantic wanted, in the words of who writes TOML."""
+    if error["type"] == "string_pattern_mismatch":
+        return "a folder has that name; choose letters, digits, - and _, 64 at most"
+    text = error["msg"].replace("Input should be", "it must be")
+    for theirs, ours in PYDANTIC_SAYS.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def asked_recipe(name: str, dataset: str, settings: dict[str, Any]) -> Recipe:
