@@ -1,6 +1,8 @@
 """Who takes part in a race, each in a process of its own, as its users run it: what one does with
 the memory that it frees makes no other faster, and each has a peak of its own."""
 
+import ctypes
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from where import ON_GPU, finish
 
 FORK = None if ON_GPU else multiprocessing.get_context("fork")  # CUDA does not survive one
 PEAK = Path("/proc/self/clear_refs")  # Linux's; writing 5 has the peak counted from then on
-KNOWS_PEAK = FORK is not None and PEAK.exists()
+KNOWS_PEAK = FORK is not None and PEAK.exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 class Contender:
@@ -32,7 +34,8 @@ class Contender:
         return self._ask("lap")
 
     def megabytes(self) -> float:
-        """Peak memory since the start, beyond what it started with, where Linux knows it."""
+        """Peak memory of its own since the start, beyond what it started with, where Linux knows
+        it; of libraries, which are files, nothing."""
         return self._ask("megabytes")
 
     def anatomy(self, seconds: float) -> str:
@@ -52,17 +55,23 @@ class Contender:
         return self.end.recv()
 
     def _serve(self, end: Connection) -> None:
+        self.end.close()  # else the parent's end would never be seen to be gone
         if KNOWS_PEAK:
+            gc.collect()  # what the parent had freed before would be had for nothing
+            ctypes.CDLL(None).malloc_trim(0)
             PEAK.write_text("5")
-            self.before = memory("VmRSS")
+            self.before = memory("RssAnon")
         while True:
-            end.send(self._answer(*end.recv()))
+            try:
+                end.send(self._answer(*end.recv()))
+            except EOFError:
+                return
 
     def _answer(self, what: str, *given: float) -> float | str:
         if what == "anatomy":
             return anatomy(self.round_, *given)
         if what == "megabytes":
-            return memory("VmHWM") - self.before
+            return memory("VmHWM") - memory("RssFile") - self.before
         finish()
         began = time.perf_counter()
         self.round_()
@@ -73,4 +82,4 @@ class Contender:
 def memory(what: str) -> float:
     """A line of this process's status, in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[what].split()[0]) / 1e3
+    return int(lines[what].split()[0]) * 1024 / 1e6

@@ -118,7 +118,7 @@ def drawing(how: Evaluation) -> Callable[[], None]:
     draw = sampler(model, how, torch.Generator(DEVICE).manual_seed(0))
 
     def round_() -> None:
-        keep_freed_memory()
+        keep_freed_memory()  # as triptych's commands do
         draw(DRAWN)
 
     return round_

@@ -62,13 +62,14 @@ def main() -> None:
     pixels = (against_unets, against_glow, against_ancestral)
     seeds = (against_one_by_one,) if ON_GPU else ()
     races = {each.__name__: each for each in (*seeds, *training, *evaluation, *pixels)}
-    ceiling, asked = ceilings(), sys.argv[2:] or list(races)
+    asked = sys.argv[2:] or list(races)
     if unknown := [name for name in asked if name not in races]:
         sys.exit(f"there is no race {unknown[0]}; choose of {', '.join(races)}")
     path = Path(__file__).with_name("results-gpu.json" if ON_GPU else "results.json")
     rows: dict[str, Any] = {}
     if len(asked) < len(races) and path.exists():
         rows = json.loads(path.read_text())["per_second"]
+    ceiling = ceilings()  # before the contenders' processes, which then know it
     for name in asked:
         rows[name] = races[name](images)
     record = {"machine": machine(), "ceiling in GFLOP/s": ceiling, "per_second": rows}
@@ -196,7 +197,7 @@ def iwae_rounds(model: VAE, x: Tensor) -> Callable[[], None]:
     generator, model = torch.Generator(DEVICE).manual_seed(0), model.to(DEVICE)
 
     def round_() -> None:
-        keep_freed_memory()
+        keep_freed_memory()  # as triptych's commands do
         importance_bounds(model, x, K, generator, bf16_helps(DEVICE))
 
     return round_

@@ -125,7 +125,13 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
             "[evaluation]\nimportance_sampels = 10\n" + BASE,
             "no setting evaluation.importance_sampels",
         ),
-        (BASE + 'name = "UPPER/../x"', "choose letters, digits, - and _"),
+        (BASE + 'name = "UPPER/../x"', "choose small letters, digits, - and _"),
+        ('name = "a/b"\n' + BASE, "choose letters, digits, - and _"),
+        (BASE + 'name = ""', "study.toml: vae-gaussian: name = ''"),
+        (BASE + "hidden = []", "model.vae.hidden = [] is wrong: it must not be empty"),
+        (BASE + 'title = ""', "title = '' is wrong: it must not be empty"),
+        (BASE + f'title = "{"x" * 61}"', "it must have 60 letters at most"),
+        (BASE + 'model = {kind = "x"}', "its kind must be one of 'vae', 'pixelflow'"),
     ],
 )
 def test_every_mistake_in_a_study_file_is_one_sentence_that_names_it(tmp_path, text, named):

@@ -101,11 +101,11 @@ class Report:
         from triptych.report import write_report
         from triptych.study.store import RunFolder
 
-        print(f"wrote {write_report(self.study)} and report.html")
         for path in sorted(self.study.glob("*/seed-*")):
             if lost := RunFolder(path).lost:
                 gone = f"without {', '.join(lost)} of {path}, deleted since"
                 print(f"{gone}; `triptych study` judges that run anew")
+        print(f"wrote {write_report(self.study)} and report.html")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The studies that have a name: the demo, both editions of the assignment, all priors."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -109,7 +110,7 @@ def named_study(name: str, preset: Preset | None = None, dataset: str | None = N
         return brief_2026(preset, checked_dataset(dataset or "mnist"))
     if name.endswith(".toml"):
         return from_toml(Path(name), dataset)
-    if name and Path(name).is_dir():
+    if os.path.isdir(name):
         raise UserError(
             f"{name} is a folder; name the study itself, one of {', '.join(STUDIES)}, or a .toml "
             f"file, and the folder with --out {name}"

@@ -4,6 +4,7 @@ Strings live here and in the command line; everywhere else parts are passed as o
 """
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -24,13 +25,13 @@ from triptych.train.order import TrainConfig
 
 PYDANTIC_SAYS = {
     "a valid array": "a list",
-    "a valid tuple": "a list",
     "a valid string": "text",
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid boolean": "true or false",
     "an object": "a table",
 }
+FOLDER = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # a name of a recipe
 TAKEN = ("figures", "lock")  # in a study's folder, beside those of its recipes
 ViewName = Literal["threshold", "dynamic", "raw"]
 
@@ -40,7 +41,7 @@ class Recipe:
     """One row of the report: a model, what it sees, how it is trained."""
 
     __pydantic_config__ = STRICT
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    name: Annotated[str, Field(pattern=FOLDER)]
     title: Annotated[str, Field(min_length=1, max_length=60)]
     part: Literal["A", "B"]
     view: ViewName
@@ -188,7 +189,8 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         old = homes[0][key]
         both = isinstance(old, dict) and isinstance(value, dict)
         homes[0][key] = old | value if both else value
-    return validated(Recipe, plain, str(plain["name"]))
+    named = re.fullmatch(FOLDER, str(plain["name"]))
+    return validated(Recipe, plain, plain["name"] if named else recipe.name)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -222,8 +224,20 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
 
 def _expected(error: Any) -> str:
     """What pydantic wanted, in the words of who writes TOML."""
-    if error["type"] == "string_pattern_mismatch":
-        return "a folder has that name; choose letters, digits, - and _, 64 at most"
+    kind, more = error["type"], error.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        letters = "letters" if "A-Z" in more["pattern"] else "small letters"
+        return (
+            f"a folder is called so; choose {letters}, digits, - and _, 64 at most, and one of the "
+            f"first two in front"
+        )
+    if kind in ("too_short", "string_too_short") and more["min_length"] == 1:
+        return "it must not be empty"
+    if kind in ("too_long", "string_too_long"):
+        items = "letters" if kind == "string_too_long" else "items"
+        return f"it must have {more['max_length']} {items} at most"
+    if kind == "union_tag_invalid":
+        return f"its kind must be one of {more['expected_tags']}"
     text = error["msg"].replace("Input should be", "it must be")
     for theirs, ours in PYDANTIC_SAYS.items():
         text = text.replace(theirs, ours)
