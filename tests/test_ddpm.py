@@ -403,6 +403,26 @@ def test_times_even_in_log_snr_are_different_and_begin_at_zero(T, steps, schedul
         assert ratio[times[-1] - 1] > -5.1
 
 
+@pytest.mark.parametrize("rho", [2.0, 7.0])
+def test_times_of_a_rho_are_as_even_in_that_root_of_the_noise_as_the_chain_has_them(rho):
+    model = chain(100_000, schedule=cosine_beta)
+    times = evenly_less_noisy_times(model, 20, rho)
+    s = (model.sqrt_one_minus_alpha_bar / model.sqrt_alpha_bar).double()[times]
+    steps = (s ** (1 / rho)).diff()
+    assert (times[0], len(times)) == (0, 20)
+    assert steps.std() < 0.03 * steps.mean()
+    assert s.log().diff().std() > 0.3 * s.log().diff().mean()
+
+
+@pytest.mark.parametrize("sampler", [dpm_solver, heun])
+def test_a_rho_that_has_no_end_is_none_at_all(sampler):
+    model = chain(1000, schedule=cosine_beta)
+    first, second = (
+        sampler(model, 3, 8, torch.Generator().manual_seed(0), rho=rho) for rho in (None, 1e6)
+    )
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 11])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(ValueError, match=r"2\.\.10"):

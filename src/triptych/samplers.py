@@ -73,7 +73,12 @@ def ddim(
 
 @torch.no_grad()
 def dpm_solver(
-    model: DDPM, n: int, steps: int, generator: Generator, eta: float = 0.0
+    model: DDPM,
+    n: int,
+    steps: int,
+    generator: Generator,
+    eta: float = 0.0,
+    rho: float | None = None,
 ) -> Float[Tensor, "n C H W"]:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2, and its SDE version,
     section 5) in `steps` network evaluations.
@@ -85,10 +90,11 @@ def dpm_solver(
     with alpha = sqrt(ab), sigma = sqrt(1 - ab), h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t)
     and t', h' those of the step before, which costs nothing and makes it of second order. The first
     and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version. Times
-    are even in log(alpha / sigma), without which the second order is lost on a cosine schedule.
+    are those of `evenly_less_noisy_times`; even in t, the second order would be lost on a cosine
+    schedule.
     """
     x = model.start(n, generator)
-    times = evenly_less_noisy_times(model, steps)
+    times = evenly_less_noisy_times(model, steps, rho)
     alpha, sigma = (
         model.sqrt_alpha_bar.cpu().double(),
         model.sqrt_one_minus_alpha_bar.cpu().double(),
@@ -108,10 +114,11 @@ def dpm_solver(
     return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 
-def evenly_less_noisy_times(model: DDPM, steps: int) -> list[int]:
-    """`steps` different times from 0 up, as even in log(alpha / sigma) as integers can be.
+def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -> list[int]:
+    """`steps` different times from 0 up, as even in s^(1/rho), s = sigma / alpha, as integers can
+    be (Karras et al. 2022, arXiv:2206.00364, eq. 5); without rho, its limit: even in log s.
 
-    The last is the first that has -5.1 or less: noisier times, at which nothing is left of the
+    The smaller rho, the more of them are noisy ones. The last is the first that has -5.1 or less: noisier times, at which nothing is left of the
     image and the ratio runs away, are left out unless so many steps need them (as in diffusers,
     `lambda_min_clipped`).
     """
@@ -119,8 +126,9 @@ def evenly_less_noisy_times(model: DDPM, steps: int) -> list[int]:
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
     half_log_snr = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log().cpu().double()
     top = max(min(int((half_log_snr >= NOISIEST).sum()), model.T - 1), steps - 1)
-    even = torch.linspace(0, 1, steps).double() * (half_log_snr[top] - half_log_snr[0])
-    nearest = (half_log_snr[: top + 1, None] - half_log_snr[0] - even).abs().argmin(0)
+    height = -half_log_snr if rho is None else (-half_log_snr / rho).exp()
+    even = torch.linspace(0, 1, steps).double() * (height[top] - height[0])
+    nearest = (height[: top + 1, None] - height[0] - even).abs().argmin(0)
     i = torch.arange(steps)
     rising = (nearest - i).cummax(0).values + i
     return rising.minimum(top - (steps - 1 - i)).tolist()
@@ -128,7 +136,12 @@ def evenly_less_noisy_times(model: DDPM, steps: int) -> list[int]:
 
 @torch.no_grad()
 def heun(
-    model: DDPM, n: int, steps: int, generator: Generator, eta: float = 0.0
+    model: DDPM,
+    n: int,
+    steps: int,
+    generator: Generator,
+    eta: float = 0.0,
+    rho: float | None = None,
 ) -> Float[Tensor, "n C H W"]:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, *Elucidating the Design Space
     of Diffusion-Based Generative Models*, arXiv:2206.00364, algorithm 1) from `steps` times.
@@ -141,7 +154,7 @@ def heun(
     """
     if eta:
         raise ValueError(f"heun is deterministic: eta must be 0, not {eta:g}")
-    times = evenly_less_noisy_times(model, steps)[::-1]
+    times = evenly_less_noisy_times(model, steps, rho)[::-1]
     alpha = model.sqrt_alpha_bar.cpu().double()
     s = (model.sqrt_one_minus_alpha_bar.cpu().double() / alpha).tolist()
 

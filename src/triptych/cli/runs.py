@@ -26,7 +26,7 @@ KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "lat
 AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
 USERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
-    **dict.fromkeys(("sampler", "steps", "eta", "guidance"), ("ddpm", "latent")),
+    **dict.fromkeys(("sampler", "steps", "eta", "rho", "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
     "bound_draws": ("pixelflow", "ddpm"),
     "temperature": ("pixelflow",),

@@ -55,7 +55,8 @@ def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tenso
     """n draws of a chain by the sampler that is asked for."""
     if how.sampler == "ancestral":
         return chain.sample(n, g)
-    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, how.eta)
+    spacing = {} if how.rho is None else {"rho": how.rho}
+    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, how.eta, **spacing)
 
 
 @torch.no_grad()
@@ -96,4 +97,6 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     }
     if how.sampler in ("ddim", "dpm-solver++"):
         said["eta"] = how.eta
+    if how.rho is not None:
+        said["rho"] = how.rho
     return said if networks == 1 else said | {"guidance": how.guidance}

@@ -50,6 +50,9 @@ class Evaluation:
     """Of a DDPM's sampler, as many as its chain has at most; ancestral sampling takes all."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
+    rho: Annotated[float, Ge(1), Le(100)] | None = None
+    """Of the times of DPM-Solver++ and Heun's method: even in s^(1/rho), s = sigma / alpha; left
+    out, in log s."""
     tradeoff_images: Annotated[int, Ge(0)] = 0
     """Samples of each model by each sampler and several numbers of steps, for their FID against
     the time they take; 0: none."""
@@ -59,7 +62,7 @@ class Evaluation:
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def __post_init__(self) -> None:
-        """Heun's method has no noise; one image has no covariance."""
+        """Heun's method has no noise, DDIM times of its own; one image has no covariance."""
         if self.tradeoff_images == 1:
             raise UserError(
                 "tradeoff_images = 1 cannot be judged, a FID is of 2 images or more; choose so "
@@ -69,6 +72,11 @@ class Evaluation:
             raise UserError(
                 f"eta = {self.eta:g} cannot be used with sampler = 'heun', which is deterministic; "
                 f"choose eta = 0, or another sampler"
+            )
+        if self.rho is not None and self.sampler in ("ancestral", "ddim"):
+            raise UserError(
+                f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, whose times "
+                f"are even; leave it out, or choose 'dpm-solver++' or 'heun'"
             )
 
 

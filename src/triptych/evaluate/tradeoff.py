@@ -38,7 +38,7 @@ def ways(
     yield drawn_by, how
     if chain_of(model) is None:
         return
-    plain = replace(how, eta=0.0, guidance=1.0)
+    plain = replace(how, eta=0.0, rho=None, guidance=1.0)
     for name, counts in WAYS.items():
         for steps in counts:
             yield model, replace(plain, sampler=name, steps=steps)

@@ -133,8 +133,9 @@ def way_of_sampling(protocol: dict[str, Any]) -> str:
     how = SAMPLERS.get(sampler, sampler) or "sampled"
     steps = count(int(protocol["steps"]))
     noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
+    spaced = f", rho = {rho:g}" if (rho := protocol.get("rho")) else ""
     guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
-    return f"{how}, {steps} steps{noise}{guided}"
+    return f"{how}, {steps} steps{noise}{spaced}{guided}"
 
 
 def dataset_name(name: str) -> str:

@@ -146,6 +146,7 @@ ON_GPU: dict[str, dict[str, Any]] = {
     "pixelflow": {
         "steps": 8,
         "width": 192,
+        "bins": 8,
         "epochs": 48,
         "batch_size": 128,
         "lr": 2e-3,

@@ -13,7 +13,7 @@ from triptych.protocols import Score
 # What may differ between the seeds of one model without making another protocol of it.
 PER_SEED = ("null95", "floor", "real", "bpd")
 # How samples were drawn.
-SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "guidance", "temperature")
+SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "rho", "guidance", "temperature")
 # What two models may differ in and still be compared on a metric, besides: it describes the model's
 # side of the measurement, not what was measured.
 PER_MODEL = {
