@@ -118,8 +118,9 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     """`steps` different times from 0 up, as even in s^(1/rho), s = sigma / alpha, as integers can
     be (Karras et al. 2022, arXiv:2206.00364, eq. 5); without rho, its limit: even in log s.
 
-    The smaller rho, the more of them are noisy ones. The last is the first that has -5.1 or less: noisier times, at which nothing is left of the
-    image and the ratio runs away, are left out unless so many steps need them (as in diffusers,
+    The smaller rho, the more of them are noisy ones. The last is the first that has
+    log(alpha / sigma) at -5.1 or less: noisier times, at which nothing is left of the image and the
+    ratio runs away, are left out unless so many steps need them (as in diffusers,
     `lambda_min_clipped`).
     """
     if not 2 <= steps <= model.T:
