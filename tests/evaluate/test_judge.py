@@ -566,3 +566,18 @@ def test_in_two_dimensions_the_manifold_shows_the_mean_at_each_place(digits):
     assert arrays["growth"]["k"].tolist() == [1, 2, 3]
     assert arrays["growth"]["iwae"].shape == (3,)
     assert arrays["units"]["activity"].shape == arrays["divergence"]["nats"].shape == (2,)
+
+
+def test_a_gpu_may_not_round_what_is_measured(digits, monkeypatch):
+    seen = []
+
+    def interrupted(*_):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(judge_module, "judge_model", interrupted)
+    with pytest.raises(InterruptedError):
+        judge(built("pixelflow"), digits, "raw", QUICK, 0)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32

@@ -33,6 +33,7 @@ from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.order import generator_for
+from triptych.train.precision import full_precision
 from triptych.vae import VAE
 from triptych.vdm import VDM
 
@@ -40,6 +41,7 @@ SAMPLES_SHOWN, TERMS_OF = 64, 500
 CLOSE = 0.01
 
 
+@full_precision()
 def judge(
     model: nn.Module,
     data: Dataset,
@@ -51,7 +53,8 @@ def judge(
 ) -> Judgement:
     """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
 
-    Samples are drawn by another model where one is given: by the same, guided.
+    Samples are drawn by another model where one is given: by the same, guided. What is not drawn in
+    bfloat16 is computed in full precision.
 
     Raises:
         UserError: a bound that is not a number, or samples that are not images.

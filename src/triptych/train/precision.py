@@ -51,6 +51,19 @@ def networks_in_bf16(model: nn.Module, enabled: bool) -> Iterator[None]:
             del net.forward
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions of float32 numbers in float32, which on a GPU torch rounds to TF32's ten bits:
+    a flow's inverse, whose networks must answer twice alike, is then hundreds of times less exact.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def _autocast(forward: Any) -> Any:
     def run(x: Tensor, *rest: Any) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
