@@ -7,7 +7,7 @@ from triptych.errors import UserError
 from triptych.report.discussion import discuss
 from triptych.report.load import read_study
 from triptych.report.tables import likelihood_table, sampling_table
-from triptych.report.wording import MINUS, NARROW_SPACE, number
+from triptych.report.wording import MINUS, NARROW_SPACE, number, spread
 
 
 def change_protocol(folder, model, metric, **values):
@@ -172,6 +172,15 @@ def test_one_run_has_no_spread(one_seed):
     assert table is not None
     assert "\u00b1" not in str(table.rows)
     assert "one run each" in str(table.caption)
+
+
+@pytest.mark.parametrize(
+    ("std", "shown"),
+    [(0.0, "0.000"), (4e-4, "<0.001"), (5e-6, "<0.001"), (6e-4, "0.001"), (0.2, "0.200")],
+)
+def test_a_spread_that_is_only_small_is_not_said_to_be_nil(std, shown):
+    assert spread(1.03, std, 3) == f"1.030 \u00b1 {shown}"
+    assert spread(1.03, None, 3) == "1.030"
 
 
 def test_rows_with_fewer_runs_say_so(folder):

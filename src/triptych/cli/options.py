@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -26,15 +26,26 @@ PriorName = Literal[
     "hierarchical-vamp",
 ]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
 Trackers = tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
+
+
+def usually(kind: str, default: str) -> Any:
+    """Of an option that is None unless given: what it takes, and what stands in for it."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
+
+
+def one_of(names: Any) -> str:
+    """The words of a Literal, as the help lists them: tyro would add None to them."""
+    return f"{{{','.join(get_args(names))}}}"
 
 
 @dataclass(frozen=True)
 class Where:
     """Options of every command that computes."""
 
-    data: Path | None = None
-    """folder of data files; else TRIPTYCH_DATA, else fetched"""
+    data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else fetched")] = None
+    """folder of data files"""
     device: Device = "cpu"
     """where to compute"""
     deterministic: bool = False
@@ -55,7 +66,7 @@ class Where:
 class Judged(Where):
     """And of those that judge."""
 
-    features: Path | None = None
+    features: Annotated[Path | None, usually("PATH", "a classifier of ours")] = None
     """what FID is on: mnist_classifier.pth, or inception"""
 
 
@@ -81,18 +92,13 @@ Computing = Annotated[Where, tyro.conf.arg(name="")]
 Judging = Annotated[Judged, tyro.conf.arg(name="")]
 
 
-def usually(kind: str, default: str) -> Any:
-    """Of an option that is None unless given: what it takes, and what stands in for it."""
-    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How a DDPM or a pixel flow samples, where a command draws from it."""
 
     sampler: Annotated[
-        Literal["ancestral", "ddim", "dpm-solver++", "heun"] | None,
-        usually("{ancestral,ddim,dpm-solver++,heun}", "ddim to evaluate, ancestral to sample"),
+        SamplerName | None,
+        usually(one_of(SamplerName), "ddim to evaluate, ancestral to sample"),
     ] = None
     """how a DDPM samples"""
     steps: Annotated[int | None, usually("INT", "50")] = None

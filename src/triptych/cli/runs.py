@@ -18,10 +18,16 @@ from triptych.cli.options import (
     Settings,
     Trackers,
     Where,
+    one_of,
     parsed,
+    usually,
 )
 from triptych.errors import RunFailed, UserError
 
+OWN = "the recipe's"
+Posterior = Literal["gaussian", "full", "coupling", "iaf"]
+Objective = Literal["elbo", "iwae"]
+Network = Literal["mlp", "gated", "residual"]
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
 USERS: dict[str, tuple[str, ...]] = {
@@ -46,23 +52,23 @@ class Train:
     """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0
     """seed of weights, image order and noise"""
-    prior: PriorName | None = None
+    prior: Annotated[PriorName | None, usually(one_of(PriorName), OWN)] = None
     """prior of a VAE"""
-    posterior: Literal["gaussian", "full", "coupling", "iaf"] | None = None
+    posterior: Annotated[Posterior | None, usually(one_of(Posterior), OWN)] = None
     """posterior of a VAE"""
-    objective: Literal["elbo", "iwae"] | None = None
+    objective: Annotated[Objective | None, usually(one_of(Objective), OWN)] = None
     """what a VAE is trained on"""
-    beta: float | None = None
+    beta: Annotated[float | None, usually("FLOAT", OWN)] = None
     """weight of the divergence in a VAE's ELBO"""
-    network: Literal["mlp", "gated", "residual"] | None = None
+    network: Annotated[Network | None, usually(one_of(Network), OWN)] = None
     """encoder and decoder of a VAE"""
-    latent_dim: int | None = None
+    latent_dim: Annotated[int | None, usually("INT", OWN)] = None
     """dimensions of a VAE's latent space"""
-    epochs: float | None = None
+    epochs: Annotated[float | None, usually("FLOAT", OWN)] = None
     """passes over the training images"""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, usually("INT", OWN)] = None
     """images a step"""
-    lr: float | None = None
+    lr: Annotated[float | None, usually("FLOAT", OWN)] = None
     """highest learning rate"""
     settings: Settings = ()
     """other settings that a recipe may have (docs/studies.md)"""

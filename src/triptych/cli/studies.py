@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from triptych.cli.options import DataName, Judged, Judging, Preset, Trackers, usually
+from triptych.cli.options import DataName, Judged, Judging, Preset, Trackers, one_of, usually
 from triptych.errors import RunFailed
 
 
@@ -32,17 +32,17 @@ class Study:
     name: Positional[str]
     """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
     where: Judging = field(default_factory=Judged)
-    out: Path | None = None
-    """folder to write; runs/NAME if not given"""
-    dataset: DataName | None = None
-    """data set, if not the study's own"""
-    preset: Annotated[Preset | None, usually("{cpu,gpu}", "cpu")] = None
+    out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
+    """folder to write"""
+    dataset: Annotated[DataName | None, usually(one_of(DataName), "the study's own")] = None
+    """data set"""
+    preset: Annotated[Preset | None, usually(one_of(Preset), "cpu")] = None
     """size of a built-in study"""
-    seeds: int | None = None
-    """runs of every model, if not the study's own number"""
+    seeds: Annotated[int | None, usually("INT", "the study's own number")] = None
+    """runs of every model"""
     workers: int = 0
     """processes; 0: one for each core, and one on a GPU"""
-    on: str | None = None
+    on: Annotated[str | None, usually("STR", "here, without Ray")] = None
     """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
     gpus_per_run: Annotated[float | None, usually("FLOAT", "1")] = None
     """of a run on Ray with --device cuda; 0.5: two share one"""

@@ -16,8 +16,9 @@ from triptych.report.load import Study, Summary, read_arrays
 from triptych.report.tables import best_iwae
 from triptych.report.wording import count
 
-# Colour alone does not survive grey printing; a marker does.
 SMALLEST_TERM = 1e-6  # of the largest, that is drawn
+ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three numbers a decade
+# Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 BESIDE: dict[str, Any] = {
@@ -123,13 +124,10 @@ def frechet(study: Study) -> Path | None:
         figure = blank(HEIGHT)
         ax = axes_at(figure, PLACE)
         ax.set(xscale="log", yscale="log", xlabel="N", ylabel="FID of N samples")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:,g}")
-            axis.set_minor_formatter(NullFormatter())
         _draw_means(ax, {name: (r[0]["n"], [a["fid"] for a in r]) for name, r in lines.items()})
         real = next(iter(lines.values()))[0]
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
+        _log_ticks(ax)
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "fid-growth")
 
@@ -208,12 +206,18 @@ def tradeoff(study: Study) -> Path | None:
             calls = "" if way == "asked" else _calls(max(steps, key=len))
             ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
         ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-            axis.set_major_formatter("{x:,g}")
-            axis.set_minor_formatter(NullFormatter())
+        _log_ticks(ax)
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "quality-time")
+
+
+def _log_ticks(ax: Axes) -> None:
+    """Numbers at 1, 2 and 5 of each decade, or where there are too many for that, at 1."""
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        subs = (1, 2, 5) if high < ROOMY * low else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _calls(evaluations: np.ndarray) -> str:

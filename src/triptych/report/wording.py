@@ -64,9 +64,13 @@ def two_digits(value: float) -> str:
 
 
 def spread(mean: float, std: float | None, decimals: int) -> str:
-    """Mean and standard deviation over runs; the mean alone where there was one run."""
-    text = number(mean, decimals)
-    return text if std is None else f"{text} {PLUS_MINUS} {number(std, decimals)}"
+    """Mean and standard deviation over runs, which is not said to be nil where it is only smaller
+    than what is shown; the mean alone where there was one run."""
+    text, shown = number(mean, decimals), 10.0**-decimals
+    if std is None:
+        return text
+    deviation = number(std, decimals) if not 0 < std < shown / 2 else f"<{number(shown, decimals)}"
+    return f"{text} {PLUS_MINUS} {deviation}"
 
 
 def interval(bounds: Sequence[float], decimals: int) -> str:
