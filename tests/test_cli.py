@@ -163,6 +163,12 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     a, b, c = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
+    noisier = ["--sampler", "heun", "--steps", "3", "--out", "d.npz"]
+    main([*words, *noisier])
+    even = np.load("d.npz", allow_pickle=False)["images"]
+    main([*words, *noisier, "--rho", "1"])
+    assert not np.array_equal(np.load("d.npz", allow_pickle=False)["images"], even)
+    assert "whose times are even" in refused(capsys, *words, "--rho", "7")
     main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 

@@ -12,6 +12,7 @@ from triptych.evaluate.drawing import sampler
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
+from triptych.report import curves
 from triptych.train.order import generator_for
 
 HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
@@ -19,7 +20,8 @@ HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
 
 @pytest.fixture
 def row(digits, monkeypatch):
-    monkeypatch.setattr(tradeoff, "WAYS", {"heun": (3,), "ddim": (2, 5)})
+    few = {"heun": ({"sampler": "heun"}, (3,)), "ddim": ({"sampler": "ddim"}, (2, 5))}
+    monkeypatch.setattr(tradeoff, "WAYS", few)
     model, asked = built("ddpm"), built("ddpm", seed=1)
     model.net, asked.net = Counted(model.net), Counted(asked.net)
     return model, asked, tradeoff.tradeoff(model, asked, HOW, digits, features(), 0)
@@ -50,6 +52,18 @@ def test_all_have_the_same_number_of_samples_and_the_same_reference(row, digits)
     real = seen(grey(from_training(digits, 30), digits.levels))
     assert found["floor"] == pytest.approx(frechet_distance(moments(real), test))
     assert found["n"] == 30
+
+
+def test_every_way_is_drawn_as_it_is_called():
+    model, guided = built("ddpm"), built("ddpm")
+    how = Evaluation(sampler="dpm-solver++", steps=40, eta=1.0, rho=3.0, guidance=1.25)
+    (_, first, asked), *others = tradeoff.ways(model, guided, how, torch.device("cuda"))
+    assert (first, asked) == (guided, how)
+    noisy = {name: (way.eta, way.rho) for name, _, way in others if way.eta or way.rho}
+    assert noisy == {"dpm-solver++ sde": (1.0, 7.0)}
+    assert all(source is model and way.guidance == 1 for _, source, way in others)
+    assert all(name.startswith(way.sampler) for name, _, way in others)
+    assert set(tradeoff.WAYS) | {"asked", "ancestral"} == set(curves.WAYS)
 
 
 def test_a_model_without_a_chain_has_one_row(digits):

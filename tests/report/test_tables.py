@@ -115,6 +115,9 @@ def test_a_guided_sampler_is_said_to_be(folder):
     caption = "".join(span for span in table.caption if isinstance(span, str))
     assert "DDIM, 50 steps, eta = 1, autoguidance 2" in caption
     assert {"cite": "karras2024"} in table.caption
+    change_protocol(folder, "ddpm", "fid", sampler="dpm-solver++", rho=7.0)
+    caption = str(sampling_table(read_study(folder)))
+    assert "DPM-Solver++, 50 steps, eta = 1, rho = 7, autoguidance 2" in caption
 
 
 def test_mutual_information_that_can_be_no_higher_has_no_column(folder):

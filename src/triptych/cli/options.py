@@ -105,6 +105,8 @@ class Sampling:
     """steps, unless ancestral"""
     eta: Annotated[float | None, usually("FLOAT", "0")] = None
     """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
+    rho: Annotated[float | None, usually("FLOAT", "even in log s")] = None
+    """times of dpm-solver++ and heun, even in s^(1/rho), s = sigma / alpha"""
     guidance: Annotated[float | None, usually("FLOAT", "1, none")] = None
     """weight of the prediction over that of early weights, if those were kept"""
     temperature: Annotated[float | None, usually("FLOAT", "1")] = None

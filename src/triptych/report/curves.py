@@ -173,6 +173,7 @@ def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]])
 WAYS = {
     "asked": ("*", "as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
+    "dpm-solver++ sde": ("P", "DPM-Solver++, eta = 1, rho = 7"),
     "heun": ("^", "Heun"),
     "ddim": ("s", "DDIM"),
     "ancestral": ("D", "ancestral"),
