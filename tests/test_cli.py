@@ -113,6 +113,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     for command, option, value, owner in (
         ("sample", "temperature", "0.5", "pixel flow"),
         ("sample", "sampler", "heun", "DDPM or a latent DDPM"),
+        ("sample", "rho", "7.5", "DDPM or a latent DDPM"),
         ("evaluate", "steps", "20", "DDPM or a latent DDPM"),
         ("evaluate", "ode-images", "9", "DDPM"),
         ("evaluate", "set", "bound_draws=9", "pixel flow or a DDPM"),
@@ -155,7 +156,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 
-    for option, value in (("--steps", "50"), ("--eta", "0.5")):
+    for option, value in (("--steps", "50"), ("--eta", "0.5"), ("--rho", "7")):
         assert "every step" in refused(capsys, "sample", str(run), option, value)
     words = ["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
     for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):
@@ -168,7 +169,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     even = np.load("d.npz", allow_pickle=False)["images"]
     main([*words, *noisier, "--rho", "1"])
     assert not np.array_equal(np.load("d.npz", allow_pickle=False)["images"], even)
-    assert "whose times are even" in refused(capsys, *words, "--rho", "7")
+    assert "times of its own" in refused(capsys, *words, "--rho", "7")
     main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 

@@ -390,13 +390,14 @@ def test_spaced_times_hold_both_ends_and_no_time_twice(T, steps):
 
 @pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
 @pytest.mark.parametrize(("T", "steps"), [(10, 2), (1000, 20), (1000, 400), (1000, 1000), (64, 63)])
-def test_times_even_in_log_snr_are_different_and_begin_at_zero(T, steps, schedule):
+@pytest.mark.parametrize("rho", [None, 7.0, 1.0])
+def test_times_are_different_and_begin_at_zero(T, steps, schedule, rho):
     model = chain(T, schedule=schedule)
-    times = evenly_less_noisy_times(model, steps)
+    times = evenly_less_noisy_times(model, steps, rho)
     assert (times[0], len(times)) == (0, steps)
     assert all(a < b for a, b in itertools.pairwise(times))
     assert times[-1] < T
-    if steps == 20:
+    if steps == 20 and rho is None:
         ratio = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log()
         assert ratio[times].diff().std() < 0.2 * ratio[times].diff().abs().mean()
         assert ratio[times[-1]] <= -5.1 or times[-1] == T - 1
@@ -415,12 +416,13 @@ def test_times_of_a_rho_are_as_even_in_that_root_of_the_noise_as_the_chain_has_t
 
 
 @pytest.mark.parametrize("sampler", [dpm_solver, heun])
-def test_a_rho_that_has_no_end_is_none_at_all(sampler):
+def test_without_rho_it_is_infinite(sampler):
     model = chain(1000, schedule=cosine_beta)
-    first, second = (
-        sampler(model, 3, 8, torch.Generator().manual_seed(0), rho=rho) for rho in (None, 1e6)
+    none, infinite, one = (
+        sampler(model, 3, 8, torch.Generator().manual_seed(0), rho=rho) for rho in (None, 1e6, 1.0)
     )
-    assert torch.equal(first, second)
+    assert torch.equal(none, infinite)
+    assert not torch.equal(none, one)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 11])

@@ -127,9 +127,9 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
     half_log_snr = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log().cpu().double()
     top = max(min(int((half_log_snr >= NOISIEST).sum()), model.T - 1), steps - 1)
-    height = -half_log_snr if rho is None else (-half_log_snr / rho).exp()
-    even = torch.linspace(0, 1, steps).double() * (height[top] - height[0])
-    nearest = (height[: top + 1, None] - height[0] - even).abs().argmin(0)
+    noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root
+    even = torch.linspace(0, 1, steps).double() * (noise[top] - noise[0])
+    nearest = (noise[: top + 1, None] - noise[0] - even).abs().argmin(0)
     i = torch.arange(steps)
     rising = (nearest - i).cummax(0).values + i
     return rising.minimum(top - (steps - 1 - i)).tolist()

@@ -287,6 +287,7 @@ def test_eta_reaches_the_sampler():
         (Evaluation(steps=50), ("ddim", 6, 6, {"eta": 0.0})),
         (Evaluation(sampler="ancestral", steps=3), ("ancestral", 6, 6, {})),
         (Evaluation(sampler="heun", steps=4), ("heun", 4, 7, {})),
+        (Evaluation(sampler="heun", steps=4, rho=7), ("heun", 4, 7, {"rho": 7})),
         (Evaluation(steps=3, guidance=2.5), ("ddim", 3, 6, {"eta": 0.0, "guidance": 2.5})),
         (Evaluation(sampler="heun", steps=4, guidance=2.0), ("heun", 4, 14, {"guidance": 2.0})),
         (Evaluation(sampler="ancestral", guidance=2.0), ("ancestral", 6, 12, {"guidance": 2.0})),

@@ -5,12 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pdfplumber
 import pytest
+from matplotlib.figure import Figure
 from synthetic import NINE, OF_2026, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.classes import classes
-from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
+from triptych.report.curves import (
+    dimensions,
+    frechet,
+    growth,
+    likelihood,
+    log_ticks,
+    terms,
+    tradeoff,
+)
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
 from triptych.report.latent_panel import (
@@ -232,3 +241,12 @@ def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_pat
     (others, own), (same, wide) = ticks
     assert others == same
     assert "100" in wide - own
+
+
+@pytest.mark.parametrize(("high", "shown"), [(9.0, [1, 2, 5]), (9e3, [1, 10, 100, 1000])])
+def test_a_logarithmic_axis_has_as_many_numbers_as_there_is_room_for(high, shown):
+    ax = Figure().add_subplot()
+    ax.set(xscale="log", yscale="log", xlim=(0.9, high), ylim=(1, 10))
+    log_ticks(ax)
+    ticks = [t for t in ax.xaxis.get_majorticklocs() if 0.9 <= t <= high]
+    assert ticks == pytest.approx(shown)

@@ -91,7 +91,8 @@ def test_different_feature_networks_are_not_compared():
 @pytest.mark.parametrize(
     ("metric", "own", "compared"),
     [
-        ("fid", {"sampler": "ddim", "steps": 3, "eta": 1.0, "guidance": 2.0}, True),
+        ("fid", {"sampler": "heun", "steps": 3, "rho": 7.0, "guidance": 2.0}, True),
+        ("fid", {"sampler": "ddim", "steps": 3, "eta": 1.0}, True),
         ("kid", {"temperature": 0.7}, True),
         ("fid", {"steps": 3}, False),
         ("bpd", {"bound": "ELBO", "samples": 20}, True),

@@ -1,12 +1,15 @@
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 
-from triptych.cli.options import PriorName
+from triptych.cli import options
 from triptych.errors import UserError
+from triptych.evaluate.evaluation import Evaluation, SamplerName
 from triptych.study.build import build, check_images
 from triptych.study.builtin import named_study
 from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
@@ -363,8 +366,19 @@ def test_a_temperature_is_for_studies_of_pixel_flows_alone(base, allowed, tmp_pa
         named_study(str(path))
 
 
-def test_the_command_line_knows_every_prior():
-    assert get_args(PriorName) == get_args(Prior)
+def test_the_command_line_knows_every_prior_and_sampler():
+    assert get_args(options.PriorName) == get_args(Prior)
+    assert get_args(options.SamplerName) == get_args(SamplerName)
+
+
+def test_the_study_that_the_documentation_shows_can_be_run(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    (shown,) = re.findall(r"```toml\n(name = .*?)```", text, re.DOTALL)
+    path = tmp_path / "wide.toml"
+    path.write_text(shown)
+    assert named_study(str(path)).name == "wide"
+    settings = set(re.findall(r"^(?:# )?(\w+) +=", shown, re.MULTILINE))
+    assert {f.name for f in fields(Evaluation)} <= settings
 
 
 @pytest.mark.parametrize("likelihood", ["continuous-bernoulli", "gaussian", "logistic"])

@@ -24,7 +24,7 @@ from triptych.cli.options import (
 )
 from triptych.errors import RunFailed, UserError
 
-OWN = "the recipe's"
+RECIPES_OWN = "the recipe's"
 Posterior = Literal["gaussian", "full", "coupling", "iaf"]
 Objective = Literal["elbo", "iwae"]
 Network = Literal["mlp", "gated", "residual"]
@@ -52,23 +52,23 @@ class Train:
     """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0
     """seed of weights, image order and noise"""
-    prior: Annotated[PriorName | None, usually(one_of(PriorName), OWN)] = None
+    prior: Annotated[PriorName | None, usually(one_of(PriorName), RECIPES_OWN)] = None
     """prior of a VAE"""
-    posterior: Annotated[Posterior | None, usually(one_of(Posterior), OWN)] = None
+    posterior: Annotated[Posterior | None, usually(one_of(Posterior), RECIPES_OWN)] = None
     """posterior of a VAE"""
-    objective: Annotated[Objective | None, usually(one_of(Objective), OWN)] = None
+    objective: Annotated[Objective | None, usually(one_of(Objective), RECIPES_OWN)] = None
     """what a VAE is trained on"""
-    beta: Annotated[float | None, usually("FLOAT", OWN)] = None
+    beta: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """weight of the divergence in a VAE's ELBO"""
-    network: Annotated[Network | None, usually(one_of(Network), OWN)] = None
+    network: Annotated[Network | None, usually(one_of(Network), RECIPES_OWN)] = None
     """encoder and decoder of a VAE"""
-    latent_dim: Annotated[int | None, usually("INT", OWN)] = None
+    latent_dim: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """dimensions of a VAE's latent space"""
-    epochs: Annotated[float | None, usually("FLOAT", OWN)] = None
+    epochs: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """passes over the training images"""
-    batch_size: Annotated[int | None, usually("INT", OWN)] = None
+    batch_size: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """images a step"""
-    lr: Annotated[float | None, usually("FLOAT", OWN)] = None
+    lr: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """highest learning rate"""
     settings: Settings = ()
     """other settings that a recipe may have (docs/studies.md)"""
@@ -151,11 +151,12 @@ class Evaluate:
         usual = asdict(Evaluation())
         ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
         asked = parsed(self.settings) | ours | self.sampling.asked()
-        folder, how = RunFolder(self.path), validated(Evaluation, asked, "evaluate")
+        folder = RunFolder(self.path)
         recipe, dataset, _ = folder.config()
         if (study := folder.study_judges()) is None:
-            check_use(recipe.model.kind, asked, how.sampler)
-        elif study != how:
+            check_use(recipe.model.kind, asked, asked.get("sampler", usual["sampler"]))
+        how = validated(Evaluation, asked, "evaluate")
+        if study not in (None, how):
             raise UserError(
                 f"{self.path} is a run of a study, which judges it as its study.json says; copy "
                 f"the folder to a place outside of the study, and evaluate the copy"
@@ -206,9 +207,9 @@ class Sample:
                 f"file that ends in .png or .npz"
             )
         asked, folder = self.sampling.asked(), RunFolder(self.path)
-        how = validated(Evaluation, {"sampler": "ancestral"} | asked, "sample")
         recipe, dataset, _ = folder.config()
-        check_use(recipe.model.kind, asked, how.sampler)
+        check_use(recipe.model.kind, asked, asked.get("sampler", "ancestral"))
+        how = validated(Evaluation, {"sampler": "ancestral"} | asked, "sample")
         device = self.where.ready()
         data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
@@ -250,7 +251,7 @@ def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
             raise UserError(
                 f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
             )
-        if name in ("steps", "eta") and sampler == "ancestral":
+        if name in ("steps", "eta", "rho") and sampler == "ancestral":
             raise UserError(
                 f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
                 f"takes every step of the chain; choose another --sampler, or leave it out"

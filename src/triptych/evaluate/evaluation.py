@@ -75,8 +75,8 @@ class Evaluation:
             )
         if self.rho is not None and self.sampler in ("ancestral", "ddim"):
             raise UserError(
-                f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, whose times "
-                f"are even; leave it out, or choose 'dpm-solver++' or 'heun'"
+                f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, which has "
+                f"times of its own; leave it out, or choose 'dpm-solver++' or 'heun'"
             )
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
+from triptych.evaluate.tradeoff import WAYS as DRAWN
 from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
 from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary, read_arrays
@@ -127,7 +128,7 @@ def frechet(study: Study) -> Path | None:
         _draw_means(ax, {name: (r[0]["n"], [a["fid"] for a in r]) for name, r in lines.items()})
         real = next(iter(lines.values()))[0]
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
-        _log_ticks(ax)
+        log_ticks(ax)
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "fid-growth")
 
@@ -170,10 +171,11 @@ def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]])
         ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **style(i))
 
 
+LABEL = "DPM-Solver++, eta = {eta:g}, rho = {rho:g}"
 WAYS = {
     "asked": ("*", "as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
-    "dpm-solver++ sde": ("P", "DPM-Solver++, eta = 1, rho = 7"),
+    "dpm-solver++ sde": ("P", LABEL.format(**DRAWN["dpm-solver++ sde"][0])),
     "heun": ("^", "Heun"),
     "ddim": ("s", "DDIM"),
     "ancestral": ("D", "ancestral"),
@@ -207,12 +209,12 @@ def tradeoff(study: Study) -> Path | None:
             calls = "" if way == "asked" else _calls(max(steps, key=len))
             ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
         ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
-        _log_ticks(ax)
+        log_ticks(ax)
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "quality-time")
 
 
-def _log_ticks(ax: Axes) -> None:
+def log_ticks(ax: Axes) -> None:
     """Numbers at 1, 2 and 5 of each decade, or where there are too many for that, at 1."""
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         subs = (1, 2, 5) if high < ROOMY * low else (1,)

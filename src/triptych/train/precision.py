@@ -1,4 +1,5 @@
-"""Where bfloat16 is used: in the networks, where the hardware has it, and nowhere else."""
+"""Where numbers are rounded: to bfloat16 in the networks, where the hardware has it, and nowhere
+else; not to TF32 where something is measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
