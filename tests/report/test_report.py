@@ -287,12 +287,20 @@ def test_the_2026_edition_has_its_parts_and_its_look(of_2026):
         check_pdf(of_2026, EDITIONS["2024"])
 
 
-@pytest.mark.parametrize("name", ["brief-2024", "brief-2026", "priors"])
-def test_what_real_studies_say_keeps_the_limits(name, tmp_path):
+@pytest.mark.parametrize(
+    ("folder", "name", "preset"),
+    [
+        ("brief-2024", "brief-2024", "cpu"),
+        ("brief-2024-gpu", "brief-2024", "gpu"),
+        ("brief-2026", "brief-2026", "cpu"),
+        ("priors-gpu", "priors", "gpu"),
+    ],
+)
+def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
     """Scores of the reference results, models described as they are now, arrays drawn anew."""
     for file in ("study.json", "results.json"):
-        shutil.copy(RESULTS / name / file, tmp_path / file)
-    now = study_json(named_study(name, "cpu", "mnist"), (1, 28, 28), 256)["recipes"]
+        shutil.copy(RESULTS / folder / file, tmp_path / file)
+    now = study_json(named_study(name, preset, "mnist"), (1, 28, 28), 256)["recipes"]
 
     def describe_anew(content):
         content.pop("sha256", None)
