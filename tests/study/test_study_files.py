@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from triptych.cli import options
+from triptych.cli import options, runs
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, SamplerName
 from triptych.study.build import build, check_images
@@ -366,9 +366,12 @@ def test_a_temperature_is_for_studies_of_pixel_flows_alone(base, allowed, tmp_pa
         named_study(str(path))
 
 
-def test_the_command_line_knows_every_prior_and_sampler():
+def test_the_command_line_knows_every_choice():
     assert get_args(options.PriorName) == get_args(Prior)
     assert get_args(options.SamplerName) == get_args(SamplerName)
+    for setting in ("posterior", "objective", "network"):
+        known = getattr(runs, setting.capitalize())
+        assert get_args(known) == get_args(VAEConfig.__annotations__[setting])
 
 
 def test_the_study_that_the_documentation_shows_can_be_run(tmp_path):
