@@ -5,8 +5,9 @@ from synthetic import edit
 
 from triptych.errors import UserError
 from triptych.report.discussion import discuss
+from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import read_study
-from triptych.report.tables import likelihood_table, sampling_table
+from triptych.report.sampling_table import sampling_table
 from triptych.report.wording import MINUS, NARROW_SPACE, number, spread
 
 

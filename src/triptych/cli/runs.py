@@ -22,21 +22,13 @@ from triptych.cli.options import (
     parsed,
     usually,
 )
+from triptych.cli.uses import check_use
 from triptych.errors import RunFailed, UserError
 
 RECIPES_OWN = "the recipe's"
 Posterior = Literal["gaussian", "full", "coupling", "iaf"]
 Objective = Literal["elbo", "iwae"]
 Network = Literal["mlp", "gated", "residual"]
-KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
-AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
-USERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
-    **dict.fromkeys(("sampler", "steps", "eta", "rho", "guidance"), ("ddpm", "latent")),
-    **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
-    "bound_draws": ("pixelflow", "ddpm"),
-    "temperature": ("pixelflow",),
-}
 
 
 @dataclass(frozen=True)
@@ -143,9 +135,9 @@ class Evaluate:
         from triptych.data import load
         from triptych.evaluate.evaluation import Evaluation
         from triptych.study.lock import locked
-        from triptych.study.recipes import validated
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
+        from triptych.study.validation import validated
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
         usual = asdict(Evaluation())
@@ -194,9 +186,9 @@ class Sample:
         from triptych.evaluate.drawing import sampler
         from triptych.evaluate.evaluation import Evaluation
         from triptych.report.grid import write_images
-        from triptych.study.recipes import validated
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
+        from triptych.study.validation import validated
         from triptych.train.order import generator_for
 
         if self.seed < 0:
@@ -241,18 +233,3 @@ def said(score: Any) -> str:
         notes.append(f"too few for {score.protocol['dimensions']} features: far too large")
     beside = f"   ({'; '.join(notes)})" if notes else ""
     return f"{score.metric:20s} {score.value:12.4f} {score.unit}{beside}"
-
-
-def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
-    """UserError for an option that the model, or its sampler, has no use for."""
-    for name in (n for n in USERS if n in asked):
-        if kind not in USERS[name]:
-            users = " or a ".join(KINDS[k] for k in USERS[name])
-            raise UserError(
-                f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
-            )
-        if name in ("steps", "eta", "rho") and sampler == "ancestral":
-            raise UserError(
-                f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
-                f"takes every step of the chain; choose another --sampler, or leave it out"
-            )

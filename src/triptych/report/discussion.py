@@ -12,9 +12,10 @@ from pathlib import Path
 
 from triptych.errors import UserError
 from triptych.report.claims import compare, in_order, one_run, ranked
+from triptych.report.likelihood_table import at_its_limit
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling
-from triptych.report.tables import at_its_limit, best_iwae
+from triptych.report.tables import best_iwae
 from triptych.report.wording import KL, Span, called, few, listed, number, runs
 
 LONGEST_REASON = 70

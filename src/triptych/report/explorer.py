@@ -20,7 +20,7 @@ from triptych.report.load import Recipe, Study, read_images, read_study
 from triptych.report.panels import metrics
 from triptych.report.training import HEIGHT, WIDTH, Chart, chart
 from triptych.report.wording import capital, count, dataset_name, labels, number
-from triptych.study.recipes import validated
+from triptych.study.validation import validated
 from triptych.train.files import read_json, write_text
 
 PAGE = "report.html"

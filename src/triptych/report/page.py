@@ -1,6 +1,5 @@
 """report.pdf: what the study stored, laid out by Typst, measured, and only then given its name."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ from triptych.report.edition import Edition, edition_named
 from triptych.report.group import read_group
 from triptych.report.latent_figure import place_panels, prior_posterior
 from triptych.report.load import Study
+from triptych.report.press import Press
 from triptych.report.snippets import Ask, Snippet, cut
 from triptych.train.files import write_bytes
 
-HERE = Path(__file__).parent
 TEXT_WIDTH, TEXT_HEIGHT = 17.0 * 72 / 2.54, 25.7 * 72 / 2.54
 BOTTOM = 27.7 * 72 / 2.54  # of the text, from the page's top
 MOST_GAP = 16.0  # points more between two parts of page 1: a short report ends before the page does
@@ -45,14 +44,6 @@ class CodeLook:
     leading: float
     inset: float
     gap: float
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place in the set report: its page, and points from the page's top."""
-
-    page: int
-    y: float
 
 
 # From the most generous look to the tightest; the first that fits is taken.
@@ -82,41 +73,6 @@ CODE_MARGINS = 16.0  # of the background, and between numbers and code
 TIGHTEST_TRACKING = -0.6
 # Tracking holds inside a token of the highlighted code, not from one token to the next.
 TRACKED_SHARE = 0.6
-
-
-class Press:
-    """A folder with the template and its data, compiled by Typst with its own fonts, or with the
-    machine's for the letters that those lack."""
-
-    def __init__(self, folder: Path, machine_fonts: bool) -> None:
-        self.folder = folder
-        self.data: dict[str, Any] = {"code": asdict(CODE_LOOKS[0])}
-        self.fonts = typst.Fonts(include_system_fonts=machine_fonts)
-        self.own_only = not machine_fonts
-        for name in ("template.typ", "references.bib"):
-            shutil.copy(HERE / name, folder / name)
-
-    def update(self, **data: Any) -> None:
-        """Adds to the report's content."""
-        self.data |= data
-        (self.folder / "data.json").write_text(json.dumps(self.data), encoding="utf-8")
-
-    def marks(self) -> dict[str, Mark]:
-        """Where each mark of the template fell, by its name."""
-        found = json.loads(self._compiler().query("<mark>", field="value"))
-        return {mark["name"]: Mark(mark["page"], mark["y"]) for mark in found}
-
-    def compile(self, path: Path) -> None:
-        """Writes the PDF; the same content gives the same bytes."""
-        self._compiler().compile(output=path)
-
-    def _compiler(self) -> typst.Compiler:
-        return typst.Compiler(
-            self.folder / "template.typ",
-            root=self.folder,
-            font_paths=self.fonts,
-            ignore_system_fonts=self.own_only,
-        )
 
 
 def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
@@ -167,7 +123,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
     """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
     folders = (study.folder, Path.cwd())
     group = read_group(folders)
-    press.update(declaration=declaration(edition, folders))
+    press.update(declaration=declaration(edition, folders), code=asdict(CODE_LOOKS[0]))
     heights: dict[str, float | None] = {}
     samples = figures.samples(study)
     if samples is not None:

@@ -17,10 +17,11 @@ from triptych.study.grid import Study, naming, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
 from triptych.study.on_ray import Cluster, run_on_ray
-from triptych.study.recipes import Recipe, from_dict, validated
+from triptych.study.recipes import Recipe, from_dict
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty
+from triptych.study.validation import validated
 from triptych.train.files import read_json, sealed, write_text
 
 

@@ -14,9 +14,9 @@ from triptych.data import Dataset
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import locked
-from triptych.study.recipes import validated
 from triptych.study.run import Job, Tell, evaluate, train
 from triptych.study.store import RunFolder
+from triptych.study.validation import validated
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
 from triptych.train.determinism import deterministic

@@ -18,7 +18,8 @@ import torch
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
-from triptych.study.recipes import Recipe, from_dict, to_dict, validated
+from triptych.study.recipes import Recipe, from_dict, to_dict
+from triptych.study.validation import validated
 from triptych.train import checkpoint
 from triptych.train.files import read_json, sealed, write_bytes, write_text
 

@@ -1,0 +1,30 @@
+"""Which options are of which models."""
+
+from typing import Any
+
+from triptych.errors import UserError
+
+KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
+AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
+USERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
+    **dict.fromkeys(("sampler", "steps", "eta", "rho", "guidance"), ("ddpm", "latent")),
+    **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
+    "bound_draws": ("pixelflow", "ddpm"),
+    "temperature": ("pixelflow",),
+}
+
+
+def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
+    """UserError for an option that the model, or its sampler, has no use for."""
+    for name in (n for n in USERS if n in asked):
+        if kind not in USERS[name]:
+            users = " or a ".join(KINDS[k] for k in USERS[name])
+            raise UserError(
+                f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
+            )
+        if name in ("steps", "eta", "rho") and sampler == "ancestral":
+            raise UserError(
+                f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
+                f"takes every step of the chain; choose another --sampler, or leave it out"
+            )

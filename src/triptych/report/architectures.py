@@ -1,0 +1,116 @@
+"""What page 1 says of the models: whose they are, and how each is built."""
+
+from itertools import takewhile
+
+from triptych.report.load import Recipe, Study
+from triptych.report.wording import NO_BREAK_SPACE as SPACE
+from triptych.report.wording import Span, bare, capital, count, dataset_name, listed
+
+MOST_NAMED = 4
+MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
+PAPERS = {
+    "vae": ("the VAEs", "kingma2014"),
+    "flow": ("the flows", "dinh2017"),
+    "spline": ("the spline flows", "durkan2019"),
+    "maf": ("the autoregressive flows", "papamakarios2017"),
+    "vamp": ("the VampPrior", "tomczak2018"),
+    "resampled": ("the resampled prior", "bauer2019"),
+    "hierarchical": ("the two levels", "tomczak2018"),
+    "ddpm": ("the DDPM", "ho2020"),
+    "vdm": ("the VDM", "kingma2021"),
+    "latent": ("the latent DDPM", "rombach2022"),
+}
+# By a word of the architecture.
+METHODS = {
+    "rational-quadratic": PAPERS["spline"],
+    "1x1 convolution": ("invertible 1x1 convolutions", "kingma2018"),
+    "variationally dequantized": ("variational dequantization", "ho2019"),
+    "autoregressive likelihood": ("the autoregressive likelihood", "gulrajani2017"),
+    "beta = ": ("the beta-VAEs", "higgins2017"),
+    "bent at random": ("the bending of images", "simard2003"),
+    "cosine schedule": ("the cosine schedule", "nichol2021"),
+    "learned variance": ("learned variances", "nichol2021"),
+    "v-prediction": ("v-prediction", "salimans2022"),
+}
+
+
+def papers(study: Study, brief: bool) -> list[Span]:
+    """Which papers the models are from, and their parts, for those that the study has."""
+    present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
+    present |= {recipe.prior for recipe in study.recipes if recipe.prior}
+    told = [PAPERS[family] for family in PAPERS if family in present]
+    texts = " ".join(recipe.architecture for recipe in study.recipes)
+    if not brief:
+        told += [paper for word, paper in METHODS.items() if word in texts and paper not in told]
+    if not told:
+        return []
+    spans: list[Span] = []
+    for i, (name, key) in enumerate(told):
+        joint = "" if i == 0 else " and " if i == len(told) - 1 else ", "
+        label = name if i else capital(name)
+        spans += [f"{joint}{label} ", {"cite": key}]
+    return [*spans, f" are trained on {dataset_name(study.dataset)}."]
+
+
+def sentences(study: Study, details: bool) -> list[dict[str, str]]:
+    """A sentence per architecture; the models of part A, and latent DDPMs, say once what they have
+    in common."""
+    chains = [recipe for recipe in study.part("B") if recipe.family == "latent"]
+    others = [[recipe] for recipe in study.part("B") if recipe.family != "latent"]
+    groups = [*others, chains] if chains else others
+    if study.part("A"):
+        groups.insert(0, study.part("A"))
+    texts = [_shared_and_own([r.architecture for r in recipes]) for recipes in groups]
+    return [
+        {
+            "title": _group_title(study, recipes),
+            "detail": _detail(recipes) if details else "",
+            "text": _unlike(texts[0], text) if i else text,
+        }
+        for i, (recipes, text) in enumerate(zip(groups, texts, strict=True))
+    ]
+
+
+def _unlike(first: str, text: str) -> str:
+    """The text without its clauses of the networks where those are the first text's."""
+    networks, mirrored, rest = text.partition(MIRRORED)
+    same = mirrored and first.startswith(networks + mirrored)
+    return f"encoder and decoder as before{rest}" if same else text
+
+
+def _group_title(study: Study, recipes: list[Recipe]) -> str:
+    if len(recipes) == 1:
+        return recipes[0].title
+    if recipes[0].family == "latent":
+        return f"Latent DDPMs ({len(recipes)})"
+    if len(recipes) > MOST_NAMED:
+        return f"VAEs ({len(recipes)} priors)"
+    return f"VAEs ({listed([bare(study, r) for r in recipes])})"
+
+
+def _shared_and_own(sentences: list[str]) -> str:
+    """The sentences in one: their common beginning up to a comma, then the rest of each."""
+    texts = list(dict.fromkeys(text.strip().removesuffix(".") for text in sentences))
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False))
+    common = "".join(column[0] for column in same)
+    cut = common.rfind(", ") + 2 if len(texts) > 1 and ", " in common else 0
+    rests = [text[cut:].removeprefix("and ") for text in texts]
+    text = f"{texts[0][:cut].removesuffix(', ')}{'; ' if cut else ''}{'; '.join(rests)}."
+    return text.replace(" = ", f"{SPACE}={SPACE}")
+
+
+def _detail(recipes: list[Recipe]) -> str:
+    sizes = list(dict.fromkeys(_parameters(r.parameters) for r in recipes))
+    epochs = list(dict.fromkeys(f"{r.epochs:g}" for r in recipes))
+    unit = "epoch" if epochs == ["1"] else "epochs"
+    said = [f"{'/'.join(sizes)}{SPACE}parameters", f"{'/'.join(epochs)}{SPACE}{unit}"]
+    latents = {r.latent_dim for r in recipes if r.latent_dim is not None}
+    if latents and not all("M = " in r.architecture for r in recipes):
+        said.insert(1, f"M{SPACE}={SPACE}{listed([str(m) for m in sorted(latents)])}")
+    return ", ".join(said)
+
+
+def _parameters(n: int) -> str:
+    if n >= 10**6:
+        return f"{n / 1e6:.1f}{SPACE}M"
+    return f"{n / 1e3:.0f}{SPACE}k" if n >= 10**4 else count(n)

@@ -1,0 +1,80 @@
+"""The table of part A: bounds on the likelihood of each prior, and its match with q(z)."""
+
+import math
+from typing import Any
+
+from triptych.report.load import Recipe, Study, Summary
+from triptych.report.tables import Table, behind, best_iwae, cells_of, column_of
+from triptych.report.wording import KL, Span, count, dataset_name, split_and_n
+
+SOURCES = {"ais": "wu2017"}
+
+
+def likelihood_table(study: Study) -> Table | None:
+    """Rows: the priors of part A. Columns: the bounds and the match, as far as they were scored."""
+    recipes = study.part("A")
+    columns = {m: column_of(study, recipes, m) for m in _metrics(study, recipes)}
+    columns = {metric: column for metric, column in columns.items() if column}
+    if at_its_limit(study):
+        del columns["mutual-information"]
+    if not columns:
+        return None
+    header, cells = [], []
+    for metric, column in columns.items():
+        header.append(_heading(metric))
+        cells.append(cells_of(recipes, column))
+    rows = [[recipe.title, *(c[i] for c in cells)] for i, recipe in enumerate(recipes)]
+    return Table(["Model", *header], rows, _caption(study, columns))
+
+
+def at_its_limit(study: Study) -> bool:
+    """The mutual information of n images cannot exceed log n: where all models reach it, it tells
+    nothing of them, and KL(q(z)||p(z)) is the average divergence less log n."""
+    found = [study.score(r.name, "mutual-information") for r in study.part("A")]
+    information = [score for score in found if score is not None]
+    return bool(information) and all(
+        s.mean > 0.99 * math.log(s.protocol.get("n", math.inf)) for s in information
+    )
+
+
+def _metrics(study: Study, recipes: list[Recipe]) -> list[str]:
+    iwae = best_iwae(study, recipes)
+    bounds = ["elbo", iwae] if iwae else ["elbo"]
+    return [*bounds, "ais", "kl-aggregate", "mutual-information", "energy-distance"]
+
+
+def _heading(metric: str) -> str:
+    fixed = {
+        "elbo": "ELBO",
+        "ais": "AIS",
+        "kl-aggregate": KL,
+        "mutual-information": "Mutual inf.",
+        "energy-distance": "Energy dist. (null)",
+    }
+    return fixed.get(metric, metric.upper())
+
+
+def _caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]:
+    recipes = study.part("A")
+    protocol = next(iter(next(iter(columns.values())).values())).protocol
+    dataset = f"{dataset_name(str(protocol['dataset']))}, " if "dataset" in protocol else ""
+    text = f" {dataset}{split_and_n(protocol)}; "
+    text += f"{behind(study, recipes, list(columns.values()))}. In nats"
+    if "energy-distance" in columns:
+        text += "; null: the energy distance's 95% level when q(z) = p(z)"
+    spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
+    for metric, column in columns.items():
+        if metric in SOURCES or metric.startswith("iwae-"):
+            own = next(iter(column.values())).protocol
+            where = _on_some(own, protocol)
+            spans += [f"; {metric.upper()}{where}: ", {"cite": SOURCES.get(metric, "burda2016")}]
+    return [*spans, "."]
+
+
+def _on_some(own: dict[str, Any], protocol: dict[str, Any]) -> str:
+    """Of which images a bound is, where they are not those of the table."""
+    if "importance_images" in own:
+        return f" (gain over the ELBO from {count(own['importance_images'])} images)"
+    if own.get("n") == protocol.get("n"):
+        return ""
+    return f" on {count(own['n'])} images"

@@ -1,0 +1,134 @@
+"""The table of part B: bits/dim, FID beside its floor, and what sampling takes."""
+
+from typing import Any
+
+from triptych.report.load import Recipe, Study, Summary
+from triptych.report.tables import DASH, Table, behind, cells_of, column_of
+from triptych.report.wording import (
+    NO_BREAK_SPACE,
+    Span,
+    bare,
+    capital,
+    listed,
+    number,
+    split_and_n,
+    two_digits,
+    way_of_sampling,
+)
+
+WAYS = {
+    "DDIM": "song2021",
+    "DPM-Solver++": "lu2022",
+    "Heun": "karras2022",
+    "autoguidance": "karras2024",
+}
+PRIOR_FID = "own prior"
+
+
+def sampling_table(study: Study) -> Table | None:
+    """Rows: the models of part B. Columns: bits/dim, FID and its real-against-real floor; or, where
+    there are latent DDPMs, FID, FID of their VAE's own prior, and samples a second."""
+    recipes = study.part("B")
+    names = ("bpd", "fid", "fid-prior", "samples-per-second")
+    bpd, fid, prior, speed = (column_of(study, recipes, m) for m in names)
+    if not bpd and not fid:
+        return None
+    columns: dict[str, list[str]] = {}
+    if bpd and not prior:
+        columns["bits/dim"] = cells_of(recipes, bpd)
+    if fid:
+        columns["FID"] = cells_of(recipes, fid)
+    if fid and not prior:
+        columns["floor"] = _floors(recipes, fid)
+    if prior:
+        columns[PRIOR_FID] = cells_of(recipes, prior)
+        columns["1/s"] = _speeds(recipes, speed)
+    rows = [[recipe.title, *(c[i] for c in columns.values())] for i, recipe in enumerate(recipes)]
+    caption = _caption(study, bpd, fid, speed if prior else None)
+    return Table(["Model", *columns], rows, caption)
+
+
+def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
+    floors = [fid[r.name].protocol.get("floor") if r.name in fid else None for r in recipes]
+    return [DASH if floor is None else number(float(floor), 2) for floor in floors]
+
+
+def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
+    rates = [column[r.name].mean if r.name in column else None for r in recipes]
+    return [DASH if v is None else two_digits(v) for v in rates]
+
+
+def _caption(
+    study: Study, bpd: dict[str, Summary], fid: dict[str, Summary], speed: dict[str, Summary] | None
+) -> list[Span]:
+    """`speed`: where samples a second stand in the table and bits/dim do not, else None."""
+    recipes = study.part("B")
+    spans: list[Span] = [
+        {"strong": "Sampling."},
+        f" {capital(behind(study, recipes, [bpd, fid]))}.",
+    ]
+    if fid:
+        protocol = next(iter(fid.values())).protocol
+        spans += [
+            " FID ",
+            {"cite": "heusel2017"},
+            f": {split_and_n(protocol)}{_features(protocol)}",
+        ]
+        floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
+        value = "" if speed is None else f", {listed(floors[:1])}"
+        spans.append(f"; floor: real against real{value}.")
+        spans += _samplers(study, fid)
+    if speed is not None:
+        own = f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second"
+        spans.append(f"{own}{_machine(speed)}.")
+    bounds = [
+        f"{bare(study, r)}: {_bound(bpd[r.name], speed is not None)}"
+        for r in recipes
+        if r.name in bpd and "bound" in bpd[r.name].protocol
+    ]
+    if bounds:
+        lead = "Bits/dim are upper bounds" if speed is None else "Upper bounds on bits/dim"
+        spans.append(f" {lead} ({'; '.join(bounds)}).")
+    return spans
+
+
+def _machine(speed: dict[str, Summary]) -> str:
+    """What the clock stood beside."""
+    clock = next((s.protocol for s in speed.values()), {})
+    if "device" not in clock:
+        return ""
+    threads = "1 thread" if clock["threads"] == 1 else f"{clock['threads']} threads"
+    return f" ({clock['device']}, {threads})"
+
+
+def _bound(score: Summary, said: bool) -> str:
+    """The kind of the bound, and its error where two decimals show one; with its value where no
+    column has it."""
+    value = f"{number(score.mean, 2)}, " if said else ""
+    error = score.mc_std or 0.0
+    blurred = f", Monte Carlo error {number(error, 2)}" if error >= 0.01 else ""
+    return f"{value}{score.protocol['bound']}{blurred}"
+
+
+def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
+    """Which models were sampled how, and the papers on it."""
+    said: dict[str, list[str]] = {}
+    for recipe in study.part("B"):
+        protocol = fid[recipe.name].protocol if recipe.name in fid else {}
+        if way := way_of_sampling(protocol):
+            said.setdefault(way, []).append(capital(bare(study, recipe)))
+    if not said:
+        return []
+    ways = [f"{listed(names)}: {way}" for way, names in said.items()]
+    if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
+        ways = [f"{len(names)} models: {next(iter(said))}"]
+    papers = [key for word, key in WAYS.items() if any(word in way for way in ways)]
+    cites = [span for key in papers for span in (NO_BREAK_SPACE, {"cite": key})]
+    return [f" {'; '.join(ways)}", *cites, "."]
+
+
+def _features(protocol: dict[str, Any]) -> str:
+    features, digest = protocol.get("features"), str(protocol.get("feature_hash", ""))
+    if not features:
+        return ""
+    return f", features {features}" + (f" ({digest[:8]})" if digest else "")

@@ -1,0 +1,58 @@
+"""Plain data checked against types and ranges, what is wrong told in a sentence."""
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from triptych.errors import UserError
+
+PYDANTIC_SAYS = {
+    "a valid array": "a list",
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "an object": "a table",
+}
+
+
+def validated(cls: Any, plain: Any, what: str) -> Any:
+    """`plain` checked against the types and ranges of `cls`: "2" and true are no numbers."""
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(plain, default=str), strict=True)
+    except UserError as error:  # of settings that do not go together
+        raise UserError(f"{what}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
+        if first["type"] == "unexpected_keyword_argument":
+            known = ", ".join(cls.__dataclass_fields__) if len(first["loc"]) == 1 else ""
+            instead = f"it has {known}" if known else "leave it out"
+            raise UserError(f"{what}: there is no setting {place}; {instead}") from None
+        value = repr(first["input"])[:100]
+        raise UserError(f"{what}: {place} = {value} is wrong: {_expected(first)}") from None
+    except RecursionError:
+        raise UserError(f"{what} is nested too deeply; write it flat") from None
+
+
+def _expected(error: Any) -> str:
+    """What pydantic wanted, in the words of who writes TOML."""
+    kind, more = error["type"], error.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        letters = "letters" if "A-Z" in more["pattern"] else "small letters"
+        return (
+            f"a folder is called so; choose {letters}, digits, - and _, 64 at most, and one of the "
+            f"first two in front"
+        )
+    if kind in ("too_short", "string_too_short") and more["min_length"] == 1:
+        return "it must not be empty"
+    if kind in ("too_long", "string_too_long"):
+        items = "letters" if kind == "string_too_long" else "items"
+        return f"it must have {more['max_length']} {items} at most"
+    if kind == "union_tag_invalid":
+        return f"its kind must be one of {more['expected_tags']}"
+    text = error["msg"].replace("Input should be", "it must be")
+    for theirs, ours in PYDANTIC_SAYS.items():
+        text = text.replace(theirs, ours)
+    return text
