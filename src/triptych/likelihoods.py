@@ -20,7 +20,6 @@ class Bernoulli(nn.Module):
     def __init__(self, net: nn.Module, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.net, self.shape = net, shape
-        self.dims = math.prod(shape)
 
     def logits(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
         """The decoder's output in the precision of z."""

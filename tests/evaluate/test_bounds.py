@@ -29,10 +29,11 @@ def test_every_image_gets_a_value_of_its_own(n, g):
 @torch.no_grad()
 def test_flow_bounds_are_the_mean_over_dequantizations_and_the_log_of_a_mean(g):
     model, x = randomised(tiny_flow(), 0.1), images(4).float()
-    seen, noise = [], model.noise
+    seen, used, noise, log_weight = [], [], model.noise, model.log_weight
     model.noise = lambda *a: seen.append(noise(*a)) or seen[-1]
+    model.log_weight = lambda *a: used.append(len(seen)) or log_weight(*a)
     estimate, iwae = flow_bounds(model, x, 5, g)
-    assert len(seen) == 5
+    assert used == [1, 2, 3, 4, 5]  # each draw is used before the next is held
     expected = torch.stack([model.log_weight(x, u) for u in seen]).double()
     torch.testing.assert_close(estimate.values, expected.mean(0))
     assert estimate.mc_std == pytest.approx((expected.var(0).sum() / 5).sqrt().item() / 4)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from triptych.evaluate.nearest import nearest, share_nearer
@@ -16,5 +17,14 @@ def test_the_nearest_is_the_nearest_of_all_chunks():
 
 def test_the_share_that_is_nearer_is_the_quantile_of_its_own_distribution(g):
     a, b = torch.rand(20_000, generator=g), torch.rand(20_000, generator=g)
-    assert abs(share_nearer(a, b, 0.01) - 0.01) < 0.004
-    assert share_nearer(0.5 * a, b, 0.1) > 0.19
+    assert abs(share_nearer(a, b, 0.01).value - 0.01) < 0.004
+    assert share_nearer(0.5 * a, b, 0.1).value > 0.19
+
+
+def test_the_error_of_the_share_and_its_mean_are_those_of_many_draws(g):
+    found = [share_nearer(*torch.rand(2, 400, generator=g), 0.05) for _ in range(3000)]
+    values = torch.tensor([share.value for share in found])
+    usual, spread = found[0].usual, values.std().item()
+    assert values.mean().item() == pytest.approx(usual, abs=4 * spread / 3000**0.5)
+    said = torch.tensor([share.std for share in found]).square().mean().sqrt().item()
+    assert said == pytest.approx(spread, rel=0.05)

@@ -98,3 +98,14 @@ def test_single_precision_never_leaves_the_bin():
     x, _ = SPLINE.forward(z, free)
     _, log_slope = SPLINE.inverse(x, free)
     assert log_slope.isfinite().all()
+
+
+def test_just_below_a_knot_the_inverse_has_gradients():
+    """There the root that solves the quadratic may be rounded to zero, whose slope is infinite."""
+    spline, n = RationalQuadratic(8), 60_000
+    theta = 4 * torch.randn(spline.parameters, n, dtype=torch.float32)
+    knots = spline.knots(theta[8:16]).gather(0, torch.randint(1, 8, (1, n)))[0]
+    x = torch.nextafter(knots, torch.full_like(knots, -10.0)).requires_grad_()
+    z, log_slope = spline.inverse(x, theta.requires_grad_())
+    for gradient in torch.autograd.grad((z + log_slope).sum(), (x, theta)):
+        assert gradient.isfinite().all()

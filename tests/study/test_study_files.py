@@ -118,6 +118,14 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
             BASE + 'name = "x"\nposterior = "full"\nprior = "hierarchical"',
             "study.toml: x: posterior = 'full' does not go with",
         ),
+        (
+            '[[recipe]]\nbase = "latent-ddpm"\nprediction = "eps"',
+            "prediction = 'eps' does not go with schedule = 'cosine' in a latent space",
+        ),
+        (
+            '[[recipe]]\nbase = "vdm"\nprediction = "x_0"',
+            "prediction = 'x_0' does not go with schedule = 'learned'",
+        ),
         (BASE + "epochs = 1979-05-27", "epochs = '1979-05-27'"),
         (BASE + 'name = "lock"', "a recipe's folder cannot be called 'lock'"),
         (BASE + 'name = "figures"', "a recipe's folder cannot be called 'figures'"),
@@ -341,6 +349,7 @@ def test_every_kind_of_pixel_flow_is_described(settings, said):
         ({"network": "mlp", "steps": 1}, "steps = 1"),
         ({"coupling": "cubic"}, "coupling = 'cubic'"),
         ({"bins": 1}, "bins = 1"),
+        ({"low": 1e-8}, "low = 1e-08"),
         ({"blocks": -1}, "blocks = -1"),
         ({"dequantization": "none"}, "dequantization = 'none'"),
         ({"dequantization_steps": 1}, "dequantization_steps = 1"),

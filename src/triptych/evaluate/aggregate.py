@@ -5,7 +5,9 @@ ELBO surgery (Hoffman & Johnson 2016): the ELBO's KL term splits exactly into
     E_n KL(q(z|x_n) || p(z)) = MI + KL(q(z) || p(z)),   MI = E log q(z|x) - log q(z),
 
 and only the second part measures how well the prior fits. q(z) is evaluated as what it is, a
-mixture of N posteriors, in float64 where they are Gaussians.
+mixture of N posteriors, in float64 where they are Gaussians. It is that of these N images: the
+information is never more than log N, and where it reaches that, the divergence is the rate less
+log N; of more images q(z) is wider, and on average nearer to the prior.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,15 @@
-"""Samples of a trained model, and the words for how they were drawn."""
+"""What a model sees of images, its samples, and the words for how they were drawn."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
+from triptych.data import view
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
@@ -15,7 +18,9 @@ from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
 from triptych.samplers import SAMPLERS, evaluations
 from triptych.train.capture import CapturedCalls
+from triptych.train.order import generator_for
 from triptych.train.precision import bf16_helps, networks_in_bf16
+from triptych.vae import VAE
 from triptych.vdm import VDM
 
 TOGETHER, TOGETHER_ON_GPU = 500, 2500  # images drawn at a time
@@ -80,6 +85,30 @@ def chain_of(model: nn.Module) -> DDPM | None:
     if isinstance(model, VDM):
         return model.chain()
     return model if isinstance(model, DDPM) else None
+
+
+def seen(images: UInt8[Tensor, "n C H W"], levels: int, view_name: str) -> Float[Tensor, "n C H W"]:
+    """Images that are not trained on, as the model sees them: the same pixels at any time, on any
+    device."""
+    noise = generator_for(0, 0, torch.device("cpu"), stream=3)
+    return view(view_name)(images.cpu(), levels, noise).to(images.device)
+
+
+def as_bytes(x: Tensor) -> NDArray[np.uint8]:
+    """Grey values in [0, 1] as 0 .. 255."""
+    return (255 * x).round().byte().cpu().numpy()
+
+
+def shows_means(model: nn.Module) -> bool:
+    """Whether its samples are E[x|z], the noise of p(x|z) left out."""
+    return isinstance(model, LatentDDPM) or (isinstance(model, VAE) and model.mean_samples)
+
+
+def pixels_protocol(model: nn.Module) -> dict[str, Any]:
+    """What is shown of p(x|z), where there is one."""
+    if not isinstance(model, VAE | LatentDDPM):
+        return {}
+    return {"pixels": "means" if shows_means(model) else "drawn"}
 
 
 def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:

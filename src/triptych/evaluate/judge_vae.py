@@ -17,6 +17,7 @@ from triptych.evaluate.aggregate import (
     latent_plane,
 )
 from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
+from triptych.evaluate.drawing import as_bytes
 from triptych.evaluate.evaluation import Evaluation, Judgement, of_first
 from triptych.evaluate.likelihood import Bounds, Estimate, importance_bounds, marks
 from triptych.evaluate.pareto import unreliable_above
@@ -172,7 +173,8 @@ def match_scores(
     model: VAE, h: Any, elbo: Score, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
     """ELBO surgery, reconstruction - mutual information - KL(q(z)||p(z)), and whether draws of q(z)
-    and of p(z) can be told apart."""
+    and of p(z) can be told apart. One z an image: the parts' error is of images and draws at once.
+    """
     z, log_qz = sample_aggregate(model, h, protocol["n"], g)
     match = aggregate_match(model, h, z, log_qz)
     drawn = protocol | {"draws": match.draws}
@@ -183,7 +185,7 @@ def match_scores(
         "kl-aggregate": (match.kl, match.kl_mc_std),
     }
     return [
-        *(Score(name, value, "nats", error, drawn) for name, (value, error) in parts.items()),
+        *(Score(name, value, "nats", None, drawn, error) for name, (value, error) in parts.items()),
         *told_apart(z, lambda n: model.prior.sample(n, g), protocol, g),
     ]
 
@@ -243,8 +245,5 @@ def manifold(model: VAE, h: Any, n: int, g: Generator) -> dict[str, dict[str, ND
     (left, low), (right, high) = ends.tolist()
     across, up = torch.linspace(left, right, MANIFOLD), torch.linspace(low, high, MANIFOLD)
     grid = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1).to(z)
-    means = model.likelihood.mean(grid.flatten(0, 1))
-    images = (
-        (255 * means).round().byte().cpu().numpy().reshape(MANIFOLD, MANIFOLD, *means.shape[1:])
-    )
-    return {"manifold": {"images": images, "x": across.numpy(), "y": up.numpy()}}
+    means = model.likelihood.mean(grid.flatten(0, 1)).unflatten(0, (MANIFOLD, MANIFOLD))
+    return {"manifold": {"images": as_bytes(means), "x": across.numpy(), "y": up.numpy()}}

@@ -123,8 +123,8 @@ def flow_bounds(
     K > 1."""
     rows = []
     for chunk in x.split(250):
-        noise = [model.noise(len(chunk), generator) for _ in range(K)]
-        rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in noise]).double())
+        draws = (model.noise(len(chunk), generator) for _ in range(K))
+        rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in draws]).double())
     log_w = torch.cat(rows, 1)
     error = jackknife(log_w).sum().sqrt().item() / len(x)
     return from_draws(log_w), Estimate(log_mean_exp(log_w), error)

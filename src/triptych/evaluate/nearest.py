@@ -16,6 +16,16 @@ class Nearest(NamedTuple):
     which: Int[Tensor, "N"]
 
 
+class Share(NamedTuple):
+    """A share with its standard error, which is of so many distances and of the quantile that was
+    found from others, and its mean where both are of one distribution: about the quantile itself.
+    """
+
+    value: float
+    std: float
+    usual: float
+
+
 def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nearest:
     """For each x, pixel by pixel, in chunks of both."""
     flat, found = among.flatten(1), []
@@ -30,7 +40,9 @@ def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nea
     return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
-def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) -> float:
-    """The share of distances a below this quantile of distances b; the quantile itself where both
-    are of one distribution."""
-    return (a < b.double().quantile(quantile)).double().mean().item()
+def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) -> Share:
+    """The share of distances a below this quantile of distances b."""
+    n, m = len(a), len(b)
+    share = (a < b.double().quantile(quantile)).double().mean().item()
+    variance = share * (1 - share) / n + quantile * (1 - quantile) / m
+    return Share(share, variance**0.5, (1 + quantile * (m - 1)) / (m + 1))

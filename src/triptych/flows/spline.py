@@ -21,6 +21,8 @@ from torch.nn.functional import softplus
 
 from triptych.protocols import WithLogDet
 
+TINY = 1e-30
+
 
 class Bin(NamedTuple):
     """The bin that each number falls in: left knot, size, mean slope, slopes at its ends."""
@@ -67,8 +69,10 @@ class RationalQuadratic:
         a = at.h * (at.s - at.d) + rise * r
         b = at.h * at.d - rise * r
         c = -at.s * rise
-        # Rounding may leave both a little outside their range, where the slope has no logarithm.
-        xi = (2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())).clamp(0, 1)
+        # Rounding may leave both a little outside their range, where the slope has no logarithm and
+        # the root no gradient.
+        root = (b.square() - 4 * a * c).clamp(min=TINY).sqrt()
+        xi = (2 * c / (-b - root)).clamp(0, 1)
         z = at.x + xi * at.w
         return torch.where(inside, z, x), torch.where(inside, -log_slope(at, xi), 0.0)
 

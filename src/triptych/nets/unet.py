@@ -118,26 +118,14 @@ class UNet(nn.Module):
         self.door = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(4 * c * inputs, widths[0], 3, padding=1)
         )
-        self.down, self.up, skips, now = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
-        lowest = len(widths) - 1
-        for level, width in enumerate(widths):
-            if level > 0:
-                self.down.append(nn.Conv2d(now, width, 3, stride=2, padding=1))
-                skips.append(now := width)
-            for _ in range(blocks):
-                self.down.append(ResidualBlock(now, width, time, level == lowest))
-                skips.append(now := width)
-        self.middle = nn.ModuleList(ResidualBlock(now, now, time, a) for a in (True, False))
-        for level, width in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
-                self.up.append(ResidualBlock(now + skips.pop(), width, time, level == lowest))
-                now = width
-            if level > 0:
-                self.up.append(Upsample(now, now := widths[level - 1]))
+        self.down, skips = way_down(widths, blocks, time)
+        low = widths[-1]
+        self.middle = nn.ModuleList(ResidualBlock(low, low, time, a) for a in (True, False))
+        self.up = way_up(widths, blocks, time, skips)
         self.out = nn.Sequential(
-            nn.GroupNorm(GROUPS, now),
+            nn.GroupNorm(GROUPS, widths[0]),
             nn.SiLU(),
-            nn.Conv2d(now, 4 * c * outputs, 3, padding=1),
+            nn.Conv2d(widths[0], 4 * c * outputs, 3, padding=1),
             nn.PixelShuffle(2),
         )
         nn.init.zeros_(self.out[2].weight)  # pyright: ignore[reportArgumentType]
@@ -172,6 +160,36 @@ class UNet(nn.Module):
     def kept(self, u: Float[Tensor, "B drops"]) -> Float[Tensor, "B drops"]:
         """What channels are multiplied by: 0, or enough to leave their mean as it is."""
         return (u >= self.dropout).to(u.dtype) / (1 - self.dropout)
+
+
+def way_down(widths: Sequence[int], blocks: int, time: int) -> tuple[nn.ModuleList, list[int]]:
+    """Residual blocks at each level, a strided convolution between two; and the channels of what
+    the way up reads: the door's, then each layer's. The lowest level has attention."""
+    layers, outputs = nn.ModuleList(), [widths[0]]
+    for level, width in enumerate(widths):
+        if level > 0:
+            layers.append(nn.Conv2d(outputs[-1], width, 3, stride=2, padding=1))
+            outputs.append(width)
+        attends = level == len(widths) - 1
+        for _ in range(blocks):
+            layers.append(ResidualBlock(outputs[-1], width, time, attends))
+            outputs.append(width)
+    return layers, outputs
+
+
+def way_up(widths: Sequence[int], blocks: int, time: int, skips: Sequence[int]) -> nn.ModuleList:
+    """At each level a block more than on the way down, each of which reads the last output there
+    that is not yet read."""
+    layers, unread, now = nn.ModuleList(), list(skips), widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        attends = level == len(widths) - 1
+        for _ in range(blocks + 1):
+            layers.append(ResidualBlock(now + unread.pop(), width, time, attends))
+            now = width
+        if level > 0:
+            now = widths[level - 1]
+            layers.append(Upsample(width, now))
+    return layers
 
 
 class Upsample(nn.Sequential):

@@ -75,11 +75,12 @@ METRICS = {
         "total variation between the classes of samples and of images", "lower"
     ),
     "nearest-ratio": Meaning(
-        "distance of samples to the nearest training image over that of test images: well below 1 "
-        "where training images are repeated"
+        "distance of samples to the nearest training image over that of test images, or of what a "
+        "VAE that shows means makes of these: well below 1 where training images are repeated"
     ),
     "copied-share": Meaning(
-        "samples nearer to a training image than 99% of test images are: 0.01 where none is copied",
+        "samples nearer to a training image than 99% of test images are, or of what a VAE that "
+        "shows means makes of these: about 0.01 where none is copied",
         "lower",
     ),
     "samples-per-second": Meaning("by the clock, after a warm-up", "higher"),

@@ -129,17 +129,19 @@ def split_and_n(protocol: dict[str, Any]) -> str:
 
 def way_of_sampling(protocol: dict[str, Any]) -> str:
     """ "DDIM, 50 steps, eta = 0" out of a protocol; nothing where there was no choice."""
+    pixels = {"means": "means of pixels", "drawn": "pixels drawn"}.get(protocol.get("pixels", ""))
     if temperature := protocol.get("temperature"):
         return f"temperature {temperature:g}"
     if not protocol.get("steps"):
-        return ""
+        return pixels or ""
     sampler = str(protocol.get("sampler") or "")
     how = SAMPLERS.get(sampler, sampler) or "sampled"
     steps = count(int(protocol["steps"]))
     noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
     spaced = f", rho = {rho:g}" if (rho := protocol.get("rho")) else ""
     guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
-    return f"{how}, {steps} steps{noise}{spaced}{guided}"
+    shown = f", {pixels}" if pixels else ""
+    return f"{how}, {steps} steps{noise}{spaced}{guided}{shown}"
 
 
 def dataset_name(name: str) -> str:

@@ -141,8 +141,8 @@ class PixelFlowConfig:
     """The map of each coordinate."""
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Of the spline maps."""
-    low: Annotated[float, Field(gt=0, lt=0.5)] = 1e-6
-    """The logit is of low + (1 - 2 low) y."""
+    low: Annotated[float, Field(ge=1e-7, lt=0.5)] = 1e-6
+    """The logit is of low + (1 - 2 low) y; of less, 1 - low would be rounded to 1."""
     dequantization: Literal["uniform", "variational"] = "uniform"
     """q(u|x): uniform, or learned couplings that see the image."""
     dequantization_steps: Annotated[int, Field(ge=2, le=256)] = 4
@@ -183,6 +183,11 @@ class DDPMConfig:
                 f"min_snr = {self.min_snr} and variance = {self.variance!r} do not go with "
                 f"schedule = 'learned'; leave them out, or choose schedule = 'cosine'"
             )
+        if self.schedule == "learned" and self.prediction == "x_0":
+            raise UserError(
+                "prediction = 'x_0' does not go with schedule = 'learned', whose bound divides its "
+                "error by what little noise there is at the end; choose 'v' or 'eps'"
+            )
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,13 @@ class LatentDDPMConfig:
             raise UserError(
                 "a latent DDPM shows means of pixels, which likelihood = 'autoregressive' does not "
                 "have; choose another likelihood for its VAE, 'gaussian' for one"
+            )
+        if self.prediction == "eps" and self.schedule == "cosine":
+            raise UserError(
+                "prediction = 'eps' does not go with schedule = 'cosine' in a latent space: where "
+                "the chain starts it leaves so little of z that the network's error is multiplied "
+                "by thousands, and there is no range to clip z to; choose prediction = 'v', or "
+                "schedule = 'linear'"
             )
         if self.vae.prior in ("hierarchical", "hierarchical-vamp"):
             raise UserError(

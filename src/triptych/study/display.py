@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ class Bars:
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self.stream = stream
-        self.bars: dict[str, tqdm[Any]] = {}
+        self.bars: dict[str, tqdm] = {}
 
     def __call__(self, job: Job, said: Progress | str) -> None:
         """Take in one message of a job."""
@@ -31,10 +31,10 @@ class Bars:
             self._close(name)
             tqdm.write(f"{name}: {said}", file=self.stream)
 
-    def _open(self, name: str, said: Progress) -> "tqdm[Any]":
+    def _open(self, name: str, said: Progress) -> tqdm:
         # Redrawing is for eyes; a log gets a line every half minute.
         pause = 0.2 if self.stream.isatty() else 30.0
-        bar: tqdm[Any] = tqdm(
+        bar: tqdm = tqdm(
             total=said.steps,
             initial=said.step,
             desc=name,
@@ -59,7 +59,7 @@ def label(job: Job) -> str:
 
 def bar_for(title: str) -> Callable[[Progress], None]:
     """A single bar, for a single run."""
-    bars: list[tqdm[Any]] = []
+    bars: list[tqdm] = []
 
     def show(said: Progress) -> None:
         if not bars:

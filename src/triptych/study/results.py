@@ -13,7 +13,17 @@ from triptych.protocols import Score
 # What may differ between the seeds of one model without making another protocol of it.
 PER_SEED = ("null95", "floor", "real", "bpd")
 # How samples were drawn.
-SAMPLING = ("sampler", "steps", "evaluations", "clip", "eta", "rho", "guidance", "temperature")
+SAMPLING = (
+    "sampler",
+    "steps",
+    "evaluations",
+    "clip",
+    "eta",
+    "rho",
+    "guidance",
+    "temperature",
+    "pixels",
+)
 # What two models may differ in and still be compared on a metric, besides: it describes the model's
 # side of the measurement, not what was measured.
 PER_MODEL = {
@@ -94,7 +104,7 @@ def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[di
 
 def sampling_keys(protocol: dict[str, Any]) -> tuple[str, ...]:
     """Keys that say how samples were drawn; where none were, `steps` are something else."""
-    return SAMPLING if "sampler" in protocol or "temperature" in protocol else ()
+    return SAMPLING if protocol.keys() & {"sampler", "temperature", "pixels"} else ()
 
 
 def free_keys(metric: str, protocol: dict[str, Any]) -> set[str]:

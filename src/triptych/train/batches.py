@@ -4,7 +4,7 @@ A step's `Inputs` are worked out on the host; `draw` makes the batch of them on 
 part of what a GPU captures: it reads no number back, and changes shape with nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,9 +14,8 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from triptych.data.augment import bend, bend_noise
+from triptych.data.views import View
 from triptych.train.order import TrainConfig, batch_indices, bent_share
-
-View = Callable[[Tensor, int, Generator | None], Tensor]
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,12 @@ NETWORKS = (
 
 
 def bf16_helps(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 have hardware behind them on this device."""
+    """Whether matrix products in bfloat16 have hardware behind them on this device; of a CPU, as
+    far as its torch can tell."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in older releases
+    return device.type == "cpu" and bool(capabilities().get("avx512_bf16"))
 
 
 @contextmanager

@@ -149,7 +149,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-        lerp(self.ema, self.parameters(), [fresh * (1 - frozen)] * len(self.ema))
+        weight = (fresh * (1 - frozen)).to(self.ema[0].dtype)
+        lerp(self.ema, self.parameters(), [weight] * len(self.ema))
         return losses
 
     def parameters(self) -> list[Tensor]:

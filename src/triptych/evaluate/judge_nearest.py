@@ -1,0 +1,85 @@
+"""Are samples copies of training images? Their distances to the nearest of these, beside those of
+test images, which cannot be."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+from triptych.data import Dataset, view
+from triptych.evaluate.classifier import grey
+from triptych.evaluate.drawing import as_bytes, seen, shows_means
+from triptych.evaluate.judge_vae import DRAWN
+from triptych.evaluate.memory import in_halves
+from triptych.evaluate.nearest import nearest, share_nearer
+from triptych.latent import LatentDDPM
+from triptych.protocols import Score
+from triptych.train.order import generator_for
+from triptych.vae import VAE
+
+CLOSE = 0.01
+
+
+def nearest_score(
+    model: nn.Module, shown: Tensor, data: Dataset, view_name: str
+) -> tuple[Score, dict[str, NDArray[Any]]]:
+    """Mean distance from a sample to the nearest training image, over the same of as many test
+    images: well below 1 where training images are repeated. The nearest images come with it."""
+    train, test, said = alike(model, shown, data, view_name)
+    found, usual = nearest(shown, train), nearest(test, train)
+    ratio = (found.distance.mean() / usual.distance.mean()).item()
+    arrays = {"images": as_bytes(train[found.which]), "distance": found.distance.cpu().numpy()}
+    return Score("nearest-ratio", ratio, "", None, said), arrays
+
+
+def copied_score(
+    model: nn.Module, samples: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
+) -> Score:
+    """The share of samples that are nearer to a training image than 99% of test images are: 0.01
+    where none is copied, and a few copies are seen among all of them."""
+    train, test, said = alike(model, samples, data, view_name)
+    share = share_nearer(nearest(samples, train).distance, nearest(test, train).distance, CLOSE)
+    real = {"real": share.usual}
+    return Score("copied-share", share.value, "", share.std, said | drawn | real)
+
+
+def alike(
+    model: nn.Module, samples: Tensor, data: Dataset, view_name: str
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """All training images, and as many test images as there are samples, to be compared with these;
+    and the protocol of it.
+
+    Where samples are binary, training images are binarized at 0.5 and test images as the model saw
+    its own, so that noise of pixels is on both sides or on neither; else all are grey. Where
+    samples are means E[x|z], which are smoother than images and so nearer to any, the means of test
+    images take their place.
+    """
+    images, test_images = data.train_images, data.test_images[: len(samples)]
+    protocol = {"dataset": data.name, "view": view_name, "n": len(samples)} | DRAWN
+    if shows_means(model):
+        noise = generator_for(0, 0, samples.device, stream=7)
+        test = reconstructions(model, seen(test_images, data.levels, view_name), noise)
+        beside = {"beside": "reconstructions of test images"}
+        return grey(images, data.levels), test, protocol | beside
+    if view_name == "raw" or not ((samples == 0) | (samples == 1)).all():
+        return grey(images, data.levels), grey(test_images, data.levels), protocol
+    train = view("threshold")(images, data.levels, None)
+    return train, seen(test_images, data.levels, view_name), protocol
+
+
+@torch.no_grad()
+def reconstructions(
+    model: nn.Module, x: Float[Tensor, "N C H W"], g: Generator
+) -> Float[Tensor, "N C H W"]:
+    """E[x|z] as grey values, z ~ q(z|x)."""
+    vae = model.autoencoder if isinstance(model, LatentDDPM) else model
+    if not isinstance(vae, VAE):
+        raise TypeError(f"a {type(model).__name__} has no reconstructions")
+
+    def shown(x: Tensor) -> Tensor:
+        eps = torch.randn(len(x), vae.posterior.latent_dim, generator=g, device=g.device)
+        return vae.likelihood.mean(vae.posterior.rsample(vae.posterior.encode(x), eps)[0])
+
+    return torch.cat([in_halves(shown, part) for part in x.split(500)])
