@@ -149,7 +149,7 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         peak = torch.cuda.max_memory_allocated(device)
         name = torch.cuda.get_device_name(device)
     else:
-        name = torch.cpu.get_capabilities().get("architecture", platform.machine())
+        name = platform.machine()
     return {
         "schema": SCHEMA,
         "triptych": version("triptych"),
