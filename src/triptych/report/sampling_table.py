@@ -119,12 +119,13 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
             said.setdefault(way, []).append(capital(bare(study, recipe)))
     if not said:
         return []
-    ways = [f"{listed(names)}: {way}" for way, names in said.items()]
-    if len(said) == 1 and len(names := next(iter(said.values()))) > 2:
-        ways = [f"{len(names)} models: {next(iter(said))}"]
-    papers = [key for word, key in WAYS.items() if any(word in way for way in ways)]
-    cites = [span for key in papers for span in (NO_BREAK_SPACE, {"cite": key})]
-    return [f" {'; '.join(ways)}", *cites, "."]
+    spans: list[Span] = []
+    for way, names in said.items():
+        who = f"{len(names)} models" if len(said) == 1 and len(names) > 2 else listed(names)
+        papers = [key for word, key in WAYS.items() if word in way]
+        cites = [span for key in papers for span in (NO_BREAK_SPACE, {"cite": key})]
+        spans += [f"; {who}: {way}" if spans else f" {who}: {way}", *cites]
+    return [*spans, "."]
 
 
 def _features(protocol: dict[str, Any]) -> str:
