@@ -134,13 +134,62 @@ def test_on_a_gpu_the_seeds_of_a_model_are_one_job_unless_it_has_convolutions(tm
         assert sum(len(job.seeds) for job in jobs) == 3 * len(asked.plans)
 
 
+def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):
+    """Whether they are judged or not: the report would tell of settings that they do not have."""
+    found = go(study(), tmp_path)
+    asked = (tmp_path / "study.json").read_bytes()
+    fits.clear()
+    for other, said in (
+        (study(lr=0.02), r"a/seed-0 was trained with lr = 0\.01, and 0\.02 is asked for"),
+        (
+            replace(study(), evaluation=replace(QUICK, elbo_samples=3)),
+            r"a/seed-0 was judged with elbo_samples = 2, and 3 is asked for; delete the scores",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            go(other, tmp_path)
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(UserError, match="was trained with lr"):
+        go(study(lr=0.02), tmp_path)
+    assert fits == []
+    (tmp_path / "study.json").write_bytes(asked)
+    assert go(study(), tmp_path) == found
+
+
 def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     go(study(), tmp_path)
     fits.clear()
-    for other in (study(lr=0.02), study(names=("a",))):
-        with pytest.raises(UserError, match="holds a study that was asked for differently"):
-            go(other, tmp_path)
+    with pytest.raises(UserError, match="a study with name = 'tiny', not 'other'; choose another"):
+        go(replace(study(), name="other"), tmp_path)
     assert fits == []
+
+
+def test_recipes_come_and_go_and_are_called_otherwise(tmp_path, fits):
+    two = go(study(), tmp_path)
+    fits.clear()
+    one = go(study(names=("a",)), tmp_path)
+    assert {row["model"] for row in one["scores"]} == {"a"}
+    three = go(study(names=("a", "b", "c")), tmp_path)
+    assert sorted(f[:2] for f in fits) == [("c", 0), ("c", 1)]
+    assert [r for r in three["scores"] if r["model"] != "c"] == two["scores"]
+    fits.clear()
+    first, second = study().plans
+    called = Plan(override(first.recipe, title="Called otherwise"), first.seeds)
+    assert go(replace(study(), plans=(called, second)), tmp_path) == two
+    assert json.loads((tmp_path / "study.json").read_text())["recipes"][0]["title"] == (
+        "Called otherwise"
+    )
+    assert fits == []
+
+
+def test_runs_without_scores_are_judged_as_is_asked_without_being_trained(tmp_path):
+    go(study(), tmp_path)
+    logs = {path: path.read_text() for path in tmp_path.glob("*/seed-*/metrics.jsonl")}
+    for path in tmp_path.glob("*/seed-*/scores.json"):
+        path.unlink()
+    found = go(replace(study(), evaluation=replace(QUICK, importance_samples=4)), tmp_path)
+    assert logs == {path: path.read_text() for path in logs}
+    assert {row["metric"] for row in found["scores"]} >= {"iwae-4"}
 
 
 def test_a_study_from_before_there_was_a_setting_goes_on(tmp_path, fits):
@@ -154,10 +203,6 @@ def test_a_study_from_before_there_was_a_setting_goes_on(tmp_path, fits):
     path.write_text(json.dumps(plain))
     assert go(study(), tmp_path) == found
     assert fits == []
-    plain["evaluation"]["guidance"] = 2.0
-    path.write_text(json.dumps(plain))
-    with pytest.raises(UserError, match="asked for differently"):
-        go(study(), tmp_path)
 
 
 def test_a_study_may_grow_by_seeds_and_shrink_again(tmp_path, fits):

@@ -74,13 +74,14 @@ def test_a_run_rebuilds_its_recipe_from_its_config(folder):
 def test_a_folder_of_other_settings_is_refused(folder):
     folder.claim(RECIPE, "digits", 3)
     folder.claim(RECIPE, "digits", 3)
-    for recipe, dataset, seed in (
-        (override(RECIPE, lr=0.5), "digits", 3),
-        (RECIPE, "mnist", 3),
-        (RECIPE, "digits", 4),
+    for recipe, dataset, seed, said in (
+        (override(RECIPE, lr=0.5), "digits", 3, r"lr = 0\.\d+, and 0\.5 is asked for"),
+        (RECIPE, "mnist", 3, "dataset = 'digits', and 'mnist' is asked for"),
+        (RECIPE, "digits", 4, "seed = 3, and 4 is asked for"),
     ):
-        with pytest.raises(UserError, match="trained with other settings"):
+        with pytest.raises(UserError, match=f"seed-3 was trained with {said}"):
             folder.claim(recipe, dataset, seed)
+    folder.claim(override(RECIPE, title="Called otherwise"), "digits", 3)
 
 
 def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):

@@ -58,6 +58,8 @@ def test_a_study_file_is_built_in_recipes_with_settings_of_its_own(tmp_path):
     assert (wide.name, wide.model.hidden, wide.train.epochs) == ("vae-wide", (32, 16), 3)
     assert ddpm.model.timesteps == 20
     assert ddpm.train == recipes_for("digits")["ddpm"].train
+    assert study.edition == "2024"
+    assert from_toml(written(tmp_path, 'edition = "2026"' + GOOD)).edition == "2026"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ('dataset = "cifar"\n' + BASE, "cifar"),
         ("seeds = []\n" + BASE, "seeds"),
         ("seeds = [-1]\n" + BASE, "seeds"),
+        ('edition = "2025"\n' + BASE, "edition = '2025' is wrong: it must be '2024' or '2026'"),
         ("seeds = 0\n" + BASE, "seeds = 0 cannot be used; choose 1 to 1000, or a list"),
         ("[recipe]\nbase = 'ddpm'", "no [[recipe]]; write one or more, in double brackets"),
         ("[evaluation]\ntradeoff_images = 1\n" + BASE, "tradeoff_images = 1 cannot be judged"),

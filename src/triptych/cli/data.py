@@ -29,7 +29,7 @@ class Data:
                 raise UserError(
                     f"--data {self.data} is to verify; fetch writes to the cache: leave it out"
                 )
-            print(f"wrote {fetch(self.name)}")
+            print(f"{self.name} is in {fetch(self.name)}")
         else:
             print("\n".join(verify(self.name, self.data)))
 

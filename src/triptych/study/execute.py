@@ -1,7 +1,7 @@
 """Run a study: claim its folder, run what is missing, gather results.json."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,15 @@ import torch
 from triptych.data import load
 from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, features_for
-from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import check_images
 from triptych.study.configs import convolves
 from triptych.study.grid import Study, naming, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
 from triptych.study.on_ray import Cluster, run_on_ray
-from triptych.study.recipes import Recipe, from_dict
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, pretty
-from triptych.study.validation import validated
 from triptych.train.files import read_json, sealed, write_text
 
 
@@ -58,9 +55,10 @@ def execute(
         with naming(plan.recipe):
             check_images(plan.recipe.model, len(data.train_images))
     asked = study_json(study, data.shape, data.levels)
-    with locked(folder, wait=True):
-        claim(folder, asked)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
+    with locked(folder, wait=True):
+        check_runs(jobs, study)
+        claim(folder, asked)
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     if any(plan.recipe.part == "B" for plan in study.plans):
         features = features_for(data, place.features)  # fails early; trains once what is cached
@@ -92,27 +90,30 @@ def check_features(jobs: Sequence[Job], features: Features) -> None:
 
 
 def claim(folder: Path, plain: dict[str, Any]) -> None:
-    """Write study.json, or refuse if the folder holds another study: one that differs in more than
-    its seeds, of which there may be more or fewer than before."""
+    """Write study.json, or refuse if the folder holds a study of another name or data set. Recipes
+    and seeds may come and go; what is trained and judged must be as it is asked for."""
     path = folder / "study.json"
-    if path.exists() and _asked(read_json(path)) != _asked(plain):
-        raise UserError(
-            f"{folder} holds a study that was asked for differently (see its study.json); delete "
-            f"the folder, or choose another with --out"
-        )
+    before = read_json(path) if path.exists() else plain
+    if not isinstance(before, dict):
+        raise UserError(f"{path} holds no study; delete it, or choose another folder with --out")
+    for key in ("name", "dataset"):
+        if before.get(key) != plain[key]:
+            raise UserError(
+                f"{folder} holds a study with {key} = {before.get(key)!r}, not {plain[key]!r}; "
+                f"choose another folder with --out"
+            )
     write_text(path, pretty(sealed(plain)))
 
 
-def _asked(plain: Any) -> Any:
-    """What a study.json asks for, its seeds apart. Settings that it lacks, having been written
-    before there were any, have their defaults; what it says beside is derived from these."""
-    known = {f.name for f in fields(Recipe)}
-    try:
-        recipes = [from_dict({k: v for k, v in r.items() if k in known}) for r in plain["recipes"]]
-        how = validated(Evaluation, plain["evaluation"], "evaluation")
-        return plain["name"], plain["dataset"], plain.get("edition", "2024"), how, recipes
-    except (UserError, KeyError, TypeError, AttributeError):
-        return None  # no study at all
+def check_runs(jobs: Sequence[Job], study: Study) -> None:
+    """Refuse runs that no job will look at again, but which were trained or judged otherwise: the
+    report would say of them what is not so."""
+    for job in jobs:
+        for seed in job.seeds:
+            folder = job.folder(seed)
+            if folder.settled:
+                folder.check_config(job.recipe, study.dataset, seed)
+                folder.check_judged(study.evaluation)
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:

@@ -203,4 +203,10 @@ def asked_recipe(name: str, dataset: str, settings: dict[str, Any]) -> Recipe:
         name = f"vae-{settings.get('prior', 'gaussian')}"
     if name not in known:
         raise UserError(f"there is no recipe {name!r}; choose one of vae, {', '.join(known)}")
+    prior = settings.get("prior")
+    if prior and name.removeprefix("vae-") in TITLES and name != f"vae-{prior}":
+        raise UserError(
+            f"prior = {prior!r} is not that of {name}, in whose folder it would stand; train vae "
+            f"with that prior, or leave it out"
+        )
     return override(known[name], **settings)

@@ -49,16 +49,37 @@ class RunFolder:
 
     def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
         """Write config.json, or refuse if the folder belongs to another configuration."""
+        self.check_config(recipe, dataset, seed)
         target = self.path / "config.json"
-        if target.exists():
-            if self.config() != (recipe, dataset, seed):
-                raise UserError(
-                    f"{self.path} was trained with other settings (see its config.json); delete "
-                    f"that folder, or choose another with --out"
-                )
+        if not target.exists():
+            plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
+            write_text(target, pretty(sealed(plain)))
+
+    def check_config(self, recipe: Recipe, dataset: str, seed: int) -> None:
+        """UserError for a run that was trained with other settings, its title apart."""
+        if not (self.path / "config.json").exists():
             return
-        plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
-        write_text(target, pretty(sealed(plain)))
+        was, *where = self.config()
+        theirs = {"dataset": where[0], "seed": where[1]} | to_dict(was) | {"title": recipe.title}
+        mine = {"dataset": dataset, "seed": seed} | to_dict(recipe)
+        if found := first_difference(theirs, mine):
+            raise UserError(
+                f"{self.path} was trained with {found}; delete that folder, or choose another with "
+                f"--out"
+            )
+
+    def check_judged(self, how: Evaluation) -> None:
+        """UserError for a run that was judged otherwise, as far as its scores.json says how."""
+        path = self.path / "scores.json"
+        plain = read_json(path) if path.is_file() else {}
+        if not isinstance(plain, dict) or "evaluation" not in plain:
+            return
+        was = validated(Evaluation, plain["evaluation"], str(path))
+        if found := first_difference(asdict(was), asdict(how)):
+            raise UserError(
+                f"{self.path} was judged with {found}; delete the scores.json of the runs that "
+                f"were, and they are judged anew without being trained"
+            )
 
     def ready(self, resume: bool) -> None:
         """Refuse to overwrite a run, or to go on with one that never began."""
@@ -140,6 +161,19 @@ class RunFolder:
                 f"{path} is not what a run writes; delete it, and the run is tried again"
             )
         return {"final": "not finite" in str(plain["reason"])} | plain
+
+
+def first_difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """ "epochs = 5, and 20 is asked for": the first setting in which two of them differ, those in
+    tables too; nothing where they are alike."""
+    for key in dict.fromkeys((*mine, *theirs)):
+        old, new = theirs.get(key), mine.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if found := first_difference(old, new):
+                return found
+        elif old != new:
+            return f"{key} = {old!r}, and {new!r} is asked for"
+    return ""
 
 
 def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ class _File:
     name: Annotated[str, Field(pattern=NAME)] | None = None
     dataset: str = "digits"
     seeds: NumberOfSeeds = 3
+    edition: Literal["2024", "2026"] = "2024"
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
@@ -45,10 +46,10 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
-    unknown = sorted(plain.keys() - {"recipe", "name", "dataset", "seeds", "evaluation"})
+    unknown = sorted(plain.keys() - {f.name for f in fields(_File)})
     if unknown:
         raise UserError(
-            f"{path} has an unknown key {unknown[0]!r}; a study has name, dataset, seeds, "
+            f"{path} has an unknown key {unknown[0]!r}; a study has name, dataset, seeds, edition, "
             f"[evaluation] and [[recipe]]"
         )
     try:
@@ -92,7 +93,7 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
             f"{others[0]} is none; choose 1, or a study of pixel flows alone"
         )
     plans = tuple(Plan(r, seeds) for r in recipes)
-    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation)
+    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation, asked.edition)
 
 
 def _name_of(path: Path) -> str:
