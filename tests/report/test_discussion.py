@@ -233,7 +233,7 @@ def test_brief_keeps_every_comparison_of_part_a(folder):
 
 
 def test_own_text_replaces_all(folder):
-    own = "# Ours\n\nWe **saw** *that* [@burda2016]\nand [@nobody2000] # not $x$ 2 * 3 * 4\n\nEnd."
+    own = "# Ours\n\nWe **saw** *that* [@burda2016]\nand # not $x$ 2 * 3 * 4\n\nEnd."
     (folder / "discussion.md").write_text(own, encoding="utf-8")
     first, second, third = discuss(read_study(folder), KEYS)
     assert first.head == "Ours"
@@ -244,9 +244,29 @@ def test_own_text_replaces_all(folder):
         {"emph": "that"},
         " ",
         {"cite": "burda2016"},
-        " and [@nobody2000] # not $x$ 2 * 3 * 4",
+        " and # not $x$ 2 * 3 * 4",
     ]
     assert third.spans == ["End."]
+
+
+def test_a_heading_is_one_line_and_a_mark_of_the_encoding_no_letter(folder):
+    (folder / "discussion.md").write_text("# Ours\nof us\n## Two\nof two", encoding="utf-8-sig")
+    found = [(p.head, p.spans) for p in discuss(read_study(folder), KEYS)]
+    assert found == [("Ours", []), ("", ["of us"]), ("Two", []), ("", ["of two"])]
+
+
+def test_own_text_that_is_empty_leaves_ours(folder):
+    ours = discuss(read_study(folder), KEYS)
+    (folder / "discussion.md").write_text("\n  \n")
+    assert discuss(read_study(folder), KEYS) == ours
+
+
+@pytest.mark.parametrize("cited", ["nobody2000", "burda2016; @tomczak2018", ""])
+def test_a_paper_that_is_not_known_is_refused(folder, cited):
+    (folder / "discussion.md").write_text(f"As [@{cited}] say.")
+    with pytest.raises(UserError, match=r"of burda2016, tomczak2018$") as caught:
+        discuss(read_study(folder), KEYS)
+    assert f"cites [@{cited}]" in str(caught.value)
 
 
 def test_own_text_that_is_not_text(folder):

@@ -46,6 +46,12 @@ def test_a_module_that_is_not_there(name):
         cut(name)
 
 
+def test_sampling_is_shown_with_the_step_that_it_takes():
+    sampling = SNIPPETS[-1]
+    assert "sampling algorithm" in sampling.title
+    assert {name.split(".")[-1] for name in sampling.names} == {"sample", "step"}
+
+
 def test_the_report_shows_what_the_package_has():
     for ask in SNIPPETS:
         for name in (*ask.names, *ask.optional):

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from triptych.cli.options import DataName, Judged, Judging, Preset, Trackers, one_of, usually
-from triptych.errors import RunFailed
+from triptych.errors import RunFailed, UserError
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,20 @@ class Report:
 
     def run(self) -> None:
         from triptych.report import write_report
+        from triptych.report.load import read_study
         from triptych.study.store import RunFolder
 
-        for path in sorted(self.study.glob("*/seed-*")):
-            if lost := RunFolder(path).lost:
+        runs = read_study(self.study).scored_runs()
+        if runs and not any(path.is_dir() for path in runs):
+            raise UserError(
+                f"{self.study} has the scores of {len(runs)} runs and none of the runs, so that "
+                f"its report would have no figures; copy their folders too, or look at it with "
+                f"triptych explore"
+            )
+        for path in runs:
+            if not path.is_dir():
+                print(f"without the figures of {path}, which is not there")
+            elif lost := RunFolder(path).lost:
                 gone = f"without {', '.join(lost)} of {path}, deleted since"
                 print(f"{gone}; `triptych study` judges that run anew")
         print(f"wrote {write_report(self.study)} and report.html")

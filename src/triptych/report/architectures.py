@@ -1,5 +1,6 @@
 """What page 1 says of the models: whose they are, and how each is built."""
 
+from collections.abc import Sequence
 from itertools import takewhile
 
 from triptych.report.load import Recipe, Study
@@ -29,27 +30,36 @@ METHODS = {
     "beta = ": ("the beta-VAEs", "higgins2017"),
     "bent at random": ("the bending of images", "simard2003"),
     "cosine schedule": ("the cosine schedule", "nichol2021"),
-    "learned variance": ("learned variances", "nichol2021"),
+    ", learned variance": ("learned variances", "nichol2021"),
     "v-prediction": ("v-prediction", "salimans2022"),
 }
 
 
 def papers(study: Study, brief: bool) -> list[Span]:
-    """Which papers the models are from, and their parts, for those that the study has."""
+    """Which papers the models are from and, unless `brief`, their parts, as far as the study has
+    them."""
     present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
     present |= {recipe.prior for recipe in study.recipes if recipe.prior}
-    told = [PAPERS[family] for family in PAPERS if family in present]
+    models = [PAPERS[family] for family in PAPERS if family in present]
     texts = " ".join(recipe.architecture for recipe in study.recipes)
-    if not brief:
-        told += [paper for word, paper in METHODS.items() if word in texts and paper not in told]
-    if not told:
+    used = [paper for word, paper in METHODS.items() if word in texts and paper not in models]
+    parts = list(dict.fromkeys(used))
+    if not models:
         return []
+    first, *rest = _cited(models)
+    spans = [capital(str(first)), *rest, f" are trained on {dataset_name(study.dataset)}."]
+    if parts and not brief:
+        spans += [" They make use of ", *_cited(parts), "."]
+    return spans
+
+
+def _cited(papers: Sequence[tuple[str, str]]) -> list[Span]:
+    """Names in a row, each with its paper."""
     spans: list[Span] = []
-    for i, (name, key) in enumerate(told):
-        joint = "" if i == 0 else " and " if i == len(told) - 1 else ", "
-        label = name if i else capital(name)
-        spans += [f"{joint}{label} ", {"cite": key}]
-    return [*spans, f" are trained on {dataset_name(study.dataset)}."]
+    for i, (name, key) in enumerate(papers):
+        joint = "" if i == 0 else " and " if i == len(papers) - 1 else ", "
+        spans += [f"{joint}{name} ", {"cite": key}]
+    return spans
 
 
 def sentences(study: Study, details: bool) -> list[dict[str, str]]:

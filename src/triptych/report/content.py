@@ -93,11 +93,11 @@ def build(
 
 def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | None:
     """The page on generative AI, where the edition has one: the words of the first ai.md in these
-    folders, or none."""
+    folders that has any, or none."""
     if not edition.declaration:
         return None
-    found = [path for folder in folders if (path := folder / "ai.md").is_file()]
-    paragraphs = read_own(found[0], CITATIONS) if found else []
+    found = (read_own(folder / "ai.md", CITATIONS) for folder in folders)
+    paragraphs = next(filter(None, found), [])
     return {
         "heading": DECLARATION_HEADING,
         "paragraphs": [{"head": p.head, "spans": p.spans} for p in paragraphs],

@@ -36,9 +36,9 @@ def discuss(study: Study, citations: Sequence[str], brief: bool = False) -> list
 
     `citations`: keys that a group's text may cite as [@key]. `brief` leaves out side remarks.
     """
-    own = study.folder / "discussion.md"
-    if own.is_file():
-        return read_own(own, citations)
+    own = read_own(study.folder / "discussion.md", citations)
+    if own:
+        return own
     made = [
         Paragraph("Log-likelihood.", _likelihood(study, brief)),
         Paragraph("Prior and aggregate posterior.", _match(study, brief)),
@@ -49,24 +49,32 @@ def discuss(study: Study, citations: Sequence[str], brief: bool = False) -> list
 
 
 def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
-    """Paragraphs of discussion.md; **strong**, *emphasised* and [@key] are the only markup."""
+    """Paragraphs of discussion.md: # Heading, **strong**, *emphasised* and [@key] are the only
+    markup. None where there is no such file."""
+    if not path.is_file():
+        return []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text.") from error
+    text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
     blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
-    return [_own_paragraph(block, citations) for block in blocks if block]
+    return [_own_paragraph(block, citations, path) for block in blocks if block]
 
 
-def _own_paragraph(block: str, citations: Sequence[str]) -> Paragraph:
+def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragraph:
     heading = re.match(r"#+ (.*)", block)
     if heading:
         return Paragraph(heading[1], [])
-    keys = "|".join(map(re.escape, citations)) or r"(?!)"
-    pattern = rf"\*\*(?P<strong>[^*]+)\*\*|\*(?P<emph>[^*\s][^*]*)\*|\[@(?P<cite>{keys})\]"
+    pattern = r"\*\*(?P<strong>[^*]+)\*\*|\*(?P<emph>[^*\s][^*]*)\*|\[@(?P<cite>[^\]]*)\]"
     spans: list[Span] = []
     end = 0
     for match in re.finditer(pattern, block):
+        if (key := match["cite"]) is not None and key not in citations:
+            raise UserError(
+                f"{path} cites [@{key}], which the report does not know; write one key in each "
+                f"pair of brackets, of {', '.join(citations)}"
+            )
         spans.append(block[end : match.start()])
         kind = match.lastgroup or ""
         spans.append({kind: match[kind]})

@@ -34,7 +34,7 @@ def read_group(folders: Sequence[Path]) -> Group:
 
 def _parse(path: Path) -> Group:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML ({error}).") from error
     rows = content.get("member")

@@ -8,28 +8,30 @@ from pathlib import Path
 from triptych.errors import UserError
 from triptych.report.check import check_pdf
 from triptych.report.edition import Edition, edition_named
+from triptych.report.group import read_group
 from triptych.report.load import read_study
+from triptych.report.made_of import OWN, changed_since, sources
+from triptych.report.wording import listed
 from triptych.train.files import write_bytes
 
 PACKAGE = Path(__file__).parents[1]
 # What stands beside src/ in a checkout and is needed to install and run the code.
 BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE")
 LEFT_OUT = {"__pycache__"}
-OWN_WORDS = ("group.toml", "discussion.md", "ai.md")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def handin(study_folder: Path) -> Path:
     """Writes handin.zip into the study's folder; the same content gives the same bytes.
 
-    Raises UserError when there is no report.pdf or it lacks what the group writes, and LimitError
-    when it breaks a limit.
+    Raises UserError when there is no report.pdf, it lacks what the group writes, or was made of
+    something else than there is now, and LimitError when it breaks a limit.
     """
     report, edition = study_folder / "report.pdf", edition_named(read_study(study_folder).edition)
     if not report.is_file():
         raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
     check_pdf(report, edition)
-    _check_own_words(report, edition)
+    _check_sources(report, edition)
     entries = dict([*_code(), *_study(study_folder)])
     target, packed = study_folder / "handin.zip", io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -42,17 +44,27 @@ def handin(study_folder: Path) -> Path:
     return target
 
 
-def _check_own_words(report: Path, edition: Edition) -> None:
-    """The group's own files are there, and were when the report was written."""
+def _check_sources(report: Path, edition: Edition) -> None:
+    """What the group writes is there, and the report was made of what there is now."""
     again = f"then write the report again: triptych report {report.parent}"
-    for name in OWN_WORDS:
-        found = [path for f in (report.parent, Path.cwd()) if (path := f / name).is_file()]
-        if not found and (name == "group.toml" or (name == "ai.md" and edition.declaration)):
+    found = sources(report.parent, (report.parent, Path.cwd()))
+    needed = OWN if edition.declaration else ("group.toml",)
+    for name in needed:
+        path = found[name]
+        if path is None or not path.read_text(encoding="utf-8", errors="replace").strip():
             raise UserError(
                 f"{report} lacks what the group writes in {name}; put that file beside it, {again}"
             )
-        if found and found[0].stat().st_mtime > report.stat().st_mtime:
-            raise UserError(f"{found[0]} was written after {report}; see that it is right, {again}")
+    if edition.declaration and not read_group((report.parent, Path.cwd())).date:
+        raise UserError(
+            f"{found['group.toml']} has no date, which the {edition.name} edition names; write "
+            f'date = "..." in it, {again}'
+        )
+    if changed := changed_since(report, found):
+        raise UserError(
+            f"{report} was not made of {listed(changed)} as it is now; see that all is right, "
+            f"{again}"
+        )
 
 
 def _code() -> Iterator[tuple[str, Path]]:

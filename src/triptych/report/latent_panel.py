@@ -75,7 +75,7 @@ def _inside(grid: np.ndarray, low: float, high: float) -> np.ndarray:
 def mass_levels(latent: Latent, density: np.ndarray) -> list[float]:
     """Densities whose upper sets hold the masses of MASSES, strictly increasing."""
     flat = np.sort(density.ravel())[::-1].astype(np.float64)
-    cell = np.ptp(latent.grid_x) * np.ptp(latent.grid_y) / max(flat.size, 1)
+    cell = np.prod([np.ptp(grid) / (grid.size - 1) for grid in (latent.grid_x, latent.grid_y)])
     held = np.cumsum(flat) * cell
     held /= max(held[-1], 1.0)
     levels = [float(flat[np.searchsorted(held, mass)]) for mass in MASSES if mass <= held[-1]]

@@ -137,6 +137,17 @@ class Study:
         folder, seeds = self.folder / recipe.name, recipe.seeds or self.seeds
         return [(seed, folder / f"seed-{seed}") for seed in seeds]
 
+    def scored_runs(self) -> list[Path]:
+        """The folders of the runs whose scores are in results.json, whether they are there or not;
+        what figures draw is in them."""
+        scored = {(s.model, seed) for s in self.scores for seed in s.seeds}
+        return [
+            folder
+            for recipe in self.recipes
+            for seed, folder in self.runs(recipe)
+            if (recipe.name, seed) in scored
+        ]
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -159,7 +170,14 @@ def read_study(folder: Path) -> Study:
     """Raises UserError naming the file when one is missing, damaged or of another schema."""
     if (folder / "config.json").is_file():
         raise UserError(f"{folder} is a run; name the folder of its study")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; name the folder of a study that has run")
     asked = _json(folder / "study.json")
+    if not (folder / "results.json").exists():
+        raise UserError(
+            f"{folder} is a study without results.json, not finished yet; go on with it first, by "
+            f"the command that began it"
+        )
     results = _json(folder / "results.json")
     try:
         return Study(

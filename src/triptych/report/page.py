@@ -18,6 +18,7 @@ from triptych.report.edition import Edition, edition_named
 from triptych.report.group import read_group
 from triptych.report.latent_figure import place_panels, prior_posterior
 from triptych.report.load import Study
+from triptych.report.made_of import keywords, sources
 from triptych.report.press import Press
 from triptych.report.snippets import Ask, Snippet, cut
 from triptych.train.files import write_bytes
@@ -123,7 +124,9 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
     """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
     folders = (study.folder, Path.cwd())
     group = read_group(folders)
+    made_of = keywords(sources(study.folder, folders))
     press.update(declaration=declaration(edition, folders), code=asdict(CODE_LOOKS[0]))
+    press.update(**{"made-of": made_of})
     heights: dict[str, float | None] = {}
     samples = figures.samples(study)
     if samples is not None:
@@ -173,11 +176,12 @@ def _spread_out(press: Press) -> None:
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
-    """As many optional pieces as the page holds, the first asked for first; then the first look
-    whose snippets end on the page on which they start, or the tightest."""
+    """As many optional pieces as the page holds in the last look but one, which still has some air,
+    the last headings' first; then the first look whose snippets end on the page on which they
+    start, or the tightest."""
     most = sum(len(ask.optional) for ask in snippets)
     extras = next(
-        (n for n in range(most, 0, -1) if _code_fits(press, snippets, CODE_LOOKS[-1], n)), 0
+        (n for n in range(most, 0, -1) if _code_fits(press, snippets, CODE_LOOKS[-2], n)), 0
     )
     for look in CODE_LOOKS:
         if _code_fits(press, snippets, look, extras):
@@ -185,12 +189,12 @@ def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
 
 
 def _code_fits(press: Press, snippets: Sequence[Ask], look: CodeLook, extras: int) -> bool:
-    """Sets the snippets with the first `extras` optional pieces; whether they keep to one page."""
+    """Sets the snippets with `extras` of the optional pieces; whether they keep to one page."""
     pieces: list[tuple[Ask, list[Snippet]]] = []
-    for ask in snippets:
+    for ask in reversed(snippets):
         optional = ask.optional[:extras]
         extras -= len(optional)
-        pieces.append((ask, [cut(name) for name in (*ask.names, *optional)]))
+        pieces.insert(0, (ask, [cut(name) for name in (*ask.names, *optional)]))
     code = asdict(look) | _columns([snippet for _, found in pieces for snippet in found])
     press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
     marks = press.marks()

@@ -14,7 +14,8 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Ask:
-    """One heading of the snippets page; `optional` pieces are shown as far as they fit."""
+    """One heading of the snippets page; `optional` pieces are shown as far as they fit, those of
+    later headings before those of earlier ones."""
 
     title: str
     names: tuple[str, ...]
@@ -55,8 +56,7 @@ SNIPPETS = (
     ),
     Ask(
         "The DDPM's sampling algorithm",
-        ("triptych.ddpm:DDPM.sample",),
-        ("triptych.ddpm:DDPM.step",),
+        ("triptych.ddpm:DDPM.sample", "triptych.ddpm:DDPM.step"),
     ),
 )
 

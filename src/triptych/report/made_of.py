@@ -1,0 +1,35 @@
+"""What a report was made of, noted in the PDF's own keywords: a hand-in can tell that it was made
+of what is there now."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pdfplumber
+
+OWN = ("group.toml", "ai.md")  # beside the study or in the folder where the program runs
+
+
+def sources(study: Path, beside: Sequence[Path]) -> dict[str, Path | None]:
+    """The files that a report is made of, by name; None where there is none."""
+    found: dict[str, Path | None] = {
+        name: path if (path := study / name).is_file() else None
+        for name in ("study.json", "results.json", "discussion.md")
+    }
+    for name in OWN:
+        found[name] = next((p for folder in beside if (p := folder / name).is_file()), None)
+    return found
+
+
+def keywords(found: dict[str, Path | None]) -> list[str]:
+    """ "study.json 0123456789abcdef" for each that there is."""
+    digests = {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in found.items() if p}
+    return [f"{name} {digest[:16]}" for name, digest in digests.items()]
+
+
+def changed_since(report: Path, found: dict[str, Path | None]) -> list[str]:
+    """Names of those that are not what they were when the report was written."""
+    with pdfplumber.open(report) as pdf:
+        noted = str(pdf.metadata.get("Keywords", "")).split(", ")
+    differs = set(noted) ^ set(keywords(found))
+    return [name for name in found if any(word.startswith(f"{name} ") for word in differs)]
