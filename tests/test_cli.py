@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
 from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.report.load import Recipe, Study, Summary
 from triptych.study import display
 from triptych.study.store import RunFolder
 from triptych.train import checkpoint
@@ -170,6 +172,12 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     main([*words, *noisier, "--rho", "1"])
     assert not np.array_equal(np.load("d.npz", allow_pickle=False)["images"], even)
     assert "times of its own" in refused(capsys, *words, "--rho", "7")
+    assert "choose 2 to 1000" in refused(capsys, *words, "--steps", "1001")
+    assert "1 to 1,000,000 images" in refused(capsys, *words, "-n", "1000000000")
+    twice = refused(capsys, "evaluate", str(run), "--images", "60", "--set", "images=50")
+    assert "images = 60 and --set images=50 are given both" in twice
+    main([*words, "-n", "501", "--out", "many.npz"])
+    assert len(np.load("many.npz", allow_pickle=False)["images"]) == 501
     main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 
@@ -187,12 +195,19 @@ def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path)
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("recipe", ["vae-flow", "vae-gaussian"])
+def test_a_recipe_named_by_its_prior_has_no_other(recipe, capsys, tmp_path):
+    said = refused(capsys, "train", recipe, "--prior", "vamp", "--out", "r")
+    assert f"prior = 'vamp' is not that of {recipe}" in said
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_run_is_never_overwritten_and_goes_on_only_when_asked(capsys, tmp_path):
     words = ["train", "vae", *TINY, "--out", "r"]
     main(words)
     before = (tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl").read_text()
     assert "--resume" in refused(capsys, *words)
-    assert "other settings" in refused(capsys, *words, "--lr", "0.5", "--resume")
+    assert "0.5 is asked for" in refused(capsys, *words, "--lr", "0.5", "--resume")
     main([*words, "--resume"])
     assert (tmp_path / "r/vae-gaussian/seed-0/metrics.jsonl").read_text() == before
     main([*words, "--seed", "1"])
@@ -281,6 +296,10 @@ def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypat
     run.path.mkdir(parents=True)
     run.write_judgement(Judgement([], {"latent": {"a": np.zeros(1)}}), Evaluation())
     monkeypatch.setattr("triptych.report.write_report", lambda folder: folder / "report.pdf")
+    recipe = Recipe("vae", "VAE", "A", "vae", "gaussian", "threshold", 2, 1, 1, "")
+    score = Summary("vae", "elbo", "nats", -1.0, None, 1, [0], [-1.0])
+    scored = Study(Path("study"), "s", "digits", [0], [recipe], [score], [], [])
+    monkeypatch.setattr("triptych.report.load.read_study", lambda folder: scored)
     main(["report", "study"])
     assert "latent.npz" not in capsys.readouterr().out
     (run.path / "latent.npz").unlink()

@@ -5,6 +5,19 @@ from triptych.evaluate import speed
 from triptych.evaluate.speed import BATCH, sampling_speed
 
 
+def test_a_fast_model_draws_more_laps(monkeypatch):
+    clock, drawn = [0.0], []
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+
+    def draw(n):
+        clock[0] += 0.01
+        drawn.append(n)
+        return torch.zeros(n)
+
+    assert sampling_speed(draw, torch.device("cpu"), {}).value == pytest.approx(100 * BATCH)
+    assert len(drawn) == pytest.approx(31, abs=1)
+
+
 def test_samples_a_second_are_the_median_lap_after_a_warm_up(monkeypatch):
     """A warm-up of 100 s and a lap of 50 s change nothing: the median of 4, 2 and 50 is 4."""
     clock, laps = [0.0], [100.0, 4.0, 2.0, 50.0]

@@ -87,6 +87,16 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def merged(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Options of a command and those of --set; none may be given twice."""
+    if twice := sorted(options.keys() & settings.keys()):
+        raise UserError(
+            f"{twice[0]} = {options[twice[0]]} and --set {twice[0]}={settings[twice[0]]} are given "
+            f"both; leave one of them out"
+        )
+    return options | settings
+
+
 # Among a command's own options, to save the help a heading.
 Computing = Annotated[Where, tyro.conf.arg(name="")]
 Judging = Annotated[Judged, tyro.conf.arg(name="")]

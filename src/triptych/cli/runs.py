@@ -18,6 +18,7 @@ from triptych.cli.options import (
     Settings,
     Trackers,
     Where,
+    merged,
     one_of,
     parsed,
     usually,
@@ -26,6 +27,7 @@ from triptych.cli.uses import check_use
 from triptych.errors import RunFailed, UserError
 
 RECIPES_OWN = "the recipe's"
+MOST_DRAWN = 1_000_000
 Posterior = Literal["gaussian", "full", "coupling", "iaf"]
 Objective = Literal["elbo", "iwae"]
 Network = Literal["mlp", "gated", "residual"]
@@ -83,8 +85,8 @@ class Train:
         check_trackers(self.track)
         model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
         names = (*model, "epochs", "batch_size", "lr")
-        asked = parsed(self.settings)
-        asked |= {n: v for n in names if (v := getattr(self, n)) is not None}
+        ours = {n: v for n in names if (v := getattr(self, n)) is not None}
+        asked = merged(ours, parsed(self.settings))
         recipe = asked_recipe(self.recipe, self.dataset, asked)
         with joined(self.where.device):
             check_batch(recipe.train.batch_size)
@@ -142,11 +144,11 @@ class Evaluate:
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
         usual = asdict(Evaluation())
         ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
-        asked = parsed(self.settings) | ours | self.sampling.asked()
+        asked = merged(ours | self.sampling.asked(), parsed(self.settings))
         folder = RunFolder(self.path)
         recipe, dataset, _ = folder.config()
         if (study := folder.study_judges()) is None:
-            check_use(recipe.model.kind, asked, asked.get("sampler", usual["sampler"]))
+            check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
         how = validated(Evaluation, asked, "evaluate")
         if study not in (None, how):
             raise UserError(
@@ -183,7 +185,7 @@ class Sample:
 
     def run(self) -> None:
         from triptych.data import load
-        from triptych.evaluate.drawing import sampler
+        from triptych.evaluate.drawing import TOGETHER, enough, sampler
         from triptych.evaluate.evaluation import Evaluation
         from triptych.report.grid import write_images
         from triptych.study.run import sampling_model
@@ -193,19 +195,20 @@ class Sample:
 
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} cannot be used; choose 0 or more")
-        if self.n < 1 or self.out.suffix not in (".png", ".npz"):
+        if not 1 <= self.n <= MOST_DRAWN or self.out.suffix not in (".png", ".npz"):
             raise UserError(
-                f"-n {self.n} --out {self.out} cannot be done; ask for at least 1 image and for a "
-                f"file that ends in .png or .npz"
+                f"-n {self.n} --out {self.out} cannot be done; ask for 1 to {MOST_DRAWN:,} images "
+                f"and for a file that ends in .png or .npz"
             )
         asked, folder = self.sampling.asked(), RunFolder(self.path)
         recipe, dataset, _ = folder.config()
-        check_use(recipe.model.kind, asked, asked.get("sampler", "ancestral"))
+        check_use(recipe.model, asked, asked.get("sampler", "ancestral"))
         how = validated(Evaluation, {"sampler": "ancestral"} | asked, "sample")
         device = self.where.ready()
         data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
-        images = sampler(model, how, generator_for(self.seed, 0, device, stream=5))(self.n)
+        draw = sampler(model, how, generator_for(self.seed, 0, device, stream=5))
+        images = enough(draw(min(self.n, TOGETHER)), draw, self.n)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         at = folder.where()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))

@@ -1,8 +1,11 @@
 """Which options are of which models."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triptych.errors import UserError
+
+if TYPE_CHECKING:
+    from triptych.study.configs import ModelConfig
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
@@ -15,8 +18,9 @@ USERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
+def check_use(model: "ModelConfig", asked: dict[str, Any], sampler: str) -> None:
     """UserError for an option that the model, or its sampler, has no use for."""
+    kind, T = model.kind, getattr(model, "timesteps", None)
     for name in (n for n in USERS if n in asked):
         if kind not in USERS[name]:
             users = " or a ".join(KINDS[k] for k in USERS[name])
@@ -28,3 +32,5 @@ def check_use(kind: str, asked: dict[str, Any], sampler: str) -> None:
                 f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
                 f"takes every step of the chain; choose another --sampler, or leave it out"
             )
+        if name == "steps" and T is not None and isinstance(asked[name], int) and asked[name] > T:
+            raise UserError(f"steps = {asked[name]} is more than the chain has; choose 2 to {T}")

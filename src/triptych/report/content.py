@@ -46,6 +46,8 @@ CITATIONS = (
     "wu2017",
 )
 
+HELD = "50, 80 and 95%"
+
 
 def build(
     study: Study,
@@ -134,25 +136,37 @@ def _table(number: int, table: Table, gap: float) -> dict[str, Any]:
 
 
 def _posterior_caption(study: Study) -> list[Span]:
+    """Of the panels of part A, of a latent DDPM's, or of both."""
     found = [latent for r in study.part("A") if (latent := read_latent(study, r))]
-    projected = any(latent.projected for latent in found)
-    plane = ", in the posterior's two leading principal components" if projected else ""
-    rings = "; rings: draws from the prior" if projected else ""
-    dots = "Dots: q(z), numbered by class"
-    text = f"{dots}; dashed, grey: regions with 50, 80 and 95% of q(z), of the prior"
-    chains = [r for r in study.part("B") if r.family == "latent" and read_latent(study, r)]
-    lines = ""
-    if chains:
-        chain = called(study, chains[0])
-        lines = f". Last, on its own scale: grey, its VAE's prior; lines, the same of {chain}"
-    return [
-        {"strong": "Prior and aggregate posterior"},
-        f" on one scale ({_seeds(found)}){plane}. {text}{rings}{lines}.",
+    chains = [
+        (called(study, r), latent)
+        for r in study.part("B")
+        if r.family == "latent" and (latent := read_latent(study, r))
     ]
+    lead: Span = {"strong": "Prior and aggregate posterior"}
+    dots = "Dots: q(z), numbered by class"
+    if not found:
+        ((name, latent), *_) = chains
+        where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
+        return [lead, f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain."]
+    rings = "; rings: draws from the prior" if any(one.projected for one in found) else ""
+    text = f"{dots}; dashed, grey: regions with {HELD} of q(z), of the prior{rings}"
+    if chains:
+        own = f"grey, its VAE's prior; lines, the same of {chains[0][0]}"
+        text += f". Last, on its own scale: {own}"
+    return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
 def _seeds(found: list[Latent]) -> str:
     return f"seed {listed([str(s) for s in sorted({latent.seed for latent in found})])}"
+
+
+def _plane(found: list[Latent]) -> str:
+    """What the axes are, where they are not the latent space's own."""
+    projected = {latent.projected for latent in found}
+    where = " where M > 2" if len(projected) > 1 else ""
+    components = "in the posterior's two leading principal components"
+    return f", {components}{where}" if True in projected else ""
 
 
 def _samples_caption(study: Study) -> list[Span]:

@@ -77,8 +77,9 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
         if len(of_chains) < 2 or s.model not in chains
     ]
     if len(of_chains) > 1:
-        ends = f"{two_digits(min(of_chains))} to {two_digits(max(of_chains))}"
-        told.append(f"{ends} for the {'other ' if best.model in chains else ''}latent DDPMs")
+        ends = dict.fromkeys(two_digits(end) for end in (min(of_chains), max(of_chains)))
+        others = "other " if best.model in chains else ""
+        told.append(f"{' to '.join(ends)} for the {others}latent DDPMs")
     return f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
 
 
