@@ -5,17 +5,18 @@ from triptych.evaluate import speed
 from triptych.evaluate.speed import BATCH, sampling_speed
 
 
-def test_a_fast_model_draws_more_laps(monkeypatch):
+@pytest.mark.parametrize(("lap", "laps"), [(0.01, 30), (1e-4, 300)])
+def test_a_fast_model_draws_more_laps(lap, laps, monkeypatch):
     clock, drawn = [0.0], []
     monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
 
     def draw(n):
-        clock[0] += 0.01
+        clock[0] += lap
         drawn.append(n)
         return torch.zeros(n)
 
-    assert sampling_speed(draw, torch.device("cpu"), {}).value == pytest.approx(100 * BATCH)
-    assert len(drawn) == pytest.approx(31, abs=1)
+    assert sampling_speed(draw, torch.device("cpu"), {}).value == pytest.approx(BATCH / lap)
+    assert len(drawn) == pytest.approx(1 + laps, abs=1)
 
 
 def test_samples_a_second_are_the_median_lap_after_a_warm_up(monkeypatch):

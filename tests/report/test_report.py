@@ -463,7 +463,23 @@ def test_handin_refuses_a_report_of_something_else(folder, code, name):
             handin(folder)
 
 
-@pytest.mark.parametrize(("dated", "words"), [(True, "  \n"), (False, "None was used.")])
+def test_a_declaration_with_words_is_found_behind_one_without(of_2026, tmp_path, monkeypatch):
+    folder, here = Path(shutil.copytree(of_2026.parent, tmp_path / "study")), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (folder / "group.toml").write_text(GROUP)
+    (folder / "ai.md").write_text("")
+    (here / "ai.md").write_text("We used none.")
+    assert "We used none." in page_text(set_page(folder), 2)
+    assert handin(folder).is_file()
+    (here / "ai.md").write_text("We used some.")
+    with pytest.raises(UserError, match=r"not made of ai\.md as it is now"):
+        handin(folder)
+
+
+@pytest.mark.parametrize(
+    ("dated", "words"), [(True, "  \n"), (True, "\ufeff"), (False, "None was used.")]
+)
 def test_a_2026_hand_in_has_a_date_and_a_declaration(of_2026, tmp_path, dated, words):
     folder = Path(shutil.copytree(of_2026.parent, tmp_path / "study"))
     group = "\n".join(line for line in GROUP.splitlines() if dated or "date" not in line)

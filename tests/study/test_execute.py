@@ -151,8 +151,14 @@ def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):
     (tmp_path / "study.json").unlink()
     with pytest.raises(UserError, match="was trained with lr"):
         go(study(lr=0.02), tmp_path)
-    assert fits == []
     (tmp_path / "study.json").write_bytes(asked)
+    (tmp_path / "a" / "seed-0" / "scores.json").unlink()  # trained, and to be judged anew
+    with pytest.raises(UserError, match=r"was trained with lr = 0\.01, and 0\.02 is asked for"):
+        go(study(lr=0.02), tmp_path)
+    assert fits == []
+    assert (tmp_path / "study.json").read_bytes() == asked
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(found))
+    assert not list(tmp_path.glob("*/seed-*/failure.json"))
     assert go(study(), tmp_path) == found
 
 
@@ -160,7 +166,7 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     go(study(), tmp_path)
     fits.clear()
     with pytest.raises(UserError, match="a study with name = 'tiny', not 'other'; choose another"):
-        go(replace(study(), name="other"), tmp_path)
+        go(replace(study(lr=0.02), name="other"), tmp_path)
     assert fits == []
 
 
@@ -196,11 +202,16 @@ def test_a_study_from_before_there_was_a_setting_goes_on(tmp_path, fits):
     """A setting that a study.json lacks has its default."""
     found = go(study(), tmp_path)
     fits.clear()
-    path = tmp_path / "study.json"
-    plain = json.loads(path.read_text())
-    del plain["sha256"], plain["evaluation"]["guidance"], plain["recipes"][0]["train"]["early"]
-    plain["recipes"][0]["architecture"] = "as it was once described"
-    path.write_text(json.dumps(plain))
+    lacking = {"config.json": ("recipe", "train", "early"), "scores.json": ("evaluation", "rho")}
+    for file, (*rooms, setting) in lacking.items():
+        path = tmp_path / "a" / "seed-0" / file
+        plain = json.loads(path.read_text())
+        del plain["sha256"]
+        room = plain
+        for name in rooms:
+            room = room[name]
+        del room[setting]
+        path.write_text(json.dumps(plain))
     assert go(study(), tmp_path) == found
     assert fits == []
 

@@ -88,7 +88,8 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def merged(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Options of a command and those of --set; none may be given twice."""
+    """Options of a command and those of --set; none may be given twice, as far as it is not at
+    its default."""
     if twice := sorted(options.keys() & settings.keys()):
         raise UserError(
             f"{twice[0]} = {options[twice[0]]} and --set {twice[0]}={settings[twice[0]]} are given "

@@ -88,8 +88,7 @@ def chain_of(model: nn.Module) -> DDPM | None:
 
 
 def seen(images: UInt8[Tensor, "n C H W"], levels: int, view_name: str) -> Float[Tensor, "n C H W"]:
-    """Images that are not trained on, as the model sees them: the same pixels at any time, on any
-    device."""
+    """Images to judge by, as the model sees its own: the same pixels at any time, on any device."""
     noise = generator_for(0, 0, torch.device("cpu"), stream=3)
     return view(view_name)(images.cpu(), levels, noise).to(images.device)
 

@@ -19,8 +19,8 @@ def sampling_speed(
     draw: Callable[[int], Tensor], device: torch.device, protocol: dict[str, Any]
 ) -> Score:
     """Samples a second by the clock: the median of some batches after one that is not counted, the
-    device waited for each time; of three, or as many more as a fast model draws in a third of a
-    second. It holds for this machine as busy as it was."""
+    device waited for each time; of 3, or as many more as a fast model draws in 0.3 seconds, 300 at
+    most. It holds for this machine as busy as it was."""
     clocked(lambda: draw(BATCH), device)
     laps: list[float] = []
     while len(laps) < LAPS or (sum(laps) < LEAST and len(laps) < MOST_LAPS):

@@ -15,6 +15,7 @@ from triptych.report.edition import (
 from triptych.report.group import Group
 from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import Latent, Study, read_latent, read_samples
+from triptych.report.made_of import own_file
 from triptych.report.sampling_table import sampling_table
 from triptych.report.tables import Table
 from triptych.report.wording import Span, called, listed
@@ -98,8 +99,8 @@ def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | N
     folders that has any, or none."""
     if not edition.declaration:
         return None
-    found = (read_own(folder / "ai.md", CITATIONS) for folder in folders)
-    paragraphs = next(filter(None, found), [])
+    path = own_file("ai.md", folders)
+    paragraphs = read_own(path, CITATIONS) if path else []
     return {
         "heading": DECLARATION_HEADING,
         "paragraphs": [{"head": p.head, "spans": p.spans} for p in paragraphs],

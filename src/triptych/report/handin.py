@@ -50,8 +50,7 @@ def _check_sources(report: Path, edition: Edition) -> None:
     found = sources(report.parent, (report.parent, Path.cwd()))
     needed = OWN if edition.declaration else ("group.toml",)
     for name in needed:
-        path = found[name]
-        if path is None or not path.read_text(encoding="utf-8", errors="replace").strip():
+        if found[name] is None:
             raise UserError(
                 f"{report} lacks what the group writes in {name}; put that file beside it, {again}"
             )

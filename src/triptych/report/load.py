@@ -113,8 +113,8 @@ class Study:
         found = [s for s in self.scores if s.model == model and s.metric == metric]
         if len(found) > 1:
             raise UserError(
-                f"{metric} of {model} was measured under {len(found)} protocols: "
-                "evaluate all its runs the same way."
+                f"{metric} of {model} was measured under {len(found)} protocols; delete the "
+                f"scores.json of its runs and run the study again, which judges them all alike"
             )
         return found[0] if found else None
 

@@ -2,6 +2,7 @@
 of what is there now."""
 
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,15 @@ def sources(study: Path, beside: Sequence[Path]) -> dict[str, Path | None]:
         for name in ("study.json", "results.json", "discussion.md")
     }
     for name in OWN:
-        found[name] = next((p for folder in beside if (p := folder / name).is_file()), None)
+        found[name] = own_file(name, beside)
     return found
+
+
+def own_file(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first file of this name in these folders that has any words, as they are read."""
+    found = (path for folder in folders if (path := folder / name).is_file())
+    words = (path for path in found if path.read_bytes().removeprefix(BOM_UTF8).strip())
+    return next(words, None)
 
 
 def keywords(found: dict[str, Path | None]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from triptych.data import load
 from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, features_for
+from triptych.evaluate.evaluation import Evaluation
 from triptych.study.build import check_images
 from triptych.study.configs import convolves
 from triptych.study.grid import Study, naming, study_json
@@ -57,8 +58,7 @@ def execute(
     asked = study_json(study, data.shape, data.levels)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     with locked(folder, wait=True):
-        check_runs(jobs, study)
-        claim(folder, asked)
+        claim(folder, asked, jobs, study.evaluation)
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     if any(plan.recipe.part == "B" for plan in study.plans):
         features = features_for(data, place.features)  # fails early; trains once what is cached
@@ -89,9 +89,10 @@ def check_features(jobs: Sequence[Job], features: Features) -> None:
                 )
 
 
-def claim(folder: Path, plain: dict[str, Any]) -> None:
-    """Write study.json, or refuse if the folder holds a study of another name or data set. Recipes
-    and seeds may come and go; what is trained and judged must be as it is asked for."""
+def claim(folder: Path, plain: dict[str, Any], jobs: Sequence[Job], how: Evaluation) -> None:
+    """Write study.json, or refuse: a folder that holds a study of another name or data set, and
+    runs that were trained or judged otherwise, of which the report would say what is not so.
+    Recipes and seeds may come and go."""
     path = folder / "study.json"
     before = read_json(path) if path.exists() else plain
     if not isinstance(before, dict):
@@ -102,18 +103,13 @@ def claim(folder: Path, plain: dict[str, Any]) -> None:
                 f"{folder} holds a study with {key} = {before.get(key)!r}, not {plain[key]!r}; "
                 f"choose another folder with --out"
             )
-    write_text(path, pretty(sealed(plain)))
-
-
-def check_runs(jobs: Sequence[Job], study: Study) -> None:
-    """Refuse runs that no job will look at again, but which were trained or judged otherwise: the
-    report would say of them what is not so."""
     for job in jobs:
         for seed in job.seeds:
-            folder = job.folder(seed)
-            if folder.settled:
-                folder.check_config(job.recipe, study.dataset, seed)
-                folder.check_judged(study.evaluation)
+            run = job.folder(seed)
+            if run.readable:  # else its job says what is wrong, and the others are run
+                run.check_config(job.recipe, plain["dataset"], seed)
+                run.check_judged(how)
+    write_text(path, pretty(sealed(plain)))
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:

@@ -101,6 +101,14 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is not a run's config ({error})") from None
 
+    @property
+    def readable(self) -> bool:
+        """Whether it has a config.json that is one."""
+        try:
+            return (self.path / "config.json").exists() and bool(self.config())
+        except UserError:
+            return False
+
     def write_judgement(self, judgement: Judgement, how: Evaluation) -> None:
         """Arrays first; scores last, with how they were judged."""
         for name, arrays in judgement.arrays.items():
