@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
+from triptych.ddpm import DDPM
+from triptych.evaluate.drawing import TOGETHER
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.report.load import Recipe, Study, Summary
 from triptych.study import display
@@ -134,7 +136,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
 
 
 def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
-    digit_features, capsys, tmp_path
+    digit_features, capsys, tmp_path, monkeypatch
 ):
     more = ["variance=learned", "schedule=linear", "widths=[8, 16]", "early=0.5"]
     main(["train", "ddpm", "--epochs", "0.1", "--out", "r", "--set", *more])
@@ -176,8 +178,11 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert "1 to 1,000,000 images" in refused(capsys, *words, "-n", "1000000000")
     twice = refused(capsys, "evaluate", str(run), "--images", "60", "--set", "images=50")
     assert "images = 60 and --set images=50 are given both" in twice
+    sizes, start = [], DDPM.start
+    monkeypatch.setattr(DDPM, "start", lambda self, n, g: sizes.append(n) or start(self, n, g))
     main([*words, "-n", "501", "--out", "many.npz"])
     assert len(np.load("many.npz", allow_pickle=False)["images"]) == 501
+    assert max(sizes) == TOGETHER < 501
     main([*words, "--out", "g.png"])
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 
