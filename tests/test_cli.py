@@ -200,6 +200,27 @@ def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path)
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (("train", "vae", "--prior", "vmap"), "gaussian, mixture, flow, spline, maf, vamp, res"),
+        (("train", "vae", "--dataset", "vmap"), "digits, mnist, fashion, kmnist"),
+        (("sample", "run", "--sampler", "vmap"), "ancestral, ddim, dpm-solver++, heun"),
+        (("study", "demo", "--preset", "vmap"), "cpu, gpu"),
+        (("data", "vmap", "digits"), "fetch, verify"),
+    ],
+)
+def test_a_word_that_is_none_of_the_choices_is_refused_with_them(words, allowed, capsys):
+    assert f"'vmap' cannot be chosen; choose one of {allowed}" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_offers_nothing_that_is_none(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "None" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("recipe", ["vae-flow", "vae-gaussian"])
 def test_a_recipe_named_by_its_prior_has_no_other(recipe, capsys, tmp_path):
     said = refused(capsys, "train", recipe, "--prior", "vamp", "--out", "r")

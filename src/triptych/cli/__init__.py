@@ -12,6 +12,7 @@ from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Evaluate, Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
+from triptych.errors import UserError
 
 REQUEUE = 75
 COMMANDS: dict[str, Any] = {
@@ -29,14 +30,20 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+ABOUT = "VAEs with swappable priors, flows and diffusion models: train, judge, report."
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `triptych`."""
-    command: Any = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="triptych",
-        description="VAEs with swappable priors, flows and diffusion models: train, judge, report.",
-        args=words,
-    )
+    try:
+        command: Any = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="triptych",
+            description=ABOUT,
+            args=words,
+        )
+    except UserError as error:
+        sys.exit(told(2, str(error)))
     code = run(command)
     if code:
         sys.exit(code)
@@ -63,5 +70,10 @@ def run(command: Any) -> int:
         if known is None:
             raise
         code, words = known
+    return told(code, words)
+
+
+def told(code: int, words: str) -> int:
+    """The exit code, once its reason is said in a line."""
     print(f"triptych: {' '.join(words.split())}", file=sys.stderr)
     return code

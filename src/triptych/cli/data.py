@@ -2,24 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from triptych.cli.options import DataName
+from triptych.cli.options import DataName, choice, usually
 from triptych.errors import UserError
+
+Action = Literal["fetch", "verify"]
 
 
 @dataclass(frozen=True)
 class Data:
     """Fetch a data set, or verify the files that are there."""
 
-    action: Positional[Literal["fetch", "verify"]]
+    action: Positional[Annotated[Action, choice(Action)]]
     """what to do"""
-    name: Positional[DataName]
+    name: Positional[Annotated[DataName, choice(DataName)]]
     """data set"""
-    data: Path | None = None
-    """folder to verify; else TRIPTYCH_DATA, else the cache"""
+    data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else the cache")] = None
+    """folder to verify"""
 
     def run(self) -> None:
         from triptych.data import fetch, verify
@@ -38,11 +40,11 @@ class Data:
 class TrainFeatures:
     """Train a data set's feature network by its fixed recipe and write its weights."""
 
-    dataset: Positional[DataName]
+    dataset: Positional[Annotated[DataName, choice(DataName)]]
     """data set whose labels to learn"""
     out: Path
     """.safetensors file to write, in half precision"""
-    data: Path | None = None
+    data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else fetched")] = None
     """folder of the data files"""
 
     def run(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from triptych.errors import UserError
 
@@ -40,13 +41,31 @@ def one_of(names: Any) -> str:
     return f"{{{','.join(get_args(names))}}}"
 
 
+def choice(names: Any) -> PrimitiveConstructorSpec[str]:
+    """An option that is a word of this Literal; any other is refused in a sentence."""
+    known = get_args(names)
+
+    def chosen(words: list[str]) -> str:
+        if words[0] not in known:
+            raise UserError(f"{words[0]!r} cannot be chosen; choose one of {', '.join(known)}")
+        return words[0]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=one_of(names),
+        instance_from_str=chosen,
+        is_instance=lambda value: value is None or value in known,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 @dataclass(frozen=True)
 class Where:
     """Options of every command that computes."""
 
     data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else fetched")] = None
     """folder of data files"""
-    device: Device = "cpu"
+    device: Annotated[Device, choice(Device)] = "cpu"
     """where to compute"""
     deterministic: bool = False
     """only operations that a GPU repeats to the bit"""
@@ -109,6 +128,7 @@ class Sampling:
 
     sampler: Annotated[
         SamplerName | None,
+        choice(SamplerName),
         usually(one_of(SamplerName), "ddim to evaluate, ancestral to sample"),
     ] = None
     """how a DDPM samples"""

@@ -18,6 +18,7 @@ from triptych.cli.options import (
     Settings,
     Trackers,
     Where,
+    choice,
     merged,
     one_of,
     parsed,
@@ -40,21 +41,29 @@ class Train:
     recipe: Positional[str]
     """name of a recipe"""
     where: Computing = field(default_factory=Where)
-    dataset: DataName = "digits"
+    dataset: Annotated[DataName, choice(DataName)] = "digits"
     """images to train on"""
     out: Path = Path("runs/train")
     """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0
     """seed of weights, image order and noise"""
-    prior: Annotated[PriorName | None, usually(one_of(PriorName), RECIPES_OWN)] = None
+    prior: Annotated[
+        PriorName | None, choice(PriorName), usually(one_of(PriorName), RECIPES_OWN)
+    ] = None
     """prior of a VAE"""
-    posterior: Annotated[Posterior | None, usually(one_of(Posterior), RECIPES_OWN)] = None
+    posterior: Annotated[
+        Posterior | None, choice(Posterior), usually(one_of(Posterior), RECIPES_OWN)
+    ] = None
     """posterior of a VAE"""
-    objective: Annotated[Objective | None, usually(one_of(Objective), RECIPES_OWN)] = None
+    objective: Annotated[
+        Objective | None, choice(Objective), usually(one_of(Objective), RECIPES_OWN)
+    ] = None
     """what a VAE is trained on"""
     beta: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """weight of the divergence in a VAE's ELBO"""
-    network: Annotated[Network | None, usually(one_of(Network), RECIPES_OWN)] = None
+    network: Annotated[Network | None, choice(Network), usually(one_of(Network), RECIPES_OWN)] = (
+        None
+    )
     """encoder and decoder of a VAE"""
     latent_dim: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """dimensions of a VAE's latent space"""

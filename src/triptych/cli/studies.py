@@ -7,7 +7,16 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from triptych.cli.options import DataName, Judged, Judging, Preset, Trackers, one_of, usually
+from triptych.cli.options import (
+    DataName,
+    Judged,
+    Judging,
+    Preset,
+    Trackers,
+    choice,
+    one_of,
+    usually,
+)
 from triptych.errors import RunFailed, UserError
 
 
@@ -34,9 +43,11 @@ class Study:
     where: Judging = field(default_factory=Judged)
     out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
     """folder to write"""
-    dataset: Annotated[DataName | None, usually(one_of(DataName), "the study's own")] = None
+    dataset: Annotated[
+        DataName | None, choice(DataName), usually(one_of(DataName), "the study's own")
+    ] = None
     """data set"""
-    preset: Annotated[Preset | None, usually(one_of(Preset), "cpu")] = None
+    preset: Annotated[Preset | None, choice(Preset), usually(one_of(Preset), "cpu")] = None
     """size of a built-in study"""
     seeds: Annotated[int | None, usually("INT", "the study's own number")] = None
     """runs of every model"""
