@@ -14,8 +14,10 @@ from triptych.samplers import (
     ddim,
     dpm_solver,
     evenly_less_noisy_times,
+    exponential_integral,
     heun,
     spaced_times,
+    unipc,
 )
 from triptych.schedules import cosine_beta, linear_beta
 
@@ -292,9 +294,44 @@ def test_heun_is_diffusers_step_by_step(prediction, monkeypatch):
     assert_same_path(seen, len(scheduler.timesteps), rtol=1e-5, atol=1e-6)
 
 
-def test_heun_has_no_noise_to_add(g):
-    with pytest.raises(ValueError, match="deterministic"):
-        heun(chain(8), 2, 4, g, eta=0.5)
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_unipc_is_diffusers_step_by_step(prediction, steps, monkeypatch):
+    diffusers = pytest.importorskip("diffusers")
+    T = 40
+    model = chain(T, prediction, clip=False)
+    times = evenly_less_noisy_times(model, steps)[::-1]
+    names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
+    scheduler = diffusers.UniPCMultistepScheduler(
+        num_train_timesteps=T,
+        trained_betas=linear_beta(T).tolist(),
+        prediction_type=names[prediction],
+        solver_order=3,
+        solver_type="bh2",
+        final_sigmas_type="zero",
+    )
+    alpha_bar = (1 - linear_beta(T)).cumprod(0)
+    scheduler.set_timesteps(len(times))
+    scheduler.timesteps = torch.tensor(times)
+    scheduler.sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt()[times], torch.zeros(1)])
+    g = torch.Generator()
+    x, seen = torch.randn(3, *SMALL, generator=g.manual_seed(3)), what_is_seen(model)
+    for t in times:
+        x = scheduler.step(model.net(x, torch.full((3,), t)), t, x).prev_sample
+    monkeypatch.setattr(model, "grey", lambda x: x)
+    torch.testing.assert_close(unipc(model, 3, steps, g.manual_seed(3)), x, rtol=1e-4, atol=1e-5)
+    assert_same_path(seen, len(times), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("points", [1, 3, 4])
+def test_the_exponential_integral_is_exact_for_polynomials(points):
+    begin, end, degree = -0.4, 0.9, points - 1
+    known = [(u, torch.tensor(u**degree)) for u in (-0.4, -1.3, -1.7, 0.9)[:points]]
+    u = torch.linspace(begin, end, 200_001, dtype=torch.float64)
+    exact = torch.trapezoid((u - end).exp() * u**degree, u)
+    found = exponential_integral(known, begin, end)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-7)
 
 
 # --- the network's times, and the ends of the chain ---
@@ -415,7 +452,7 @@ def test_times_of_a_rho_are_as_even_in_that_root_of_the_noise_as_the_chain_has_t
     assert s.log().diff().std() > 0.3 * s.log().diff().mean()
 
 
-@pytest.mark.parametrize("sampler", [dpm_solver, heun])
+@pytest.mark.parametrize("sampler", [dpm_solver, unipc, heun])
 def test_without_rho_it_is_infinite(sampler):
     model = chain(1000, schedule=cosine_beta)
     none, infinite, one = (

@@ -64,7 +64,8 @@ class LatentDDPM(nn.Module):
 
     def encode(self, x: Tensor, eps: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
         """z ~ q(z|x)."""
-        z, _ = self.autoencoder.posterior.rsample(self.autoencoder.posterior.encode(x), eps)
+        posterior = self.autoencoder.posterior
+        z, _ = posterior.rsample(posterior.encode(x), eps)
         return z
 
     # --- sampling ---

@@ -1,6 +1,7 @@
 """Samplers for a trained DDPM that take fewer steps than its chain has, and its guidance."""
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -9,7 +10,8 @@ from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM, at
 
-NOISIEST = -5.1
+LEAST_HALF_LOG_SNR = -5.1  # log(alpha / sigma) where samplers begin: no image is left there
+ORDER = 3  # of UniPC
 
 
 class Autoguidance(nn.Module):
@@ -95,11 +97,7 @@ def dpm_solver(
     """
     x = model.start(n, generator)
     times = evenly_less_noisy_times(model, steps, rho)
-    alpha, sigma = (
-        model.sqrt_alpha_bar.cpu().double(),
-        model.sqrt_one_minus_alpha_bar.cpu().double(),
-    )
-    half_log_snr = (alpha / sigma).log()
+    alpha, sigma, half_log_snr = noise_levels(model)
     before, h_before = None, 1.0
     for t_now, t_next in pairwise(times[::-1]):
         x_0 = model.x_0_hat(x, torch.full((n,), t_now, device=x.device))
@@ -114,6 +112,65 @@ def dpm_solver(
     return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 
+@torch.no_grad()
+def unipc(
+    model: DDPM, n: int, steps: int, generator: Generator, rho: float | None = None
+) -> Float[Tensor, "n C H W"]:
+    """UniPC-3 (Zhao et al. 2023, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling
+    of Diffusion Models*, arXiv:2302.04867, with B(h) = e^h - 1) on the probability-flow ODE, in
+    `steps` network evaluations.
+
+        x_s = sigma_s / sigma_t x_t + alpha_s int_0^h e^(u - h) P(u) du
+
+    P is a polynomial through what the network has made of x_0 at t and at the two times before, u
+    their log(alpha / sigma) beyond that of t. The x_s that this predicts is shown to the network,
+    and with its x_0_hat_s among the points the step is taken again: a corrector that costs nothing.
+    h and the times are those of `dpm_solver`; the first steps and the last are of lower order. It
+    is deterministic.
+    """
+    times = evenly_less_noisy_times(model, steps, rho)[::-1]
+    alpha, sigma, half_log_snr = noise_levels(model)
+    x = model.start(n, generator)
+
+    def point(x: Tensor, t: int) -> tuple[float, Tensor]:
+        return half_log_snr[t].item(), model.x_0_hat(x, torch.full((n,), t, device=x.device))
+
+    points = [point(x, times[0])]
+    for i, (t_now, t_next) in enumerate(pairwise(times)):
+        begin, end = half_log_snr[t_now].item(), half_log_snr[t_next].item()
+        keep, add = (sigma[t_next] / sigma[t_now]).item(), alpha[t_next].item()
+        points = points[-min(ORDER, steps - i) :]
+        predicted = keep * x + add * exponential_integral(points, begin, end)
+        points.append(point(predicted, t_next))
+        x = keep * x + add * exponential_integral(points, begin, end)
+    return model.grey(points[-1][1])
+
+
+def exponential_integral(
+    points: Sequence[tuple[float, Tensor]], begin: float, end: float
+) -> Float[Tensor, "*shape"]:
+    """int e^(u - end) P(u) du from `begin` to `end`, P the polynomial through the points (u, P(u)).
+
+    Of two points, P is taken in the middle, as DPM-Solver++(2M) and the authors of UniPC do, which
+    is of the same order.
+    """
+    h = end - begin
+    r = torch.tensor([(u - begin) / h for u, _ in points], dtype=torch.float64)
+    moments = [-math.expm1(-h)]  # of r^0, r^1, ... by parts
+    for k in range(1, len(points)):
+        moments.append(moments[0] / 2 if len(points) == 2 else 1 - k / h * moments[-1])
+    powers = r ** torch.arange(len(points))[:, None]
+    w = torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64))
+    return torch.stack([a * value for a, (_, value) in zip(w.tolist(), points, strict=True)]).sum(0)
+
+
+def noise_levels(model: DDPM) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha, sigma and log(alpha / sigma) of every time, in float64 on the CPU."""
+    alpha = model.sqrt_alpha_bar.cpu().double()
+    sigma = model.sqrt_one_minus_alpha_bar.cpu().double()
+    return alpha, sigma, (alpha / sigma).log()
+
+
 def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -> list[int]:
     """`steps` different times from 0 up, as even in s^(1/rho), s = sigma / alpha, as integers can
     be (Karras et al. 2022, arXiv:2206.00364, eq. 5); without rho, its limit: even in log s.
@@ -125,8 +182,8 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     """
     if not 2 <= steps <= model.T:
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
-    half_log_snr = (model.sqrt_alpha_bar / model.sqrt_one_minus_alpha_bar).log().cpu().double()
-    top = max(min(int((half_log_snr >= NOISIEST).sum()), model.T - 1), steps - 1)
+    _, _, half_log_snr = noise_levels(model)
+    top = max(min(int((half_log_snr >= LEAST_HALF_LOG_SNR).sum()), model.T - 1), steps - 1)
     noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root
     even = torch.linspace(0, 1, steps).double() * (noise[top] - noise[0])
     nearest = (noise[: top + 1, None] - noise[0] - even).abs().argmin(0)
@@ -141,7 +198,6 @@ def heun(
     n: int,
     steps: int,
     generator: Generator,
-    eta: float = 0.0,
     rho: float | None = None,
 ) -> Float[Tensor, "n C H W"]:
     """Heun's method on the probability-flow ODE (Karras et al. 2022, *Elucidating the Design Space
@@ -151,13 +207,11 @@ def heun(
         y' = y + (s' - s) d(y, s),       y <- y + (s' - s) (d(y, s) + d(y', s')) / 2
 
     Two network evaluations a step, but one from t = 0 to the image itself: 2 steps - 1 in all. The
-    times are those of `dpm_solver`. There is no noise to add: eta must be 0.
+    times are those of `dpm_solver`. It is deterministic.
     """
-    if eta:
-        raise ValueError(f"heun is deterministic: eta must be 0, not {eta:g}")
     times = evenly_less_noisy_times(model, steps, rho)[::-1]
-    alpha = model.sqrt_alpha_bar.cpu().double()
-    s = (model.sqrt_one_minus_alpha_bar.cpu().double() / alpha).tolist()
+    alpha, sigma, _ = noise_levels(model)
+    s = (sigma / alpha).tolist()
 
     def slope(y: Tensor, t: int) -> Tensor:
         x_0 = model.x_0_hat(alpha[t].item() * y, torch.full((n,), t, device=y.device))
@@ -170,7 +224,14 @@ def heun(
     return model.grey(y - s[0] * slope(y, 0))
 
 
-SAMPLERS = {"ddim": ddim, "dpm-solver++": dpm_solver, "heun": heun}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
+    "ddim": ddim,
+    "dpm-solver++": dpm_solver,
+    "unipc": unipc,
+    "heun": heun,
+}
+NOISY = ("ddim", "dpm-solver++")  # which have an eta
+OF_ANY_TIMES = ("dpm-solver++", "unipc", "heun")  # which have a rho
 
 
 def evaluations(sampler: str, steps: int) -> int:

@@ -60,7 +60,7 @@ def test_every_way_is_drawn_as_it_is_called():
     (_, first, asked), *others = tradeoff.ways(model, guided, how, torch.device("cuda"))
     assert (first, asked) == (guided, how)
     noisy = {name: (way.eta, way.rho) for name, _, way in others if way.eta or way.rho}
-    assert noisy == {"dpm-solver++ sde": (1.0, 7.0)}
+    assert noisy == {"dpm-solver++ sde": (1.0, 7.0), "unipc": (0.0, 12.0)}
     assert all(source is model and way.guidance == 1 for _, source, way in others)
     assert all(name.startswith(way.sampler) for name, _, way in others)
     assert set(tradeoff.WAYS) | {"asked", "ancestral"} == set(curves.WAYS)

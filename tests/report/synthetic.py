@@ -224,7 +224,8 @@ def write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
             np.savez(folder / "manifold.npz", images=mosaic, x=axis, y=axis)
     if recipe["family"] in ("vae", "latent"):
         arrays: dict[str, Any] = _latent(ask, rng)
-        chain = {"chain": arrays["density"]} if recipe["family"] == "latent" else {}
+        drawn = {"chain": arrays["density"], "chain_draws": arrays["prior"]}
+        chain = drawn if recipe["family"] == "latent" else {}
         np.savez(folder / "latent.npz", **arrays, **chain)
 
 
@@ -234,7 +235,7 @@ def _write_sampling(folder: Path, family: str, rng: np.random.Generator) -> None
         t = np.array([0, 1, 9, 99, 999])
         np.savez(folder / "terms.npz", t=t, bits=1 / (t + 1.0), T=np.array(1000), prior=1e-4)
     calls = {"asked": [40], "dpm-solver++": [5, 10, 20], "dpm-solver++ sde": [10, 20, 40]}
-    calls |= {"heun": [9, 19], "ddim": [10, 25, 50]}
+    calls |= {"unipc": [5, 10, 20], "heun": [9, 19], "ddim": [10, 25, 50]}
     rows = [(w, e) for w, es in calls.items() for e in es if family in ("ddpm", "latent")]
     way, evaluations = (np.array(c) for c in zip(*(rows or [("asked", 1)]), strict=True))
     seconds, fid = evaluations * rng.uniform(1e-4, 1e-2), 9 + rng.uniform(5, 50) / evaluations

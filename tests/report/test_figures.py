@@ -79,7 +79,7 @@ def test_dashed_regions_hold_that_mass_of_the_cloud_and_no_more(folder, spread):
     assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(
         1, abs=0.03
     )  # but for what lies outside
-    levels = cloud_levels(latent, density)
+    levels = cloud_levels(latent, density, latent.posterior)
     column, row = (np.abs(axis - at[:, None]).argmin(1) for at in latent.posterior.T)
     for level, mass in zip(levels, MASSES, strict=True):
         assert (density[row, column] >= level).mean() == pytest.approx(mass, abs=0.01)

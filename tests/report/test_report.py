@@ -26,7 +26,7 @@ from triptych.study.grid import study_json
 
 RESULTS = Path(__file__).parents[2] / "results"
 GROUP = r"""
-course = "Course #1 $x$ \\ @burda2016"
+course = "Course 02460 #1 $x$ \\ @burda2016"
 date = "1 March 2024"
 [[member]]
 name = "Ada #let *Lovelace* _x_ \"quoted\" \\"
@@ -123,7 +123,7 @@ def test_group_text_appears_literally(folder, code):
     text = page_text(path)
     assert 'Ada #let *Lovelace* _x_ "quoted" \\ (s000001)' in text
     assert "Bjørn [@heusel2017] <mark> $1+1$ (s000002)" in text
-    assert "Course #1 $x$ \\ @burda2016" in text
+    assert "Course 02460 #1 $x$ \\ @burda2016" in text
     assert "group.toml" not in text
 
 
@@ -226,13 +226,15 @@ def test_snippets_that_are_too_long(folder, code):
 
 
 def test_optional_snippets_give_way(folder, code):
-    """As many are shown as the page holds, those of the last heading first."""
-    first = Ask("First", ("shown_module:outer",), ("shown_module:bare",))
-    many = Ask("More", ("shown_module:outer",), ("shown_module:Model",) * 13)
-    text = page_text(set_page(folder, [first, many]), 1)
-    assert 1 < text.count("class Model") < 13
-    assert "def bare" not in text
-    assert "def bare" in page_text(set_page(folder, [first]), 1)
+    """To what must be shown, and the long ones to short ones."""
+    much = ("shown_module:outer",) * 9
+    few = Ask("Few", ("shown_module:outer",), ("shown_module:Model", "shown_module:bare"))
+    text = page_text(set_page(folder, [few]), 1)
+    assert "class Model" in text
+    assert "def bare" in text
+    text = page_text(set_page(folder, [few, Ask("Much", much)]), 1)
+    assert "class Model" not in text
+    assert "def bare" in text
 
 
 @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
 def test_the_2026_page_sets_quality_beside_time(of_2026):
     text = page_text(of_2026)
     assert "own prior" in text
-    assert "With the VAE's own prior for the chain it is 62" in text
+    assert "With the VAE's own prior for the chain, FID is 62" in text
     assert "with latents of training images, 3.1" in text
     assert "Samples a second, in multiples of the DDPM" in text
     assert "1.01, variational" in text
@@ -461,6 +463,13 @@ def test_handin_refuses_a_report_of_something_else(folder, code, name):
         (folder / name).unlink()
         with pytest.raises(UserError, match=r"not made of discussion\.md as it is now"):
             handin(folder)
+
+
+def test_handin_needs_the_number_of_the_course(folder, code):
+    (folder / "group.toml").write_text(GROUP.replace("02460", "2460"))
+    set_page(folder, code)
+    with pytest.raises(UserError, match=r"without 02460, which page 1 must carry"):
+        handin(folder)
 
 
 def test_a_declaration_with_words_is_found_behind_one_without(of_2026, tmp_path, monkeypatch):

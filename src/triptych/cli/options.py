@@ -27,7 +27,7 @@ PriorName = Literal[
     "hierarchical-vamp",
 ]
 DataName = Literal["digits", "mnist", "fashion", "kmnist"]
-SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 Trackers = tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
 
 
@@ -137,7 +137,7 @@ class Sampling:
     eta: Annotated[float | None, usually("FLOAT", "0")] = None
     """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
     rho: Annotated[float | None, usually("FLOAT", "even in log s")] = None
-    """times of dpm-solver++ and heun, even in s^(1/rho), s = sigma / alpha"""
+    """times of dpm-solver++, unipc and heun, even in s^(1/rho), s = sigma / alpha"""
     guidance: Annotated[float | None, usually("FLOAT", "1, none")] = None
     """weight of the prediction over that of early weights, if those were kept"""
     temperature: Annotated[float | None, usually("FLOAT", "1")] = None

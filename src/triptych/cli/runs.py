@@ -145,6 +145,7 @@ class Evaluate:
     def run(self) -> None:
         from triptych.data import load
         from triptych.evaluate.evaluation import Evaluation
+        from triptych.study.display import line_for
         from triptych.study.lock import locked
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
@@ -170,8 +171,8 @@ class Evaluate:
                 f"there is no FID; leave it out, or evaluate a model of part B"
             )
         data = load(dataset, self.where.data).to(self.where.ready())
-        with locked(folder.path):
-            evaluate(folder, data, how, self.where.features)
+        with locked(folder.path), line_for(f"evaluating {recipe.name}") as say:
+            evaluate(folder, data, how, self.where.features, say=say)
         for score in folder.scores():
             print(said(score))
         print(f"wrote {self.path / 'scores.json'}")
@@ -197,6 +198,7 @@ class Sample:
         from triptych.evaluate.drawing import TOGETHER, enough, sampler
         from triptych.evaluate.evaluation import Evaluation
         from triptych.report.grid import write_images
+        from triptych.study.display import line_for
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
         from triptych.study.validation import validated
@@ -217,7 +219,8 @@ class Sample:
         data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
         draw = sampler(model, how, generator_for(self.seed, 0, device, stream=5))
-        images = enough(draw(min(self.n, TOGETHER)), draw, self.n)
+        with line_for(f"drawing from {recipe.name}") as say:
+            images = enough(draw(min(self.n, TOGETHER)), draw, self.n, say)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         at = folder.where()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))

@@ -115,6 +115,7 @@ class LatentPlane:
     explained: NDArray[np.float32]
     chain: NDArray[np.float32] | None = None
     """Density of what a chain in the latent space draws, on the same grid."""
+    chain_draws: NDArray[np.float32] | None = None
 
     def arrays(self, labels: Tensor) -> dict[str, NDArray[Any]]:
         """What latent.npz holds: all that is here, and the class of each point of the cloud."""
@@ -162,6 +163,7 @@ def latent_plane(
         "latent" if z.shape[1] == 2 else "pca",
         explained,
         _estimated_density(learned, x, y) if len(learned) >= SPANNING else None,
+        learned[:1_000].float().cpu().numpy() if len(learned) >= SPANNING else None,
     )
 
 

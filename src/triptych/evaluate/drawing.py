@@ -12,11 +12,11 @@ from torch import Generator, Tensor, nn
 from triptych.data import view
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, Say, quiet
 from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
-from triptych.samplers import SAMPLERS, evaluations
+from triptych.samplers import NOISY, SAMPLERS, evaluations
 from triptych.train.capture import CapturedCalls
 from triptych.train.order import generator_for
 from triptych.train.precision import bf16_helps, networks_in_bf16
@@ -60,8 +60,10 @@ def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tenso
     """n draws of a chain by the sampler that is asked for."""
     if how.sampler == "ancestral":
         return chain.sample(n, g)
-    spacing = {} if how.rho is None else {"rho": how.rho}
-    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, how.eta, **spacing)
+    chosen = {"eta": how.eta} if how.sampler in NOISY else {}
+    if how.rho is not None:
+        chosen["rho"] = how.rho
+    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, **chosen)
 
 
 @torch.no_grad()
@@ -70,10 +72,13 @@ def latents(model: LatentDDPM, how: Evaluation, n: int, g: Generator) -> Float[T
     return model.latents(run_chain(model.ddpm, how, n, g))
 
 
-def enough(shown: Tensor, draw: Callable[[int], Tensor], n: int) -> Float[Tensor, "n C H W"]:
+def enough(
+    shown: Tensor, draw: Callable[[int], Tensor], n: int, say: Say = quiet
+) -> Float[Tensor, "n C H W"]:
     """n samples: those shown, then more."""
     samples, most = [shown[:n]], TOGETHER if shown.device.type == "cpu" else TOGETHER_ON_GPU
     while (missing := n - sum(map(len, samples))) > 0:
+        say(f"{n - missing:,} of {n:,} samples")
         samples.append(draw(min(most, missing)))
     return torch.cat(samples)
 
@@ -123,7 +128,7 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
         "evaluations": networks * evaluations(how.sampler, steps),
         "clip": "x_0 to [-1, 1]" if chain.clip else "none",
     }
-    if how.sampler in ("ddim", "dpm-solver++"):
+    if how.sampler in NOISY:
         said["eta"] = how.eta
     if how.rho is not None:
         said["rho"] = how.rho

@@ -1,5 +1,6 @@
 """How to judge, what of the protocol a user may choose; and what judging gives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -8,8 +9,10 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.protocols import Score
+from triptych.samplers import NOISY, OF_ANY_TIMES, SAMPLERS
 
-SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "heun"]
+Say = Callable[[str], None]  # told what is being done, for whoever waits
+SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Evaluation:
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
     rho: Annotated[float, Ge(1), Le(100)] | None = None
-    """Of the times of DPM-Solver++ and Heun's method: even in s^(1/rho), s = sigma / alpha; left
-    out, in log s."""
+    """Of the times of DPM-Solver++, UniPC and Heun's method: even in s^(1/rho), s = sigma / alpha;
+    left out, in log s."""
     tradeoff_images: Annotated[int, Ge(0)] = 0
     """Samples of each model by each sampler and several numbers of steps, for their FID against
     the time they take; 0: none."""
@@ -62,22 +65,26 @@ class Evaluation:
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def __post_init__(self) -> None:
-        """Heun's method has no noise, DDIM times of its own; one image has no covariance."""
+        """Not every sampler has noise or a choice of times; one image has no covariance."""
         if self.tradeoff_images == 1:
             raise UserError(
                 "tradeoff_images = 1 cannot be judged, a FID is of 2 images or more; choose so "
                 "many, or 0 for none"
             )
-        if self.sampler == "heun" and self.eta:
+        if self.eta and self.sampler in set(SAMPLERS).difference(NOISY):
             raise UserError(
-                f"eta = {self.eta:g} cannot be used with sampler = 'heun', which is deterministic; "
-                f"choose eta = 0, or another sampler"
+                f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which is "
+                f"deterministic; choose eta = 0, or another sampler"
             )
-        if self.rho is not None and self.sampler in ("ancestral", "ddim"):
+        if self.rho is not None and self.sampler not in OF_ANY_TIMES:
             raise UserError(
                 f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, which has "
-                f"times of its own; leave it out, or choose 'dpm-solver++' or 'heun'"
+                f"times of its own; leave it out, or choose another of {', '.join(OF_ANY_TIMES)}"
             )
+
+
+def quiet(what: str) -> None:
+    """A `Say` for where nobody waits."""
 
 
 def of_first(protocol: dict[str, Any], n: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from triptych.evaluate.drawing import (
     sampling_protocol,
     seen,
 )
-from triptych.evaluate.evaluation import Evaluation, Judgement, of_first
+from triptych.evaluate.evaluation import Evaluation, Judgement, Say, of_first, quiet
 from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
@@ -54,6 +54,7 @@ def judge(
     seed: int,
     features: Features | None = None,
     drawn_by: nn.Module | None = None,
+    say: Say = quiet,
 ) -> Judgement:
     """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
 
@@ -70,6 +71,7 @@ def judge(
     protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
     g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
     draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
+    say("bounds")
     result = judge_model(model, x, labels, how, protocol, g)
     refuse_nan(result.scores)
     if isinstance(model, PixelFlow):
@@ -81,14 +83,15 @@ def judge(
     result.scores.append(score)
     if features is None:
         return result
-    samples = enough(shown, draw, len(images))
+    samples = enough(shown, draw, len(images), say)
+    say("scores of the samples")
     drawn = sampling_protocol(model, how) | pixels_protocol(model)
     scores, arrays = sample_scores(samples, data, features, drawn)
     result.arrays |= arrays
     result.scores += [*scores, sampling_speed(draw, device, of_drawn | drawn)]
     result.scores.append(copied_score(model, samples, data, view_name, drawn))
     if how.tradeoff_images:
-        result.arrays["tradeoff"] = tradeoff(model, drawing, how, data, features, seed)
+        result.arrays["tradeoff"] = tradeoff(model, drawing, how, data, features, seed, say)
     if isinstance(model, LatentDDPM):
         train = seen(from_training(data, len(images)), data.levels, view_name)
         result.scores += latent_limits(model, train, data, features, g)

@@ -16,14 +16,18 @@ MOST = 2**28  # bytes of one array; what a run writes is far below
 KINDS = "biufU"  # numbers and text
 
 
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, NDArray]:
-    """These arrays of the file.
+def read_npz(
+    path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, NDArray]:
+    """These arrays of the file, and of the optional ones those that it has.
 
     Raises:
         UserError: one is missing, damaged, of objects, or announces another size than it has.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+            names += tuple(name for name in optional if f"{name}.npy" in members)
             return {name: _array(archive, f"{name}.npy") for name in names}
     except (
         # what zipfile, zlib and numpy's parser of headers raise on bytes that are not theirs

@@ -59,10 +59,10 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
     if len(models) == 1 or all(s.n_seeds == 1 for s in models):
         return [f"{metric} is {listed(told)}."] if values else []
     if len(models) > MOST_NEIGHBOURS:
-        return [_best_of_many(study, models, metric)]
+        return [_best_of_many(study, models, metric, values)]
     pairs = list(pairwise(models))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
-    if len(models) > 2 and not any(map(separated, differences)):
+    if len(models) > 2 and not all(map(separated, differences)):
         pairs.append((models[0], models[-1]))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     name = metric.removeprefix("The ").removeprefix("bound in ")
@@ -82,24 +82,25 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
     return [" ".join(said)]
 
 
-def _best_of_many(study: Study, models: Sequence[Summary], metric: str) -> str:
-    """What the runs say of the best mean: from which models they tell it."""
+def _best_of_many(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> str:
+    """What the runs say of the best mean: from which models they tell it. `values`: with the best
+    and the worst."""
     (best, *others), decimals = models, decimals_for([s.mean for s in models], most=3)
     open_ = [title_of(study, s) for s in others if not tells_better(study, best, s)]
     nearest = next((s for s in others if tells_better(study, best, s)), None)
     least, last = title_of(study, models[-1]), number(models[-1].mean, decimals)
     name = metric.removeprefix("The ").removeprefix("bound in ")
     said = f"The best mean {name} is {number(best.mean, decimals)}, for {title_of(study, best)}, "
-    said += f"the worst {last}, for {least}."
+    said = f"{said}the worst {last}, for {least}. " if values else ""
     if nearest is None:
-        return f"{said} The runs do not tell the best from any other."
+        return f"{said}The runs do not tell the best from any other."
     difference = study.difference(best.metric, best.model, nearest.model)
     assert difference is not None
     names = (title_of(study, best), title_of(study, nearest))
     claim = _claim(difference, names)
     if open_:
-        return f"{said} The runs do not tell the best from {few(open_)}; {name} is {claim}."
-    return f"{said} The runs tell the best from each other one; {name} is {claim}, the nearest."
+        return f"{said}The runs do not tell the best from {few(open_)}; {name} is {claim}."
+    return f"{said}The runs tell the best from each other one; {name} is {claim}, the nearest."
 
 
 def _claim(difference: Difference, names: tuple[str, str], of_runs: int | None = None) -> str:

@@ -45,6 +45,7 @@ CITATIONS = (
     "tomczak2018",
     "vehtari2024",
     "wu2017",
+    "zhao2023",
 )
 
 HELD = "50, 80 and 95%"
@@ -70,9 +71,10 @@ def build(
     if "prior-posterior" in heights:
         caption = _posterior_caption(study)
         wide.append(_figure(1, "prior-posterior", heights, caption))
-    if "samples" in heights:
-        last = _figure(1 + len(wide), "samples", heights, _samples_caption(study))
     likelihood, sampling = likelihood_table(study), sampling_table(study)
+    if "samples" in heights:
+        where = None if sampling is None else 2 if likelihood else 1
+        last = _figure(1 + len(wide), "samples", heights, _samples_caption(study, where))
     if likelihood is not None:
         wide.append(_table(1, likelihood, 12.0))
     return {
@@ -153,8 +155,9 @@ def _posterior_caption(study: Study) -> list[Span]:
     rings = "; rings: draws from the prior" if any(one.projected for one in found) else ""
     text = f"{dots}; dashed, grey: regions with {HELD} of q(z), of the prior{rings}"
     if chains:
-        own = f"grey, its VAE's prior; lines, the same of {chains[0][0]}"
-        text += f". Last, on its own scale: {own}"
+        (_, last), *_ = chains
+        axes = "axes (q(z)'s PCs)" if last.projected else "scale"
+        text += f". Last, on its own {axes}: grey, its VAE's prior; lines, its chain"
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
@@ -166,15 +169,16 @@ def _plane(found: list[Latent]) -> str:
     """What the axes are, where they are not the latent space's own."""
     projected = {latent.projected for latent in found}
     where = " where M > 2" if len(projected) > 1 else ""
-    components = "in the posterior's two leading principal components"
+    components = "in q(z)'s two leading principal components"
     return f", {components}{where}" if True in projected else ""
 
 
-def _samples_caption(study: Study) -> list[Span]:
-    found = [got for r in study.part("B") if (got := read_samples(study, r, 4))]
-    seeds = listed([str(s) for s in sorted({seed for seed, _ in found})])
-    return [
-        {"strong": "Samples:"},
-        f" the first four of each model's first finished run (seed {seeds}), chosen by that rule"
-        " alone.",
-    ]
+def _samples_caption(study: Study, table: int | None) -> list[Span]:
+    """`table`: the number of that which says how they are drawn."""
+    found = [(r, got) for r in study.part("B") if (got := read_samples(study, r, 4))]
+    seeds = listed([str(s) for s in sorted({seed for _, (seed, _) in found})])
+    text = f" first four of each model's first run (seed {seeds}), none picked"
+    text += "" if table is None else f", drawn as Table {table} says"
+    if sum(r.family == "latent" for r, _ in found) > 1:
+        text += "; latents: same noise"
+    return [{"strong": "Samples:"}, f"{text}."]

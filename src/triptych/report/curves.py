@@ -21,6 +21,7 @@ SMALLEST_TERM = 1e-6  # of the largest, that is drawn
 ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three numbers a decade
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
+LINE_COLOURS = [CLASS_COLOURS[i] for i in (0, 3, 2, 8, 6, 7, 5, 9, 4, 1)]  # the pale ones last
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 BESIDE: dict[str, Any] = {
     "frameon": False,
@@ -176,6 +177,7 @@ WAYS = {
     "asked": ("*", "as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
     "dpm-solver++ sde": ("P", LABEL.format(**DRAWN["dpm-solver++ sde"][0])),
+    "unipc": ("v", "UniPC, rho = {rho:g}".format(**DRAWN["unipc"][0])),
     "heun": ("^", "Heun"),
     "ddim": ("s", "DDIM"),
     "ancestral": ("D", "ancestral"),
@@ -228,7 +230,7 @@ def _calls(evaluations: np.ndarray) -> str:
 
 
 def style(i: int) -> dict[str, Any]:
-    marker, colour = MARKERS[i % len(MARKERS)], CLASS_COLOURS[i % len(CLASS_COLOURS)]
+    marker, colour = MARKERS[i % len(MARKERS)], LINE_COLOURS[i % len(LINE_COLOURS)]
     return {"marker": marker, "ms": 3.5, "lw": 1.0, "color": colour}
 
 

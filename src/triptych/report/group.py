@@ -10,7 +10,8 @@ from typing import Any
 from triptych.errors import UserError
 from triptych.report.wording import listed
 
-COURSE = "Advanced Machine Learning (02460)"
+COURSE_NUMBER = "02460"
+COURSE = f"Advanced Machine Learning ({COURSE_NUMBER})"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from triptych.errors import UserError
 from triptych.report.check import check_pdf
 from triptych.report.edition import Edition, edition_named
-from triptych.report.group import read_group
+from triptych.report.group import COURSE_NUMBER, read_group
 from triptych.report.load import read_study
 from triptych.report.made_of import OWN, changed_since, sources
 from triptych.report.wording import listed
@@ -54,7 +54,13 @@ def _check_sources(report: Path, edition: Edition) -> None:
             raise UserError(
                 f"{report} lacks what the group writes in {name}; put that file beside it, {again}"
             )
-    if edition.declaration and not read_group((report.parent, Path.cwd())).date:
+    group = read_group((report.parent, Path.cwd()))
+    if COURSE_NUMBER not in edition.title + group.course:
+        raise UserError(
+            f"{found['group.toml']} has course = {group.course!r} without {COURSE_NUMBER}, which "
+            f"page 1 must carry; write it there, {again}"
+        )
+    if edition.declaration and not group.date:
         raise UserError(
             f"{found['group.toml']} has no date, which the {edition.name} edition names; write "
             f'date = "..." in it, {again}'

@@ -168,8 +168,8 @@ def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
     prior with heavy tails no more than its middle and a third of that on either side."""
     bounds = []
     for latent in latents:
-        for cloud in (latent.posterior, latent.prior):
-            if len(cloud):
+        for cloud in (latent.posterior, latent.prior, latent.chain_draws):
+            if cloud is not None and len(cloud):
                 lowest, low, high, highest = np.quantile(cloud, [0.004, 0.01, 0.99, 0.996], axis=0)
                 beside = (high - low) / 3
                 bounds.append(

@@ -21,18 +21,23 @@ CLASS_COLOURS = (
     "#44AA99",
     "#999933",
     "#AA4499",
-    "#555555",
+    "#000000",
 )
 MASSES = (0.95, 0.8, 0.5)
 MOST_POINTS = 3000
 MOST_PRIOR_SAMPLES = 150
 DASHES = (0, (2.5, 1.5))
 APART = 0.3  # cm from one digit to the next
+CLEAR = 1.5  # cm that a cloud is wide at least, which ten of them do not hide
 
 
 def draw_prior(ax: Axes, latent: Latent) -> None:
-    """Shaded regions that hold 50, 80 and 95% of the prior's mass in the plane."""
+    """Shaded regions that hold 50, 80 and 95% of the prior's mass in the plane: of a density that
+    is exact there, or else of the prior's draws, which a smoothed density would take more room for.
+    """
     levels = mass_levels(latent, latent.density)
+    if latent.projected:
+        levels = cloud_levels(latent, latent.density, latent.prior)
     shades = ["#EFEFEF", "#DEDEDE", "#CCCCCC"]
     _outline(ax, latent, latent.density, levels, shades, colors="#606060", linewidths=0.6)
 
@@ -41,6 +46,8 @@ def draw_chain(ax: Axes, latent: Latent) -> None:
     """Lines around 50, 80 and 95% of what a latent DDPM draws, if there is one."""
     if latent.chain is not None:
         levels = mass_levels(latent, latent.chain)
+        if latent.chain_draws is not None:
+            levels = cloud_levels(latent, latent.chain, latent.chain_draws)
         _outline(ax, latent, latent.chain, levels, [], colors="k", linewidths=1.1)
 
 
@@ -95,7 +102,7 @@ def draw_posterior(ax: Axes, latent: Latent) -> None:
 def draw_posterior_regions(ax: Axes, latent: Latent) -> None:
     """Dashed lines around 50, 80 and 95% of the aggregate posterior's cloud."""
     density = posterior_density(latent)
-    levels = cloud_levels(latent, density)
+    levels = cloud_levels(latent, density, latent.posterior)
     lines = {"colors": "k", "linewidths": 0.7, "linestyles": [DASHES]}
     _outline(ax, latent, density, levels, [], **lines)
 
@@ -119,12 +126,12 @@ def posterior_density(latent: Latent) -> np.ndarray:
     return smooth / (len(latent.posterior) * steps.prod())
 
 
-def cloud_levels(latent: Latent, density: np.ndarray) -> list[float]:
+def cloud_levels(latent: Latent, density: np.ndarray, cloud: np.ndarray) -> list[float]:
     """Densities above which those shares of the cloud lie, whatever smoothing does to mass."""
     axes = (latent.grid_x, latent.grid_y)
     column, row = (
         np.clip(np.rint((at - axis[0]) / (axis[1] - axis[0])), 0, len(axis) - 1).astype(int)
-        for axis, at in zip(axes, latent.posterior.T, strict=True)
+        for axis, at in zip(axes, cloud.T, strict=True)
     )
     found = np.quantile(density[row, column], [1 - mass for mass in MASSES])
     return sorted({float(level) for level in found if level > 0})
@@ -140,12 +147,15 @@ def draw_prior_samples(ax: Axes, latent: Latent) -> None:
 
 
 def write_digits(ax: Axes, latent: Latent) -> None:
-    """The name of each class at its median, black on a rim of its colour."""
-    classes = np.unique(latent.labels)
-    centres = np.array([np.median(latent.posterior[latent.labels == c], axis=0) for c in classes])
+    """The name of each class at its median, black on a rim of its colour; none where they would
+    hide the cloud."""
     low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
     origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
     side = ax.get_position().width * TEXT_WIDTH
+    if np.ptp(np.quantile(latent.posterior, [0.01, 0.99], axis=0), 0).max() / reach * side < CLEAR:
+        return
+    classes = np.unique(latent.labels)
+    centres = np.array([np.median(latent.posterior[latent.labels == c], axis=0) for c in classes])
     places = spread_apart((centres - origin) / reach * side, APART, side) / side * reach + origin
     for c, centre, (x, y) in zip(classes, centres, places, strict=True):
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]

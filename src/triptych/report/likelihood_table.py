@@ -5,7 +5,7 @@ from typing import Any
 
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import Table, behind, best_iwae, cells_of, column_of
-from triptych.report.wording import KL, Span, count, dataset_name, split_and_n
+from triptych.report.wording import KL, Span, capital, count, dataset_name, split_and_n
 
 SOURCES = {"ais": "wu2017"}
 
@@ -48,7 +48,7 @@ def _heading(metric: str) -> str:
         "elbo": "ELBO",
         "ais": "AIS",
         "kl-aggregate": KL,
-        "mutual-information": "Mutual inf.",
+        "mutual-information": "I(x; z)",
         "energy-distance": "Energy dist. (null)",
     }
     return fixed.get(metric, metric.upper())
@@ -57,11 +57,13 @@ def _heading(metric: str) -> str:
 def _caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]:
     recipes = study.part("A")
     protocol = next(iter(next(iter(columns.values())).values())).protocol
-    dataset = f"{dataset_name(str(protocol['dataset']))}, " if "dataset" in protocol else ""
-    text = f" {dataset}{split_and_n(protocol)}; "
+    text = f" {capital(dataset_name(str(protocol['dataset'])))}," if "dataset" in protocol else ""
+    text += f" {split_and_n(protocol)}; "
     text += f"{behind(study, recipes, list(columns.values()))}. In nats"
     if "energy-distance" in columns:
-        text += "; null: the energy distance's 95% level when q(z) = p(z)"
+        text += ", but for the energy distance (null: its 95% level when q(z) = p(z))"
+    if "mutual-information" in columns:
+        text += "; I: mutual information"
     spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
     for metric, column in columns.items():
         if metric in SOURCES or metric.startswith("iwae-"):

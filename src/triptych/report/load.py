@@ -164,6 +164,8 @@ class Latent:
     explained: tuple[float, float]
     chain: np.ndarray | None = None
     """Density of a latent DDPM on the same grid."""
+    chain_draws: np.ndarray | None = None
+    """Some of what it drew; earlier results have none."""
 
 
 def read_study(folder: Path) -> Study:
@@ -206,17 +208,19 @@ def read_latent(study: Study, recipe: Recipe) -> Latent | None:
         return None
     seed, path = found
     names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density", "explained")
-    chain = ("chain",) if recipe.family == "latent" else ()
-    arrays = read_npz(path, (*names, *chain, "components"))
+    chain, draws = (("chain",), ("chain_draws",)) if recipe.family == "latent" else ((), ())
+    arrays = read_npz(path, (*names, *chain, "components"), draws)
+    draws = tuple(name for name in draws if name in arrays)
     n, density = len(arrays["posterior"]), (arrays["grid_y"].size, arrays["grid_x"].size)
     shapes = {"posterior": (n, 2), "labels": (n,), "explained": (2,)}
+    shapes |= {name: (len(arrays[name]), 2) for name in draws}
     check_shapes(path, arrays, shapes | dict.fromkeys(("density", *chain), density))
     first, second = (float(v) for v in arrays["explained"])
     return Latent(
         seed=seed,
         projected=str(arrays["components"]) == "pca",
         explained=(first, second),
-        **{name: arrays[name] for name in (*names[:-1], *chain)},
+        **{name: arrays[name] for name in (*names[:-1], *chain, *draws)},
     )
 
 

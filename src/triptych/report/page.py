@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -176,25 +177,26 @@ def _spread_out(press: Press) -> None:
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
-    """As many optional pieces as the page holds in the last look but one, which still has some air,
-    the last headings' first; then the first look whose snippets end on the page on which they
-    start, or the tightest."""
-    most = sum(len(ask.optional) for ask in snippets)
-    extras = next(
-        (n for n in range(most, 0, -1) if _code_fits(press, snippets, CODE_LOOKS[-2], n)), 0
-    )
+    """The optional pieces that the page still holds in the last look but one, which has some air;
+    then the first look whose snippets end on the page on which they start, or the tightest."""
+    turns = zip_longest(*(ask.optional for ask in snippets))
+    extras: list[str] = []
+    for name in (name for turn in turns for name in turn if name is not None):
+        if _code_fits(press, snippets, CODE_LOOKS[-2], [*extras, name]):
+            extras.append(name)
     for look in CODE_LOOKS:
         if _code_fits(press, snippets, look, extras):
             return
 
 
-def _code_fits(press: Press, snippets: Sequence[Ask], look: CodeLook, extras: int) -> bool:
-    """Sets the snippets with `extras` of the optional pieces; whether they keep to one page."""
+def _code_fits(
+    press: Press, snippets: Sequence[Ask], look: CodeLook, extras: Sequence[str]
+) -> bool:
+    """Sets the snippets with these optional pieces; whether they keep to one page."""
     pieces: list[tuple[Ask, list[Snippet]]] = []
-    for ask in reversed(snippets):
-        optional = ask.optional[:extras]
-        extras -= len(optional)
-        pieces.insert(0, (ask, [cut(name) for name in (*ask.names, *optional)]))
+    for ask in snippets:
+        optional = [name for name in ask.optional if name in extras]
+        pieces.append((ask, [cut(name) for name in (*ask.names, *optional)]))
     code = asdict(look) | _columns([snippet for _, found in pieces for snippet in found])
     press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
     marks = press.marks()
@@ -205,7 +207,13 @@ def _listing(ask: Ask, pieces: list[Snippet]) -> dict[str, Any]:
     return {
         "title": ask.title,
         "pieces": [
-            {"file": p.file, "numbers": p.numbers, "code": "\n".join(p.lines)} for p in pieces
+            {
+                "file": p.file,
+                "owner": p.name.rpartition(".")[0],
+                "numbers": p.numbers,
+                "code": "\n".join(p.lines),
+            }
+            for p in pieces
         ],
     }
 

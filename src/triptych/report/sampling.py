@@ -20,7 +20,8 @@ def sampling(study: Study, brief: bool) -> list[Span]:
     spans: list[Span] = []
     if fid:
         spans += [one_run(fid, brief), _floor(study, fid, brief)]
-        spans += [f" {text}" for text in compare(study, fid, "FID", values=False)]
+        told = compare(study, fid, "FID", values=False)
+        spans += [f" {text}" for text in told if text]
     spans += [_own_priors(study, recipes, brief), _beta(study, recipes), _clock(study, fid)]
     if len(bpd) > 1 and not brief:
         spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
@@ -39,7 +40,7 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
     else:
         said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
         left = listed([number(v, 2) for v in least])
-    text = f" With the VAE's own prior for the chain it is {said}"
+    text = f" With the VAE's own prior for the chain, FID is {said}"
     return text + (f"; with latents of training images, {left}." if left else ".")
 
 
@@ -60,27 +61,41 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _clock(study: Study, fid: Sequence[Summary]) -> str:
-    """Samples a second of every model beside those of the one with the lowest FID."""
+    """Samples a second of every model beside those of the one with the lowest FID: from the least
+    to the most of the paired runs."""
     speed = {s.model: study.score(s.model, "samples-per-second") for s in fid}
-    timed = [(s, rate.mean) for s in fid if (rate := speed[s.model]) is not None]
+    timed = [(s, rate) for s in fid if (rate := speed[s.model]) is not None]
     if len(timed) < 2 or timed[0][0] is not fid[0]:
         return ""
     (best, slow), *others = timed
-    if slow >= max(rate for _, rate in others):
+    times = {s.model: _multiples(rate, slow) for s, rate in others}
+    if not all(times.values()):
+        return ""
+    if max(map(max, times.values())) <= 1:
         return f" {capital(title_of(study, best))} has the lowest FID and is the fastest."
     chains = [r.name for r in study.part("B") if r.family == "latent"]
-    times = {s.model: rate / slow for s, rate in others}
-    of_chains = [times[name] for name in chains if name in times]
+    of_chains = [ratio for name in chains for ratio in times.get(name, [])]
+    together = sum(name in times for name in chains) > 1
     told = [
-        f"{two_digits(times[s.model])} for {title_of(study, s)}"
+        f"{_ends(times[s.model])} for {title_of(study, s)}"
         for s, _ in others
-        if len(of_chains) < 2 or s.model not in chains
+        if not (together and s.model in chains)
     ]
-    if len(of_chains) > 1:
-        ends = dict.fromkeys(two_digits(end) for end in (min(of_chains), max(of_chains)))
-        others = "other " if best.model in chains else ""
-        told.append(f"{' to '.join(ends)} for the {others}latent DDPMs")
+    if together:
+        rest = "other " if best.model in chains else ""
+        told.append(f"{_ends(of_chains)} for the {rest}latent DDPMs")
     return f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
+
+
+def _multiples(rate: Summary, of: Summary) -> list[float]:
+    """Of the seeds that both have."""
+    beside = dict(zip(of.seeds, of.values, strict=True))
+    return [v / beside[s] for s, v in zip(rate.seeds, rate.values, strict=True) if s in beside]
+
+
+def _ends(values: Sequence[float]) -> str:
+    """The least and the most, or the one that both round to."""
+    return " to ".join(dict.fromkeys(two_digits(v) for v in (min(values), max(values))))
 
 
 def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:

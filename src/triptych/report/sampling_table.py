@@ -6,6 +6,7 @@ from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import DASH, Table, behind, cells_of, column_of
 from triptych.report.wording import (
     NO_BREAK_SPACE,
+    PLUS_MINUS,
     Span,
     bare,
     capital,
@@ -19,6 +20,7 @@ from triptych.report.wording import (
 WAYS = {
     "DDIM": "song2021",
     "DPM-Solver++": "lu2022",
+    "UniPC": "zhao2023",
     "Heun": "karras2022",
     "autoguidance": "karras2024",
 }
@@ -54,8 +56,14 @@ def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
 
 
 def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
-    rates = [column[r.name].mean if r.name in column else None for r in recipes]
-    return [DASH if v is None else two_digits(v) for v in rates]
+    rates = [column.get(r.name) for r in recipes]
+    return [DASH if rate is None else _speed(rate) for rate in rates]
+
+
+def _speed(rate: Summary) -> str:
+    """To two digits, with what the clock did from run to run."""
+    beside = f" {PLUS_MINUS} {two_digits(rate.std)}" if rate.std else ""
+    return f"{two_digits(rate.mean)}{beside}"
 
 
 def _caption(
@@ -79,7 +87,7 @@ def _caption(
         spans.append(f"; floor: real against real{value}.")
         spans += _samplers(study, fid)
     if speed is not None:
-        own = f" {capital(PRIOR_FID)}: FID with the VAE's; 1/s: samples a second"
+        own = f" {capital(PRIOR_FID)}: FID with the VAE's for the chain; 1/s: samples a second"
         spans.append(f"{own}{_machine(speed)}.")
     bounds = [
         f"{bare(study, r)}: {_bound(bpd[r.name], speed is not None)}"
@@ -123,8 +131,8 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
     for way, names in said.items():
         who = f"{len(names)} models" if len(said) == 1 and len(names) > 2 else listed(names)
         papers = [key for word, key in WAYS.items() if word in way]
-        cites = [span for key in papers for span in (NO_BREAK_SPACE, {"cite": key})]
-        spans += [f"; {who}: {way}" if spans else f" {who}: {way}", *cites]
+        lead, gap = "; " if spans else " ", NO_BREAK_SPACE if papers else ""
+        spans += [f"{lead}{who}: {way}{gap}", *({"cite": key} for key in papers)]
     return [*spans, "."]
 
 

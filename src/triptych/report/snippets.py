@@ -1,6 +1,7 @@
 """Named pieces of source, cut out of the real files. Nothing is imported to be shown."""
 
 import ast
+import copy
 import importlib.util
 import re
 import textwrap
@@ -14,8 +15,8 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Ask:
-    """One heading of the snippets page; `optional` pieces are shown as far as they fit, those of
-    later headings before those of earlier ones."""
+    """One heading of the snippets page; `optional` pieces are shown as far as they fit, the first
+    of each heading before the second of any."""
 
     title: str
     names: tuple[str, ...]
@@ -24,7 +25,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Snippet:
-    """Dedented source without docstrings; `numbers` are the lines' own in the file."""
+    """Dedented source without docstrings, its first line without annotations; `numbers` are the
+    lines' own in the file."""
 
     name: str
     file: str
@@ -47,16 +49,17 @@ SNIPPETS = (
             "triptych.flows.coupling:Affine.inverse",
             "triptych.flows.flow:Flow.log_prob",
         ),
-        ("triptych.flows.flow:Flow.inverse",),
+        ("triptych.flows.flow:Flow.inverse", "triptych.flows.coupling:Coupling.theta"),
     ),
     Ask(
         "The DDPM's ELBO",
         ("triptych.ddpm:DDPM.bound", "triptych.ddpm:DDPM.gaussian_term"),
-        ("triptych.ddpm:DDPM.divergence",),
+        ("triptych.ddpm:DDPM.divergence", "triptych.ddpm:DDPM.diffuse"),
     ),
     Ask(
         "The DDPM's sampling algorithm",
         ("triptych.ddpm:DDPM.sample", "triptych.ddpm:DDPM.step"),
+        ("triptych.ddpm:DDPM.mu",),
     ),
 )
 
@@ -71,10 +74,28 @@ def cut(name: str) -> Snippet:
         raise UserError(f"{name} is not defined in {path.name}: name a function, class or method.")
     kept = range(_first_line(node), (node.end_lineno or 0) + 1)
     hidden = _docstring_lines(node, source.splitlines())
+    bare = _bare_signature(node)
+    hidden |= set(range(node.lineno + 1, node.body[0].lineno)) if bare else set()
     numbers = [no for no in kept if no not in hidden]
-    lines = [TOOL_NOTE.sub("", source.splitlines()[no - 1]) for no in numbers]
+    shown = {no: TOOL_NOTE.sub("", source.splitlines()[no - 1]) for no in numbers}
+    if bare:
+        shown[node.lineno] = " " * node.col_offset + bare
+    lines = list(shown.values())
     dedented = textwrap.dedent("\n".join(lines)).split("\n")
     return Snippet(qualified, module.replace(".", "/") + ".py", numbers, dedented)
+
+
+def _bare_signature(node: Definition) -> str:
+    """A function's first line without its annotations; nothing for a class, or for a function that
+    is a single line."""
+    if isinstance(node, ast.ClassDef) or node.body[0].lineno == node.lineno:
+        return ""
+    arguments = copy.deepcopy(node.args)
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    kind = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    return f"{kind} {node.name}({ast.unparse(arguments)}):"
 
 
 def _source_file(module: str, name: str) -> Path:

@@ -44,6 +44,7 @@ SAMPLERS = {
     "ddim": "DDIM",
     "ancestral": "ancestral sampling",
     "dpm-solver++": "DPM-Solver++",
+    "unipc": "UniPC",
     "heun": "Heun's method",
 }
 KL = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
@@ -137,8 +138,9 @@ def way_of_sampling(protocol: dict[str, Any]) -> str:
     sampler = str(protocol.get("sampler") or "")
     how = SAMPLERS.get(sampler, sampler) or "sampled"
     steps = count(int(protocol["steps"]))
-    noise = f", eta = {protocol['eta']:g}" if "eta" in protocol else ""
-    spaced = f", rho = {rho:g}" if (rho := protocol.get("rho")) else ""
+    equals = f"{NO_BREAK_SPACE}={NO_BREAK_SPACE}"
+    noise = f", eta{equals}{protocol['eta']:g}" if "eta" in protocol else ""
+    spaced = f", rho{equals}{rho:g}" if (rho := protocol.get("rho")) else ""
     guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
     shown = f", {pixels}" if pixels else ""
     return f"{how}, {steps} steps{noise}{spaced}{guided}{shown}"

@@ -1,11 +1,12 @@
 """Progress bars: one for each job that is running, with time left and the current loss."""
 
 import sys
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from triptych.study.local import EVALUATING
 from triptych.study.run import Job
 from triptych.train.fit import Progress
 
@@ -13,8 +14,7 @@ from triptych.train.fit import Progress
 class Bars:
     """Shows what `run_here` and `run_processes` tell. Where nobody watches, a line at each end."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self.stream = stream
+    def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, job: Job, said: Progress | str) -> None:
@@ -24,22 +24,22 @@ class Bars:
             bar = self.bars.get(name) or self._open(name, said)
             bar.set_postfix_str(f"loss {said.loss:.4g}", refresh=False)
             bar.update(said.step - bar.n)
-        elif said.startswith("evaluating"):
-            if name in self.bars:
-                self.bars[name].set_postfix_str(said)
+        elif said.startswith(EVALUATING):
+            if name not in self.bars:
+                self.bars[name] = line(name)
+            self.bars[name].set_postfix_str(said, refresh=sys.stderr.isatty())
         else:
             self._close(name)
-            tqdm.write(f"{name}: {said}", file=self.stream)
+            tqdm.write(f"{name}: {said}", file=sys.stderr)
 
     def _open(self, name: str, said: Progress) -> tqdm:
         # Redrawing is for eyes; a log gets a line every half minute.
-        pause = 0.2 if self.stream.isatty() else 30.0
+        pause = 0.2 if sys.stderr.isatty() else 30.0
         bar: tqdm = tqdm(
             total=said.steps,
             initial=said.step,
             desc=name,
             unit="step",
-            file=self.stream,
             mininterval=pause,
             leave=False,
         )
@@ -47,14 +47,31 @@ class Bars:
         return bar
 
     def _close(self, name: str) -> None:
-        if bar := self.bars.pop(name, None):
-            bar.close()
+        if name in self.bars:  # a bar without an end has no truth value
+            self.bars.pop(name).close()
 
 
 def label(job: Job) -> str:
     """ "vae-flow seed 0", or "vae-flow seeds 0-4" when they run side by side."""
     seeds = ", ".join(str(s) for s in job.seeds)
     return f"{job.recipe.name} seed{'s' if len(job.seeds) > 1 else ''} {seeds}"
+
+
+def line(title: str) -> tqdm:
+    """What is being done, and for how long: a bar without one, where somebody watches."""
+    return tqdm(
+        desc=title,
+        bar_format="{desc}{postfix} [{elapsed}]",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def line_for(title: str) -> Iterator[Callable[[str], None]]:
+    """A single line, for a single run; called with what is being done."""
+    with line(title) as bar:
+        yield bar.set_postfix_str
 
 
 def bar_for(title: str) -> Callable[[Progress], None]:

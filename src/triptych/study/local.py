@@ -29,6 +29,7 @@ from triptych.train.signals import Stop, Stopped, stop_on_signals
 Tell = Callable[[Progress | str], None]
 Display = Callable[[Job, Progress | str], None]
 HELD = "left to another process: "
+EVALUATING = "evaluating"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def run_job(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool = Fa
         train(replace(job, seeds=todo), data, progress=tell, track=place.track)
         for seed in todo:
             if not folders[seed].settled:
-                tell(f"evaluating seed {seed}")
-                evaluate(folders[seed], data, how, place.features, place.track)
+
+                def say(what: str, seed: int = seed) -> None:
+                    tell(f"{EVALUATING} seed {seed}: {what}")
+
+                evaluate(folders[seed], data, how, place.features, place.track, say)
 
 
 def attempt(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool) -> str:

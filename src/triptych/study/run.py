@@ -13,7 +13,7 @@ from triptych.data import Dataset, view
 from triptych.errors import UserError
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.drawing import chain_of
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, Say, quiet
 from triptych.evaluate.judge import judge
 from triptych.latent import LatentDDPM
 from triptych.samplers import Autoguidance
@@ -195,6 +195,7 @@ def evaluate(
     how: Evaluation,
     feature_file: Path | None = None,
     track: Track = UNTRACKED,
+    say: Say = quiet,
 ) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
 
@@ -211,7 +212,7 @@ def evaluate(
         raise UserError(f"{folder.path} is at {at}; train it to its end first")
     features = features_for(data, feature_file).to(device) if recipe.part == "B" else None
     model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
-    judgement = judge(model, data, recipe.view, how, seed, features, drawn_by)
+    judgement = judge(model, data, recipe.view, how, seed, features, drawn_by, say)
     cost = {"train": loop["seconds"], "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)
     write_text(folder.path / "manifest.json", pretty(found))
