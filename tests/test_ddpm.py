@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 
 import mpmath
 import pytest
@@ -468,6 +470,19 @@ def test_impossible_numbers_of_steps_are_refused(steps):
         spaced_times(10, steps)
     with pytest.raises(ValueError, match=r"2\.\.10"):
         evenly_less_noisy_times(chain(10), steps)
+
+
+@pytest.mark.parametrize("word", ["prediction='epsilon'", "variance='fixed_small'"])
+def test_a_choice_that_there_is_not_is_refused(word):
+    """By a program without the tests' type checks, which would be first."""
+    code = f"""
+import torch
+from triptych.ddpm import DDPM
+DDPM(torch.nn.Identity(), torch.full((8,), 0.1), (1, 2, 2), 17, {word})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = f"{word.partition('=')[2]} is none of"
+    assert done.stderr.splitlines()[-1].startswith(f"ValueError: {said}")
 
 
 # --- the loss and the terms of the bound ---

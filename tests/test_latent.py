@@ -89,9 +89,11 @@ def test_samples_are_the_decoders_means_on_the_vaes_own_latents(g):
 def test_a_chain_of_another_shape_or_on_levels_is_refused():
     vae = VAE(StandardGaussian(2), tiny_posterior(), Gaussian(MLP([2, 64]), SHAPE, 17))
     for shape, levels in (((3, 1, 1), None), ((2, 1, 1), 17)):
-        chain = DDPM(Denoiser(shape[0], 8, 1), cosine_beta(4), shape, levels)
+        chain = DDPM(Denoiser(shape[0], 8, 1), cosine_beta(4), shape, levels, clip=False)
         with pytest.raises(ValueError, match=r"real \(2, 1, 1\)"):
             LatentDDPM(vae, chain)
+    with pytest.raises(ValueError, match="must not clip"):
+        LatentDDPM(vae, DDPM(Denoiser(2, 8, 1), cosine_beta(4), (2, 1, 1), None))
 
 
 def test_a_chain_on_real_numbers_has_no_probability_of_levels(g):

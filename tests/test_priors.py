@@ -271,6 +271,11 @@ def test_the_error_of_a_resampled_priors_normaliser_is_its_spread_over_points(g)
     assert prior.normaliser_std() > 0.005
 
 
+def test_a_resampled_priors_normaliser_follows_the_precision():
+    prior = ResampledPrior(StandardGaussian(2), MLP([2, 4, 1]), points=400).eval().double()
+    assert prior.settled.dtype == torch.float64
+
+
 def test_a_resampled_prior_bears_acceptances_that_round_to_one_and_to_zero():
     prior, z = prior_named("resampled", 3).float(), torch.randn(6, 3).float()
     for logit in (200.0, -200.0):

@@ -9,13 +9,14 @@ The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"; of the last s
 on levels, small too), or what the network says of each pixel, between the two (Nichol & Dhariwal
 2021, arXiv:2102.09672, eq. 15).
 
-Times are 0 .. T-1; x_t at t = 0 has had one step of noise. Data are levels k = 0 .. L-1, seen as
+Times are 0 .. T-1, and x_t at t = 0 has had one step of noise: it is what the paper calls x_1. x_0
+is the image itself, and L_T, L_t and L_0 are the paper's. Data are levels k = 0 .. L-1, seen as
 x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, of which there is a
 chain but no bound on a probability.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -58,6 +59,9 @@ class DDPM(nn.Module):
         variance: Variance = "small",
     ) -> None:
         super().__init__()
+        for choice, known in ((prediction, Prediction), (variance, Variance)):
+            if choice not in get_args(known):
+                raise ValueError(f"{choice!r} is none of {', '.join(get_args(known))}")
         if variance == "learned" and levels is None:
             raise ValueError("a learned variance is trained on the bound, which needs levels")
         self.net, self.shape, self.levels = net, shape, levels

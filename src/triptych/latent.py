@@ -33,6 +33,8 @@ class LatentDDPM(nn.Module):
     def __init__(self, autoencoder: VAE, ddpm: DDPM) -> None:
         super().__init__()
         M = autoencoder.posterior.latent_dim
+        if ddpm.clip:
+            raise ValueError("a chain in a latent space must not clip to [-1, 1]: clip=False")
         if ddpm.shape != (M, 1, 1) or ddpm.levels is not None:
             raise ValueError(f"the chain must be of real {(M, 1, 1)}, not {ddpm.shape}")
         self.autoencoder, self.ddpm = autoencoder, ddpm

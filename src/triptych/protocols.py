@@ -1,8 +1,8 @@
 """The nouns of the house: what a prior, a flow, a posterior, a likelihood, a model and a score are.
 
-Everything is structural: a class that has these methods is one of these things.
-Leading batch dimensions are free (`*batch`), so the same code serves one sample per
-image and K importance samples per image.
+Everything is structural: a class that has these methods is one of these things. What a VAE or a
+flow is made of is an `nn.Module` too. Leading batch dimensions are free (`*batch`), so the same
+code serves one sample per image and K importance samples per image.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,8 @@ class Posterior(Protocol):
     latent_dim: int
 
     def encode(self, x: Tensor) -> Any:
-        """The parameters h of q(z|x)."""
+        """The parameters h of q(z|x): a tensor, or a tuple or dict of tensors, that count images
+        in their first dimension."""
         ...
 
     def rsample(self, h: Any, eps: Float[Tensor, "*batch D"]) -> tuple[Tensor, Tensor]:
@@ -98,7 +99,9 @@ class Model(Protocol):
     """What the trainer trains. Nothing inside `loss` draws: all its randomness is `noise`."""
 
     def noise(self, n: int, generator: Generator) -> Any:
-        """All the randomness that the loss of n images needs (a tensor or a dict of tensors)."""
+        """All the randomness that the loss of n images needs (a tensor or a dict of tensors). The
+        trainer puts beside it what a network's dropout takes (`dropout`), and what an objective
+        takes of the training's progress (`beta`)."""
         ...
 
     def loss(self, x: Tensor, noise: Any) -> Float[Tensor, "B"]:

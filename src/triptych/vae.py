@@ -82,6 +82,7 @@ class VAE(nn.Module):
         log_px, log_pz = self.likelihood.log_prob(x, z), self.log_pz(z, noise.get("draws"))
         return {"log_px": log_px, "log_pz": log_pz, "log_qz": log_qz}
 
+    @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """x ~ p(x|z), z ~ p(z)."""
         z = self.prior.sample(n, generator)

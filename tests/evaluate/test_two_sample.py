@@ -71,6 +71,13 @@ def test_a_classifier_finds_what_can_be_found_and_no_more():
     assert level == pytest.approx(0.5 + 1.645 * 0.5 / 4000**0.5)
 
 
+def test_a_classifier_learns_from_a_few_hundred_points_too():
+    torch.manual_seed(0)
+    angle = 2 * torch.pi * torch.rand(360)
+    ring = 1.4 * torch.stack([angle.cos(), angle.sin()], 1) + 0.2 * torch.randn(360, 2)
+    assert classifier_accuracy(torch.randn(360, 2), ring).value > 0.7
+
+
 def test_a_classifier_that_has_nothing_to_find_guesses():
     assert classifier_accuracy(torch.randn(2000, 3), torch.randn(2000, 3)).value < 0.54
 

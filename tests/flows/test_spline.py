@@ -11,13 +11,13 @@ SPLINE = RationalQuadratic(bins=6, reach=2.0)
 
 
 def theta(n, std=1.5):
-    return std * torch.randn(SPLINE.parameters, n)
+    return std * torch.randn(SPLINE.per_coordinate, n)
 
 
 def test_zero_parameters_are_the_identity():
     z = 4 * torch.randn(50)
     for move in (SPLINE.forward, SPLINE.inverse):
-        x, log_slope = move(z, torch.zeros(SPLINE.parameters, 50))
+        x, log_slope = move(z, torch.zeros(SPLINE.per_coordinate, 50))
         torch.testing.assert_close(x, z)
         torch.testing.assert_close(log_slope, torch.zeros(50))
 
@@ -93,7 +93,7 @@ def test_splines_that_cannot_be_are_refused(bins):
 
 def test_single_precision_never_leaves_the_bin():
     """Rounding in the inverse once gave the logarithm of a negative slope."""
-    free = 12 * torch.randn(SPLINE.parameters, 40_000, dtype=torch.float32)
+    free = 12 * torch.randn(SPLINE.per_coordinate, 40_000, dtype=torch.float32)
     z = 4 * torch.rand(40_000, dtype=torch.float32) - 2
     x, _ = SPLINE.forward(z, free)
     _, log_slope = SPLINE.inverse(x, free)
@@ -103,7 +103,7 @@ def test_single_precision_never_leaves_the_bin():
 def test_just_below_a_knot_the_inverse_has_gradients():
     """There the root that solves the quadratic may be rounded to zero, whose slope is infinite."""
     spline, n = RationalQuadratic(8), 60_000
-    theta = 4 * torch.randn(spline.parameters, n, dtype=torch.float32)
+    theta = 4 * torch.randn(spline.per_coordinate, n, dtype=torch.float32)
     knots = spline.knots(theta[8:16]).gather(0, torch.randint(1, 8, (1, n)))[0]
     x = torch.nextafter(knots, torch.full_like(knots, -10.0)).requires_grad_()
     z, log_slope = spline.inverse(x, theta.requires_grad_())

@@ -52,7 +52,7 @@ def nflows_of(flow):
         def create(inputs, outputs):
             theirs = WithoutContext(MLP([inputs, *HIDDEN, outputs]))
             theirs.net.load_state_dict(ours.net.state_dict())
-            last, rows = theirs.net[-1], torch.arange(outputs).view(SPLINE.parameters, -1)
+            last, rows = theirs.net[-1], torch.arange(outputs).view(SPLINE.per_coordinate, -1)
             last.bias[rows[2 * SPLINE.bins :]] += math.log(math.expm1(1 - SPLINE.smallest))
             for p in last.parameters():
                 p.copy_(p[rows.T.flatten()])

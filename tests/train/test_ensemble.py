@@ -101,3 +101,31 @@ def test_other_weights_are_held_only_for_a_while(size):
         raise ZeroDivisionError
     for p, b in zip(ensemble.parameters, before, strict=True):
         assert torch.equal(p, b)
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_in_the_end_the_models_are_the_best_there_were(seeds, tmp_path):
+    folders = [tmp_path / f"seed-{s}" for s in seeds]
+    models, data = [built("vae-flow", s) for s in seeds], training_data(MODELS["vae-flow"][1])
+    fit(models, seeds, folders, data, CONFIG)
+    for model, folder in zip(models, folders, strict=True):
+        best = checkpoint.load(folder).best
+        assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_what_has_no_gradient_stays_as_it_is(seeds, tmp_path):
+    models, data = [built("vae-flow", s) for s in seeds], training_data(MODELS["vae-flow"][1])
+    before = []
+    for model in models:
+        model.posterior.requires_grad_(False)
+        before.append({n: p.clone() for n, p in model.posterior.named_parameters()})
+    fit(models, seeds, [tmp_path / f"seed-{s}" for s in seeds], data, CONFIG)
+    for model, kept in zip(models, before, strict=True):
+        assert all(torch.equal(p, kept[n]) for n, p in model.posterior.named_parameters())
+
+
+def test_one_model_for_two_seeds_is_refused(tmp_path):
+    model, data = built("vae-flow", 3), training_data(MODELS["vae-flow"][1])
+    with pytest.raises(ValueError, match="each seed needs a model of its own"):
+        fit([model, model], [3, 4], [tmp_path / "a", tmp_path / "b"], data, CONFIG)

@@ -11,6 +11,7 @@ from toys import (
 
 from triptych.evaluate.likelihood import importance_bounds
 from triptych.flows.multiscale import Invertible1x1
+from triptych.nets.mlp import MLP
 from triptych.train.precision import networks_in_bf16
 
 
@@ -104,3 +105,14 @@ def test_importance_samples_are_decoded_in_bfloat16_and_the_rest_is_not(bf16):
     assert bounds.elbo.values.dtype == torch.float64
     exact = importance_bounds(model, x, 5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(bounds.elbo.values, exact.elbo.values, rtol=0.01, atol=0)
+
+
+@torch.no_grad()
+def test_a_network_in_bfloat16_answers_in_the_precision_it_was_asked_in():
+    net, x = MLP([3, 4, 2]), torch.randn(5, 3)
+    seen = outputs_of(net, torch.nn.Linear)
+    with networks_in_bf16(net, True):
+        given, named = net(x), net(input=x)
+    assert set(seen) == {torch.bfloat16}
+    assert given.dtype == named.dtype == torch.float32
+    assert torch.equal(given, named)

@@ -71,7 +71,7 @@ class Autoregressive(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.f = dim, f
-        self.net = MADE(dim, hidden, f.parameters, context)
+        self.net = MADE(dim, hidden, f.per_coordinate, context)
         order = torch.arange(dim)
         self.register_buffer("order", order.flip(0) if backwards else order, persistent=False)
 
@@ -95,4 +95,4 @@ class Autoregressive(nn.Module):
     ) -> Float[Tensor, "P *batch D"]:
         """The map's parameters in full precision, whatever precision the network ran in."""
         out = self.net(beside(x, context)).to(x.dtype)
-        return out.unflatten(-1, (self.f.parameters, -1)).movedim(-2, 0)
+        return out.unflatten(-1, (self.f.per_coordinate, -1)).movedim(-2, 0)

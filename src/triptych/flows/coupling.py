@@ -22,13 +22,13 @@ from triptych.protocols import WithLogDet
 
 @runtime_checkable
 class Elementwise(Protocol):
-    """A monotone map of each coordinate, with `parameters` numbers for each.
+    """A monotone map of each coordinate, with `per_coordinate` numbers for each.
 
     Both directions return the image and log f' of the map applied, coordinate by coordinate; all
     parameters zero is the identity.
     """
 
-    parameters: int
+    per_coordinate: int
 
     def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(x, log dx/dz)."""
@@ -43,7 +43,7 @@ class Affine:
     """x = z exp(s) + t. The log scale is bounded, `s = cap tanh(s' / cap)`, so that no layer can
     blow up."""
 
-    parameters = 2
+    per_coordinate = 2
 
     def __init__(self, cap: float = 2.0) -> None:
         self.cap = cap
@@ -69,7 +69,7 @@ class Coupling(nn.Module):
 
     `mask` marks the coordinates that pass unchanged, along the last dimension of a vector
     (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the len(a) of
-    them to `f.parameters` times len(b), the first parameter of all coordinates first; a network
+    them to `f.per_coordinate` times len(b), the first parameter of all coordinates first; a network
     whose last layer starts at zero makes the layer start as the identity.
     """
 
@@ -105,7 +105,7 @@ class Coupling(nn.Module):
     def theta(self, x_a: Tensor, context: Tensor | None = None) -> Float[Tensor, "P ..."]:
         """The map's parameters in full precision, whatever precision the network ran in."""
         out = self.net(beside(x_a, context, self.dim)).to(x_a.dtype)
-        return out.unflatten(self.dim, (self.f.parameters, -1)).movedim(self.dim - 1, 0)
+        return out.unflatten(self.dim, (self.f.per_coordinate, -1)).movedim(self.dim - 1, 0)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates that condition, and those that change."""

@@ -51,7 +51,7 @@ class VariationalDequantization(nn.Module):
         diagonal = (corner == 0) | (corner == 3)
         self.couplings = nn.ModuleList()
         for i in range(steps):
-            net = coupling_net(6 * c, hidden, f.parameters * 2 * c, blocks)
+            net = coupling_net(6 * c, hidden, f.per_coordinate * 2 * c, blocks)
             self.couplings.append(Coupling(diagonal if i % 2 == 0 else ~diagonal, net, f, 3))
         self.sigmoid, self.white = Logit(0.0), levels - 1
 

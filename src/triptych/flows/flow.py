@@ -110,7 +110,7 @@ def coupling_on(
 ) -> Coupling:
     """An MLP reads the coordinates that pass and the context, and says the others' parameters."""
     n_a = int(mask.sum())
-    outputs = f.parameters * (len(mask) - n_a)
+    outputs = f.per_coordinate * (len(mask) - n_a)
     return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), f)
 
 

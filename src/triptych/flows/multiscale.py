@@ -174,7 +174,7 @@ def flow_steps(
     first_half = torch.arange(channels) < channels // 2
     layers: list[nn.Module] = []
     for _ in range(steps):
-        net = coupling_net(channels // 2, hidden, f.parameters * channels // 2, blocks)
+        net = coupling_net(channels // 2, hidden, f.per_coordinate * channels // 2, blocks)
         layers += [Coupling(first_half, net, f, 3), Invertible1x1(channels)]
         layers += [ActNorm(channels)]
     return layers

@@ -48,7 +48,7 @@ class RationalQuadratic:
                 f"a spline needs 2 or more bins, and fewer than {1 / smallest:g}, not {bins}"
             )
         self.bins, self.reach, self.smallest = bins, reach, smallest
-        self.parameters = 3 * bins - 1
+        self.per_coordinate = 3 * bins - 1
 
     def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
         """(x, log dx/dz), eq. 4 and 5."""

@@ -28,6 +28,7 @@ class ResampledPrior(nn.Module):
     """
 
     fixed: Tensor
+    settled: Tensor | None
 
     def __init__(
         self,
@@ -38,10 +39,12 @@ class ResampledPrior(nn.Module):
         points: int = 2**18,
     ) -> None:
         super().__init__()
+        if any(True for _ in base.parameters()):
+            raise ValueError("a base that learns would leave the fixed points of Z behind")
         self.base, self.net, self.truncation, self.draws = base, net, truncation, draws
         fixed = base.sample(points, torch.Generator().manual_seed(0))
         self.register_buffer("fixed", fixed, persistent=False)
-        self.settled: Tensor | None = None
+        self.register_buffer("settled", None, persistent=False)
         self.register_load_state_dict_post_hook(lambda prior, _: prior.settle())
 
     def train(self, mode: bool = True) -> "ResampledPrior":

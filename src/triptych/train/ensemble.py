@@ -22,15 +22,17 @@ class Ensemble:
     """One model, or several of the same build with a leading seed dimension on every parameter.
 
     `parameters` is what the optimizer sees: plain parameters for one model, stacked leaves for
-    several. Persistent buffers belong to each seed; non-persistent ones are shared constants.
+    several. Persistent buffers belong to each seed, and so do parameters without a gradient, which
+    stay as they are; non-persistent buffers are shared constants.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.model, self.size = models[0], len(models)
-        self.names = [name for name, _ in self.model.named_parameters()]
+        trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.names = list(trained)
         self.wrapped: nn.Module = _Loss(self.model)
         if self.size == 1:
-            self.parameters = [p for _, p in self.model.named_parameters()]
+            self.parameters = list(trained.values())
             self.wrapped = parallel(self.wrapped, self.parameters[0].device)
             return
         states = [m.state_dict() for m in models]

@@ -48,8 +48,9 @@ def fit(
     save_every: float = 60.0,
     listeners: Sequence[Listener] = (),
 ) -> list[Failure]:
-    """Train; leave a checkpoint in each folder; return the seeds that failed.
+    """Train models of one build; leave a checkpoint in each folder; return the seeds that failed.
 
+    In the end the models hold the averaged weights that were best on the validation images.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
     StopRequested after saving when a signal asks to stop.
     """
@@ -67,7 +68,11 @@ def fit(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(networks_in_bf16(model, bf16))
-        return _loop(trainer, stack.enter_context(stop_on_signals()), progress, save_every)
+        failures = _loop(trainer, stack.enter_context(stop_on_signals()), progress, save_every)
+    for model, run in zip(trainer.models, trainer.runs, strict=True):
+        if run.best:
+            model.load_state_dict(run.best)
+    return failures
 
 
 def _loop(

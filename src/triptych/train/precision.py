@@ -68,8 +68,10 @@ def full_precision() -> Iterator[None]:
 
 
 def _autocast(forward: Any) -> Any:
-    def run(x: Tensor, *rest: Any) -> Tensor:
+    def run(*given: Any, **named: Any) -> Tensor:
+        """The output in the precision of the first input, as its caller expects it."""
+        x = next(a for a in (*given, *named.values()) if isinstance(a, Tensor))
         with torch.autocast(x.device.type, torch.bfloat16):
-            return forward(x, *rest)
+            return forward(*given, **named).to(x.dtype)
 
     return run

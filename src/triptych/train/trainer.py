@@ -68,6 +68,8 @@ class Trainer:
         self.device = data.images.device
         self.steps = total_steps(config, len(data.images))
         self.step, self.seconds = 0, 0.0
+        if len(set(map(id, models))) < len(models):
+            raise ValueError("each seed needs a model of its own, and one is given twice")
         if world() > 1 and len(models) > 1:
             raise ValueError("seeds side by side are trained by one process, not by several")
         check_batch(config.batch_size)
