@@ -205,7 +205,7 @@ def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path)
     [
         (("train", "vae", "--prior", "vmap"), "gaussian, mixture, flow, spline, maf, vamp, res"),
         (("train", "vae", "--dataset", "vmap"), "digits, mnist, fashion, kmnist"),
-        (("sample", "run", "--sampler", "vmap"), "ancestral, ddim, dpm-solver++, heun"),
+        (("sample", "run", "--sampler", "vmap"), "ancestral, ddim, dpm-solver++, unipc, heun"),
         (("study", "demo", "--preset", "vmap"), "cpu, gpu"),
         (("data", "vmap", "digits"), "fetch, verify"),
     ],

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.ddpm import DDPM, at
+from triptych.ddpm import DDPM
 
 LEAST_HALF_LOG_SNR = -5.1  # log(alpha / sigma) where samplers begin: no image is left there
 ORDER = 3  # of UniPC
@@ -59,17 +59,17 @@ def ddim(
     """
     x = model.start(n, generator)
     times = spaced_times(model.T, steps)
-    alpha_bar = model.sqrt_alpha_bar.square()
+    alpha, sigma, _ = noise_levels(model)
     for t_now, t_next in pairwise(times[::-1]):
         t = torch.full((n,), t_now, device=x.device)
         x_0 = model.x_0_hat(x, t)
-        eps = (x - at(model.sqrt_alpha_bar, t) * x_0) / at(model.sqrt_one_minus_alpha_bar, t)
-        ab_t, ab_s = alpha_bar[t_now], alpha_bar[t_next]
-        sigma = eta * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
-        kept = (1 - ab_s - sigma**2).clamp(min=0)  # rounding may take it below
-        x = ab_s.sqrt() * x_0 + kept.sqrt() * eps
+        eps = (x - alpha[t_now].item() * x_0) / sigma[t_now].item()
+        fallen = 1 - (alpha[t_now] / alpha[t_next]) ** 2
+        noise = eta * sigma[t_next] / sigma[t_now] * fallen.sqrt()
+        kept = (sigma[t_next] ** 2 - noise**2).clamp(min=0)  # rounding may take it below
+        x = alpha[t_next].item() * x_0 + kept.sqrt().item() * eps
         if eta > 0:
-            x = x + sigma * model.start(n, generator)
+            x = x + noise.item() * model.start(n, generator)
     return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 

@@ -7,22 +7,24 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow
+from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow, tiny_vae
 
 from triptych.data import view
 from triptych.errors import UserError
 from triptych.evaluate import judge as judge_module
+from triptych.evaluate.aggregate import encode_all
 from triptych.evaluate.classifier import Features
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import at_random, judge, sampler, sampling_protocol
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
-from triptych.evaluate.judge_vae import of_all
+from triptych.evaluate.judge_vae import any_draws, match_scores, of_all
 from triptych.evaluate.likelihood import Bounds, Estimate
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
+from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
 from triptych.study.build import build
@@ -532,6 +534,23 @@ def test_the_elbo_is_reconstruction_less_the_two_parts_of_the_rate(digits):
     reconstruction, information, kl = (scores[name].value for name in surgery)
     assert reconstruction - information - kl == pytest.approx(scores["elbo"].value, rel=1e-6)
     assert scores["elbo"].value < reconstruction < 0
+
+
+def test_the_error_of_the_reconstruction_is_that_of_images(digits, g):
+    """Whose bounds differ by many nats, however well each is known."""
+    model, x = built("vae-flow"), view("threshold")(digits.test_images, 17, None)
+    elbo = Estimate(20 * torch.randn(len(x)) - 100, 0.01)
+    protocol = {"view": "threshold", "n": len(x)}
+    found, *_ = match_scores(model, encode_all(model, x), elbo, protocol, g)
+    assert found.metric == "reconstruction"
+    assert found.image_std == pytest.approx(20 / len(x) ** 0.5, rel=0.15)
+
+
+def test_draws_of_q_are_of_any_images_not_one_of_each(g):
+    model = tiny_vae()
+    h = GaussianParameters(torch.arange(500.0)[:, None].expand(-1, 2), torch.full((500, 2), -20.0))
+    of = any_draws(model, h, 500, g)[:, 0].round().unique()
+    assert len(of) == pytest.approx(500 * (1 - math.exp(-1)), rel=0.1)
 
 
 @pytest.mark.parametrize("look", ["threshold", "dynamic"])

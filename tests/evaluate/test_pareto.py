@@ -53,3 +53,10 @@ def test_few_weights_take_less_of_a_tail():
         0.667,
         0.7,
     ]
+
+
+@pytest.mark.parametrize("spread", [5e-6, 5e-5])
+def test_weights_that_rounding_alone_tells_apart_have_no_tail(spread, g):
+    weights = LargestWeights(1000)
+    weights.update(-100 + spread * torch.randn(1000, 50, generator=g, dtype=torch.float32))
+    assert (weights.k_hat() == -math.inf).all()

@@ -32,16 +32,15 @@ PAIRS = 20_000  # pairs (z, n) evaluated at a time
 
 @dataclass(frozen=True)
 class Match:
-    """KL(q(z)||p(z)), the mutual information, and their sum, the rate, in nats, with the standard
-    errors of means over images and draws. `draws` is of how many z ~ q(z) q(z) was taken.
+    """KL(q(z)||p(z)) and the mutual information, means over images and draws with their standard
+    errors, and their sum, the rate, of each image; in nats. log q(z) was taken at so many `draws`.
     """
 
     kl: float
     kl_mc_std: float
     mutual_information: float
     mutual_information_mc_std: float
-    rate: float
-    rate_mc_std: float
+    rate: Float[Tensor, "N"]
     draws: int
 
 
@@ -75,8 +74,7 @@ def aggregate_match(
         of_kl.sqrt().item(),
         information.mean().item(),
         of_information.sqrt().item(),
-        rate.mean().item(),
-        of_rate.sqrt().item(),
+        rate,
         draws=m,
     )
 

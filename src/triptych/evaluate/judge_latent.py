@@ -36,8 +36,11 @@ def judge_latent(
     z, unguided = aggregate(model, x, g), replace(how, guidance=1.0)
     drawn = latents(model, unguided, min(CLASSIFIED, len(x)), g)
     prior = model.autoencoder.prior
-    scores = told_apart(z, lambda n: drawn[:n], protocol | sampling_protocol(model, unguided), g)
-    beside = told_apart(z, lambda n: prior.sample(n, g), protocol, g)
+    of = torch.randint(len(x), (len(x),), generator=g, device=g.device)  # see `any_draws`
+    some = aggregate(model, x[of], g)
+    said = protocol | sampling_protocol(model, unguided)
+    scores = told_apart(some, lambda n, _: drawn[:n], said, g)
+    beside = told_apart(some, prior.sample, protocol, g)
     scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]
     plane = latent_plane(prior, z, g, chain=drawn)
     return Judgement(scores, {"latent": plane.arrays(labels)})

@@ -1,5 +1,6 @@
 """Does a model repeat its training images? Each sample beside the nearest of them."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Nearest(NamedTuple):
 
 class Share(NamedTuple):
     """A share with its standard error, which is of so many distances and of the quantile that was
-    found from others, and its mean where both are of one distribution: about the quantile itself.
+    found from others, and its mean where both are of one distribution: about the quantile's own.
     """
 
     value: float
@@ -41,8 +42,24 @@ def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nea
 
 
 def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) -> Share:
-    """The share of distances a below this quantile of distances b."""
-    n, m = len(a), len(b)
-    share = (a < b.double().quantile(quantile)).double().mean().item()
-    variance = share * (1 - share) / n + quantile * (1 - quantile) / m
-    return Share(share, variance**0.5, (1 + quantile * (m - 1)) / (m + 1))
+    """The share of distances a below this quantile of distances b.
+
+    Distances of binary images are roots of integers: of those that are just the quantile, as large
+    a part counts as it takes of b. The quantile's error moves the share by as much as the share
+    differs between quantiles that are so far apart.
+    """
+    n, m, rising = len(a), len(b), b.sort().values
+
+    def place(p: float) -> int:
+        return min(max(math.ceil(p * m - 1e-9), 1), m)
+
+    def below(p: float) -> float:
+        edge = rising[place(p) - 1]
+        less, same = ((f(b, edge)).double().mean().item() for f in (torch.lt, torch.eq))
+        nearer, as_near = ((f(a, edge)).double().mean().item() for f in (torch.lt, torch.eq))
+        return nearer + min(max((p - less) / same, 0.0), 1.0) * as_near
+
+    share, error = below(quantile), math.sqrt(quantile * (1 - quantile) / m)
+    moved = (below(quantile + error) - below(quantile - error)) / 2
+    std = math.sqrt(share * (1 - share) / n + moved**2)
+    return Share(share, std, place(quantile) / (m + 1))

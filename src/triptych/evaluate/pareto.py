@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EQUAL = 1e-3  # nats from the largest weight of a tail to the smallest: float32 rounds about as much
+
 
 def unreliable_above(K: int) -> float:
     """The k-hat above which K > 1 weights are too few: min(1 - 1 / log10 K, 0.7)."""
@@ -47,7 +49,9 @@ class LargestWeights:
         if len(log_w) < 6:
             return torch.full_like(log_w[0], math.nan)
         w = (log_w - log_w[0]).exp()
-        return pareto_shape((w[:-1] - w[-1]).flip(0))
+        found = pareto_shape((w[:-1] - w[-1]).flip(0))
+        # Weights that only rounding tells apart are equal, and have no tail.
+        return torch.where(log_w[0] - log_w[-1] > EQUAL, found, -math.inf)
 
 
 def pareto_shape(x: Float[Tensor, "n B"]) -> Float[Tensor, "B"]:

@@ -24,7 +24,7 @@ class ResampledPrior(nn.Module):
     Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
     each step, so that the network cannot learn where they are; everywhere else from one fixed set
     of `points`, many and drawn apart from training, so that log_prob is a function of z; once for
-    all in evaluation mode. The error of that, `normaliser_std`, is the same for all z.
+    all in evaluation mode. `normaliser_std` is the error of that.
     """
 
     fixed: Tensor

@@ -18,7 +18,7 @@ METRICS = {
     "ais": Meaning("log p(x) by annealed importance sampling, a lower bound in mean", "higher"),
     "ais-bracket": Meaning(
         "between annealing forwards and backwards on images that the model drew: how far annealing "
-        "may be off",
+        "may be off, but for what both ways miss",
         "lower",
     ),
     "effective-samples": Meaning(
