@@ -142,7 +142,8 @@ class Gaussian(nn.Module):
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
-        return normal_log_prob(self.mu(z), x.flatten(-3) / (self.levels - 1), self.log_sigma)
+        y = x.flatten(-3) / (self.levels - 1)
+        return normal_log_prob(self.mu(z), y, self.log_sigma)  # as N(y; mu): it is symmetric
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """mu, moved into the range of grey values."""

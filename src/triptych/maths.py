@@ -28,8 +28,8 @@ def mixture_log_prob(
 ) -> Float[Tensor, "*batch"]:
     """log sum_k w_k N(z; mu_k, diag sigma_k^2) as one matrix product.
 
-    Expanding the square, -(z - mu)^2 / 2 sigma^2 = [z, z^2] . [b, -a / 2] + c with
-    a = sigma^-2 and b = mu a, so that no [B, K, D] tensor is ever made.
+    Expanding the square, log w N(z) = [z, z^2] . [b, -a / 2] + c with a = sigma^-2, b = mu a and
+    c = log w - sum (mu b / 2 + log sigma + log(2 pi) / 2): no [B, K, D] tensor is ever made.
     The expansion cancels: where mu / sigma is large, call it in float64.
     """
     a = torch.exp(-2 * log_sigma)

@@ -431,7 +431,7 @@ def test_the_error_of_a_density_that_is_itself_estimated_is_in_every_score_that_
     how = dataclasses.replace(QUICK, ais_images=2, ais_steps=2, ais_chains=2)
     model, found = built("vae-resampled"), []
     for std in (0.0, 7.0):
-        monkeypatch.setattr(ResampledPrior, "normaliser_std", lambda prior, std=std: std)
+        monkeypatch.setattr(ResampledPrior, "log_prob_std", lambda prior, z, std=std: std)
         found.append(by_metric(judge(model, digits, "threshold", how, 0)))
     without, with_it = found
     moved = {name for name, s in with_it.items() if s.mc_std != without[name].mc_std}

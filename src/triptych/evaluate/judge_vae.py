@@ -28,7 +28,7 @@ from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
 from triptych.maths import bits_per_dim
 from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.priors.resampled import ResampledPrior
-from triptych.protocols import Density, Score
+from triptych.protocols import Score
 from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
@@ -74,20 +74,21 @@ def judge_vae(
     count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
     scores += ais_scores(model, x, how, protocol, g)
     scores += match_scores(model, h, elbo, protocol, g)
-    found = with_error_of_prior(scores, model.prior)
+    found = with_error_of_prior(scores, model, h, len(x), g)
     return Judgement(
         [*found, *bits(model, found[0]), count],
         arrays | {"latent": latent_arrays(model, h, labels, g)} | manifold(model, h, len(x), g),
     )
 
 
-def with_error_of_prior(scores: list[Score], prior: Density) -> list[Score]:
-    """Where the prior's own density is an estimate, its error beside that of the bounds, which no
-    number of samples makes less. That of log Z is a little more than that of log p(z), in which Z
-    stands twice."""
-    if not isinstance(prior, ResampledPrior):
+def with_error_of_prior(
+    scores: list[Score], model: VAE, h: Any, n: int, g: Generator
+) -> list[Score]:
+    """Where the prior's own density is an estimate, its error at n draws of q(z) beside that of the
+    bounds, which no number of samples makes less."""
+    if not isinstance(model.prior, ResampledPrior):
         return scores
-    std = prior.normaliser_std()
+    std = model.prior.log_prob_std(any_draws(model, h, n, g))
     return [
         replace(s, mc_std=math.hypot(s.mc_std or 0.0, std))
         if s.metric.startswith(("elbo", "iwae", "kl-aggregate")) or s.metric == "ais"

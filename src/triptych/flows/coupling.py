@@ -4,11 +4,12 @@ arXiv:1605.08803), on vectors and on images.
 The coordinates are split in two. Those in `a` pass unchanged and a network reads them; each of
 those in `b` is sent through a monotone map of its own, whose parameters the network says:
 
-    x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'
+    x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'      (eq. 4, 5, 6)
 
 The triangular Jacobian makes the determinant a sum, and the inverse as cheap as the map. With
-the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP. A layer may also read a context,
-net(z_a, c): what makes a flow conditional.
+the affine map, x_b = z_b * exp(s(z_a)) + t(z_a), this is RealNVP. z is on the side of the base, x
+on that of the data: `forward` samples, and is the paper's inverse (eq. 8), the same family of maps
+with other s and t. A layer may also read a context, net(z_a, c): what makes a flow conditional.
 """
 
 from typing import Protocol, runtime_checkable

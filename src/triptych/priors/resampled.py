@@ -24,7 +24,7 @@ class ResampledPrior(nn.Module):
     Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
     each step, so that the network cannot learn where they are; everywhere else from one fixed set
     of `points`, many and drawn apart from training, so that log_prob is a function of z; once for
-    all in evaluation mode. `normaliser_std` is the error of that.
+    all in evaluation mode. `log_prob_std` is the error of that.
     """
 
     fixed: Tensor
@@ -68,6 +68,12 @@ class ResampledPrior(nn.Module):
         """log p(z) in nats."""
         log_Z = self.settled if draws is None else self.log_normaliser(draws)
         log_Z = self.log_normaliser(self.fixed) if log_Z is None else log_Z
+        return self.normalised(z, log_Z)
+
+    def normalised(
+        self, z: Float[Tensor, "*batch D"], log_Z: Float[Tensor, ""]
+    ) -> Float[Tensor, "*batch"]:
+        """Eq. 5 at this log Z."""
         log_missed = (self.truncation - 1) * log_of_rest(log_Z)
         log_thinned = self.log_a(z) + log_of_rest(log_missed) - log_Z
         return self.base.log_prob(z) + torch.logaddexp(log_thinned, log_missed)
@@ -87,11 +93,17 @@ class ResampledPrior(nn.Module):
         """log of the mean acceptance of draws of the base."""
         return log_mean_exp(self.log_a(draws))
 
-    @torch.no_grad()
-    def normaliser_std(self) -> float:
-        """Standard error of log Z from the fixed points, std(a) / (Z sqrt(points)), in nats."""
-        a = self.log_a(self.fixed).double().exp()
-        return (a.std() / (a.mean() * len(a) ** 0.5)).item()
+    def log_prob_std(self, z: Float[Tensor, "N D"]) -> float:
+        """Standard error, from the fixed points, of the mean of log p(z) over these z, in nats.
+
+        That of log Z is std(a) / (Z sqrt(points)); log p(z) follows it by its slope, which is -1
+        where nothing is missed and, as Z stands in (1 - Z)^(T-1) too, beyond where much is.
+        """
+        a = self.log_a(self.fixed).detach().double().exp()
+        log_Z = a.mean().log().to(z.dtype).requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(self.normalised(z, log_Z).mean(), log_Z)
+        return (slope.abs() * a.std() / (a.mean() * len(a) ** 0.5)).item()
 
     def log_a(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log a(z) <= 0, in the precision of z."""
