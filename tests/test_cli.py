@@ -178,8 +178,10 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert "1 to 1,000,000 images" in refused(capsys, *words, "-n", "1000000000")
     twice = refused(capsys, "evaluate", str(run), "--images", "60", "--set", "images=50")
     assert "images = 60 and --set images=50 are given both" in twice
-    sizes, start = [], DDPM.start
-    monkeypatch.setattr(DDPM, "start", lambda self, n, g: sizes.append(n) or start(self, n, g))
+    sizes, start = [], DDPM.gaussian_noise
+    monkeypatch.setattr(
+        DDPM, "gaussian_noise", lambda self, n, g: sizes.append(n) or start(self, n, g)
+    )
     main([*words, "-n", "501", "--out", "many.npz"])
     assert len(np.load("many.npz", allow_pickle=False)["images"]) == 501
     assert max(sizes) == TOGETHER < 501

@@ -155,8 +155,8 @@ def test_the_step_to_levels_has_the_variance_of_the_step_before(variance, g):
     model = DDPM(Net(), beta, SMALL, 256, "x_0", variance=variance)
     alpha_bar = (1 - beta).cumprod(0)
     sigma = (beta[1] * (1 - alpha_bar[0]) / (1 - alpha_bar[1])).sqrt()
-    black = model.surprise(-torch.ones(1, 1, 1, 1), -torch.ones(1, 1, 1, 1), step_0(model))
-    grey = model.surprise(
+    black = model.level_nll(-torch.ones(1, 1, 1, 1), -torch.ones(1, 1, 1, 1), step_0(model))
+    grey = model.level_nll(
         torch.full((1, 1, 1, 1), 1 / 255), torch.full((1, 1, 1, 1), 1 / 255), step_0(model)
     )
     normal = torch.distributions.Normal(0.0, sigma)
@@ -360,7 +360,7 @@ def test_the_network_sees_raw_times_in_training_and_sampling_alike(g):
 
 def test_the_bound_sees_raw_times_too(g):
     model, t = chain(12, shape=SHAPE), torch.tensor([1, 11])
-    eps, eps_0 = model.start(2, g), model.start(2, g)
+    eps, eps_0 = model.gaussian_noise(2, g), model.gaussian_noise(2, g)
     model.bound(images(2).float(), t, eps, eps_0, torch.ones(2))
     assert [t.tolist() for t in model.net.times] == [[1, 11], [0, 0]]
 
@@ -379,8 +379,8 @@ def test_the_last_step_adds_no_noise(g, monkeypatch):
     model = aiming_at(target, 17)
     monkeypatch.setattr(model, "grey", lambda x: x)
     starts = []
-    start = model.start
-    monkeypatch.setattr(model, "start", lambda *a: starts.append(a) or start(*a))
+    start = model.gaussian_noise
+    monkeypatch.setattr(model, "gaussian_noise", lambda *a: starts.append(a) or start(*a))
     torch.testing.assert_close(model.sample(2, g), target)
     assert len(starts) == model.T
     torch.testing.assert_close(ddim(model, 2, 3, g), target)
@@ -415,8 +415,8 @@ def test_guidance_leaves_a_learned_variance_alone():
 
 def test_ddim_with_eta_zero_needs_no_noise_but_the_first(g):
     model = chain(8)
-    start = model.start(2, g)
-    model.start = lambda n, generator: start
+    start = model.gaussian_noise(2, g)
+    model.gaussian_noise = lambda n, generator: start
     assert torch.equal(ddim(model, 2, 4, g), ddim(model, 2, 4, g))
 
 

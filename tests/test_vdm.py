@@ -131,7 +131,7 @@ def test_the_chain_has_the_schedule_and_the_network(g):
     t = torch.tensor([0, 4, 8])
     gamma = model.gamma((t + 1) / 9)
     torch.testing.assert_close(chain.sqrt_alpha_bar[t].square(), (-gamma).sigmoid())
-    x, eps = images(3).double(), chain.start(3, g)
+    x, eps = images(3).double(), chain.gaussian_noise(3, g)
     x_0 = chain.scale(x)
     error = (eps - eps_hat(chain, chain.diffuse(x_0, t, eps), t)).square().sum((1, 2, 3))
     slope = model.gamma_1 - model.gamma_0
@@ -168,3 +168,22 @@ def test_neighbouring_levels_look_different_to_the_network():
     wave = seen[0][:, 1:3].flatten(1)
     assert wave.diff(dim=0).norm(dim=1).min() > 1.9
     assert seen[0][:, 0].diff(dim=0).abs().max() < 0.01
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("levels", [17, 256])
+def test_a_clean_pixel_shows_each_of_its_levels_at_the_same_phase(levels):
+    """And every second one at the same of the wave that is half as fast."""
+    model, k = VDM(Features(), (1, 1, 1), levels), torch.arange(levels)
+    features = model.net(model.scale(k.view(-1, 1, 1, 1)), torch.zeros(levels))
+    slow, fast = features.flatten(1)[:, 1:].split(2, 1)
+    torch.testing.assert_close(fast, fast[:1].expand_as(fast))
+    torch.testing.assert_close(slow[::2], slow[:1].expand_as(slow[::2]))
+    assert (slow[0] - slow[1]).norm() == pytest.approx(2)
+
+
+class Features(nn.Module):
+    """What the network is shown."""
+
+    def forward(self, features, t):
+        return features

@@ -105,8 +105,8 @@ class DDPM(nn.Module):
         if self.variance != "learned":
             return {"squared_error": error}
         mu_hat = self.mu(self.denoised(out.detach(), x_t, t), x_t, t)
-        L_t = self.divergence(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
-        nats = torch.where(t == 0, self.surprise(x_0, mu_hat, log_sigma), L_t)
+        L_t = self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
+        nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, log_sigma), L_t)
         return {"squared_error": error, "bound": self.T * nats / (self.dims * math.log(2))}
 
     def scale(self, x: Tensor) -> Tensor:
@@ -140,9 +140,9 @@ class DDPM(nn.Module):
     def denoised(self, out: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
         """The image that a prediction at t implies."""
         a, s = at(self.sqrt_alpha_bar, t), at(self.sqrt_one_minus_alpha_bar, t)
-        return self.image(out, x_t, a, s)
+        return self.image_from(out, x_t, a, s)
 
-    def image(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    def image_from(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
         """The same from x_t = a x_0 + s eps."""
         if self.prediction == "eps":
             out = (x_t - s * out) / a
@@ -184,9 +184,9 @@ class DDPM(nn.Module):
         """L_t = KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t))."""
         x_t = self.diffuse(x_0, t, eps)
         mu_hat, log_sigma = self.step(x_t, t)
-        return self.divergence(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
+        return self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
 
-    def divergence(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Tensor:
+    def gaussian_kl(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Tensor:
         """Of two Gaussians whose means lie `gap` apart: the first of variance beta_tilde_t."""
         log_ratio = at(self.log_small, t) - log_sigma
         distance = gap / log_sigma.exp()
@@ -199,9 +199,9 @@ class DDPM(nn.Module):
         Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
         """
         t = torch.zeros(len(x_0), dtype=torch.long, device=x_0.device)
-        return self.surprise(x_0, *self.step(self.diffuse(x_0, t, eps), t))
+        return self.level_nll(x_0, *self.step(self.diffuse(x_0, t, eps), t))
 
-    def surprise(self, x_0: Tensor, mu_hat: Tensor, log_sigma: Tensor) -> Float[Tensor, "B"]:
+    def level_nll(self, x_0: Tensor, mu_hat: Tensor, log_sigma: Tensor) -> Float[Tensor, "B"]:
         """-log of what N(mu_hat, sigma^2) gives to the bins of x_0."""
         if self.levels is None:
             raise ValueError("a chain on real numbers has no levels to give a probability to")
@@ -215,15 +215,15 @@ class DDPM(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """Ancestral sampling, T network evaluations. Grey values in [0, 1] on the data's grid."""
-        x = self.start(n, generator)
+        x = self.gaussian_noise(n, generator)
         for step in reversed(range(self.T)):
             t = torch.full((n,), step, device=x.device)
             x, log_sigma = self.step(x, t)
             if step > 0:
-                x = x + log_sigma.exp() * self.start(n, generator)
+                x = x + log_sigma.exp() * self.gaussian_noise(n, generator)
         return self.grey(x)
 
-    def start(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
+    def gaussian_noise(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """n images of N(0, I)."""
         return torch.randn(n, *self.shape, generator=generator, device=generator.device)
 

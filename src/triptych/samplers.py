@@ -57,7 +57,7 @@ def ddim(
     eta = 0 is deterministic; eta = 1 with all steps is the ancestral chain of variance "small".
     No sampler but the ancestral one has use for another variance.
     """
-    x = model.start(n, generator)
+    x = model.gaussian_noise(n, generator)
     times = spaced_times(model.T, steps)
     alpha, sigma, _ = noise_levels(model)
     for t_now, t_next in pairwise(times[::-1]):
@@ -69,7 +69,7 @@ def ddim(
         kept = (sigma[t_next] ** 2 - noise**2).clamp(min=0)  # rounding may take it below
         x = alpha[t_next].item() * x_0 + kept.sqrt().item() * eps
         if eta > 0:
-            x = x + noise.item() * model.start(n, generator)
+            x = x + noise.item() * model.gaussian_noise(n, generator)
     return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
 
@@ -95,7 +95,7 @@ def dpm_solver(
     are those of `evenly_less_noisy_times`; even in t, the second order would be lost on a cosine
     schedule.
     """
-    x = model.start(n, generator)
+    x = model.gaussian_noise(n, generator)
     times = evenly_less_noisy_times(model, steps, rho)
     alpha, sigma, half_log_snr = noise_levels(model)
     before, h_before = None, 1.0
@@ -107,7 +107,7 @@ def dpm_solver(
         x = keep * x - alpha[t_next].item() * math.expm1(-(1 + eta) * h) * D
         if eta > 0:
             spread = sigma[t_next].item() * math.sqrt(-math.expm1(-2 * eta * h))
-            x = x + spread * model.start(n, generator)
+            x = x + spread * model.gaussian_noise(n, generator)
         before, h_before = x_0, h
     return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
 
@@ -130,7 +130,7 @@ def unipc(
     """
     times = evenly_less_noisy_times(model, steps, rho)[::-1]
     alpha, sigma, half_log_snr = noise_levels(model)
-    x = model.start(n, generator)
+    x = model.gaussian_noise(n, generator)
 
     def point(x: Tensor, t: int) -> tuple[float, Tensor]:
         return half_log_snr[t].item(), model.x_0_hat(x, torch.full((n,), t, device=x.device))
@@ -217,7 +217,7 @@ def heun(
         x_0 = model.x_0_hat(alpha[t].item() * y, torch.full((n,), t, device=y.device))
         return (y - x_0) / s[t]
 
-    y = model.start(n, generator) / alpha[times[0]].item()
+    y = model.gaussian_noise(n, generator) / alpha[times[0]].item()
     for t_now, t_next in pairwise(times):
         h, d = s[t_next] - s[t_now], slope(y, t_now)
         y = y + h / 2 * (d + slope(y + h * d, t_next))

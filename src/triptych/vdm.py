@@ -148,21 +148,26 @@ class AtStep(nn.Module):
 
 
 class FineScale(nn.Module):
-    """z with sin(2^n pi z) and cos(2^n pi z) for the two octaves n around the levels' spacing,
-    without which a network does not see which level a nearly clean pixel has (appendix C)."""
+    """z with sin and cos of (L-1) pi z and of half that, without which a network does not see which
+    level a nearly clean pixel has (appendix C).
+
+    Levels 2k / (L-1) - 1 are one period of the first apart, so that each is at the same phase. The
+    paper's 2^n pi z, n = 7 and 8, are that of its levels, which are 2/256 apart.
+    """
+
+    waves: Tensor  # saved with the weights, which were trained on them
 
     def __init__(self, net: nn.Module, levels: int) -> None:
         super().__init__()
         self.net = net
-        top = math.floor(math.log2(levels))
-        self.octaves = (top - 1, top)
+        self.register_buffer("waves", math.pi * (levels - 1) * torch.tensor([0.5, 1.0]))
 
     def forward(
         self, z: Float[Tensor, "B C H W"], t: Tensor, dropout: Tensor | None = None
     ) -> Tensor:
-        angles = [2**n * math.pi * z for n in self.octaves]
-        waves = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
-        features = torch.cat([z, *waves], -3)
+        angles = [wave * z for wave in self.waves]
+        fine = [f(angle) for angle in angles for f in (torch.sin, torch.cos)]
+        features = torch.cat([z, *fine], -3)
         return self.net(features, t) if dropout is None else self.net(features, t, dropout)
 
 

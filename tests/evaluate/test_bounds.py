@@ -102,7 +102,7 @@ def test_the_terms_of_the_bound_add_up_to_it(g):
     weight = torch.full((6,), T - 1.0)
     bound = torch.stack(
         [
-            model.bound(x, torch.full((6,), s), *(model.start(6, g) for _ in "ab"), weight)
+            model.bound(x, torch.full((6,), s), *(model.gaussian_noise(6, g) for _ in "ab"), weight)
             for s in t[1:]
         ]
     )

@@ -188,7 +188,10 @@ def test_the_error_of_the_bound_is_that_of_repeated_estimates(g):
     assert claimed / spread == pytest.approx(1.1, abs=0.35)
     rows, weight = [], torch.full((50,), 199.0)
     for _ in range(60):
-        t, noise = torch.randint(1, 200, (50,), generator=g), (model.start(50, g) for _ in "ab")
+        t, noise = (
+            torch.randint(1, 200, (50,), generator=g),
+            (model.gaussian_noise(50, g) for _ in "ab"),
+        )
         rows.append(model.bound(x, t, *noise, weight))
     assert torch.stack(rows).mean(1).std() / 2**0.5 > 3 * spread
 
@@ -201,8 +204,8 @@ def errors_of(sampler, steps, g):
     linear: (x_0 - m) / sqrt(v) = (x_T - a m) / sqrt(a^2 v + s^2)."""
     model, beta = optimal(1000)
     model.grey = lambda x: x
-    start = model.start(500, g)
-    model.start = lambda n, generator: start
+    start = model.gaussian_noise(500, g)
+    model.gaussian_noise = lambda n, generator: start
     ab = (1 - beta).cumprod(0)[-1]
     exact = M + math.sqrt(V) * (start - ab.sqrt() * M) / (ab * V + 1 - ab).sqrt()
     return (sampler(model, 500, steps, g) - exact).square().mean().sqrt().item()

@@ -40,7 +40,7 @@ def ddpm_bound(
     q = proposal(np.interp(np.log(t), np.log(times), logs(found)), x.device)
 
     def bound(x: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
-        eps, eps_0 = (model.start(len(x), generator) for _ in range(2))
+        eps, eps_0 = (model.gaussian_noise(len(x), generator) for _ in range(2))
         return in_halves(model.bound, x, 1 + cell, eps, eps_0, weight.to(x.dtype))
 
     return _over_times(bound, q, x, draws, generator)
@@ -154,9 +154,11 @@ def vdm_terms(
 
 
 def _gaussian_term(model: DDPM, x: Tensor, t: int, generator: Generator) -> Float[Tensor, "N"]:
-    times, eps = torch.full((len(x),), t, device=x.device), model.start(len(x), generator)
+    times, eps = torch.full((len(x),), t, device=x.device), model.gaussian_noise(len(x), generator)
     return in_halves(model.gaussian_term, model.scale(x), times, eps).double()
 
 
 def _last_term(model: DDPM, x: Tensor, generator: Generator) -> Float[Tensor, "N"]:
-    return in_halves(model.last_term, model.scale(x), model.start(len(x), generator)).double()
+    return in_halves(
+        model.last_term, model.scale(x), model.gaussian_noise(len(x), generator)
+    ).double()

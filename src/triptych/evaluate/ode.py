@@ -54,7 +54,7 @@ class ProbabilityFlow:
         out = self.model.net(x_t, t.expand(len(y))).to(y.dtype)
         if self.model.variance == "learned":
             out, _ = out.chunk(2, -3)
-        return self.model.image(out, x_t, alpha, s * alpha)
+        return self.model.image_from(out, x_t, alpha, s * alpha)
 
     def time(self, u: float) -> Tensor:
         """t where log s is u: a number from 0 to T-1."""

@@ -54,7 +54,7 @@ SNIPPETS = (
     Ask(
         "The DDPM's ELBO",
         ("triptych.ddpm:DDPM.bound", "triptych.ddpm:DDPM.gaussian_term"),
-        ("triptych.ddpm:DDPM.divergence", "triptych.ddpm:DDPM.diffuse"),
+        ("triptych.ddpm:DDPM.gaussian_kl", "triptych.ddpm:DDPM.diffuse"),
     ),
     Ask(
         "The DDPM's sampling algorithm",
