@@ -174,6 +174,7 @@ class DiscretizedLogisticMixture(nn.Module):
     [*, latent_dim] to 3 `components` numbers a pixel: log weights, means, log scales.
     """
 
+    of_integers = True
     SCALES = (-7.0, 7.0)  # of log s: from a ninth of a bin at 256 levels to all of them alike
 
     def __init__(

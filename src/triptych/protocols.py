@@ -63,7 +63,11 @@ class Posterior(Protocol):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """p(x|z), the decoder network included."""
+    """p(x|z), the decoder network included.
+
+    One that is a probability of the integers themselves, not a density, says so by an attribute
+    `of_integers = True`: its bound is judged in bits per dimension too.
+    """
 
     def log_prob(self, x: Tensor, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(x|z), summed over pixels, in nats."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Binomial
 from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow, tiny_vae
 
 from triptych.data import view
@@ -24,6 +25,7 @@ from triptych.evaluate.likelihood import Bounds, Estimate
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
+from triptych.nets.mlp import MLP
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
@@ -448,6 +450,41 @@ def test_a_vae_on_the_integers_has_bits_from_its_elbo(digits):
     assert bpd.mc_std == pytest.approx(elbo.mc_std / 64 / math.log(2))
     assert bpd.protocol["bound"] == "ELBO"
     assert 1 < bpd.value < 20
+
+
+class LikeIntegers(nn.Module):
+    """A likelihood of one's own: binomial, so a probability of the integers 0 .. 16."""
+
+    of_integers = True
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def counts(self, z):
+        return Binomial(16, logits=self.net(z))
+
+    def log_prob(self, x, z):
+        return self.counts(z).log_prob(x.flatten(-3)).sum(-1)
+
+    def mean(self, z):
+        return self.net(z).sigmoid().unflatten(-1, SHAPE)
+
+    def sample(self, z, generator=None):
+        u = torch.rand(16, *z.shape[:-1], 64, generator=generator)
+        return (u < self.net(z).sigmoid()).sum(0).unflatten(-1, SHAPE).float()
+
+    def grey(self, x):
+        return x / 16
+
+
+def test_a_probability_of_integers_of_ones_own_has_bits_too(digits):
+    model = tiny_vae("gaussian")
+    model.likelihood = LikeIntegers(MLP([2, 64]))
+    scores = by_metric(judge(model, digits, "raw", QUICK, 0))
+    elbo, bpd = scores["elbo"], scores["bpd"]
+    assert elbo.protocol["p"] == "of integers"
+    assert bpd.value == pytest.approx(-elbo.value / 64 / math.log(2))
 
 
 def test_each_shown_sample_comes_with_its_nearest_training_image(judged, digits):

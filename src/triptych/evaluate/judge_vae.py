@@ -24,7 +24,7 @@ from triptych.evaluate.likelihood import Bounds, Estimate, importance_bounds, ma
 from triptych.evaluate.pareto import unreliable_above
 from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, squared_mmd
 from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
-from triptych.likelihoods import Bernoulli, DiscretizedLogisticMixture
+from triptych.likelihoods import Bernoulli
 from triptych.maths import bits_per_dim
 from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.priors.resampled import ResampledPrior
@@ -53,8 +53,8 @@ def judge_vae(
     On grey values the protocol says what p is: nats of a density are not nats of a probability.
     """
     if protocol["view"] == "raw":
-        discrete = isinstance(model.likelihood, DiscretizedLogisticMixture)
-        protocol = protocol | {"p": "of integers" if discrete else "density of grey values"}
+        p = "of integers" if of_integers(model) else "density of grey values"
+        protocol = protocol | {"p": p}
     # Shown to be harmless for logits of binary pixels; grey values are less forgiving.
     binary = isinstance(model.likelihood, Bernoulli | AutoregressiveBernoulli)
     bf16, some = how.bf16 and binary and bf16_helps(g.device), x[: how.importance_images]
@@ -76,7 +76,7 @@ def judge_vae(
     scores += match_scores(model, h, elbo, protocol, g)
     found = with_error_of_prior(scores, model, h, len(x), g)
     return Judgement(
-        [*found, *bits(model, found[0]), count],
+        [*found, *bits(model, found[0], x[0].numel()), count],
         arrays | {"latent": latent_arrays(model, h, labels, g)} | manifold(model, h, len(x), g),
     )
 
@@ -97,11 +97,16 @@ def with_error_of_prior(
     ]
 
 
-def bits(model: VAE, elbo: Score) -> list[Score]:
-    """Bits per dimension, where the likelihood is a probability of the integers themselves."""
-    if not isinstance(model.likelihood, DiscretizedLogisticMixture):
+def of_integers(model: VAE) -> bool:
+    """Whether the likelihood is a probability of the integers themselves."""
+    return getattr(model.likelihood, "of_integers", False)
+
+
+def bits(model: VAE, elbo: Score, dims: int) -> list[Score]:
+    """Bits per dimension, where the likelihood is a probability of the integers."""
+    if not of_integers(model):
         return []
-    per_nat = -bits_per_dim(torch.tensor(1.0), math.prod(model.likelihood.shape)).item()
+    per_nat = -bits_per_dim(torch.tensor(1.0), dims).item()
     errors = [None if e is None else per_nat * e for e in (elbo.mc_std, elbo.image_std)]
     protocol = {k: v for k, v in elbo.protocol.items() if k != "p"} | {"bound": "ELBO"}
     return [Score("bpd", -per_nat * elbo.value, "bits/dim", errors[0], protocol, errors[1])]
