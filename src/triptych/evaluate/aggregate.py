@@ -33,7 +33,7 @@ PAIRS = 20_000  # pairs (z, n) evaluated at a time
 @dataclass(frozen=True)
 class Match:
     """KL(q(z)||p(z)) and the mutual information, means over images and draws with their standard
-    errors, and their sum, the rate, of each image; in nats. log q(z) was taken at so many `draws`.
+    errors, and their sum, the rate, of each image; in nats. `draws` of the z had log q(z) taken.
     """
 
     kl: float

@@ -95,7 +95,7 @@ def proposal(log_terms: NDArray[np.float64], device: torch.device) -> Float[Tens
 
 
 def logs(terms: Sequence[float]) -> NDArray[np.float64]:
-    """Their logarithms, of what is nothing beside the largest some number all the same."""
+    """Logarithms of the terms, none of them less than that of 1e-12 of the largest."""
     found = np.asarray(terms, dtype=np.float64)
     return np.log(np.maximum(found, max(1e-12 * found.max(), np.finfo(np.float64).tiny)))
 

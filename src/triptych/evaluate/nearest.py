@@ -18,8 +18,8 @@ class Nearest(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A share with its standard error, which is of so many distances and of the quantile that was
-    found from others, and its mean where both are of one distribution: about the quantile's own.
+    """A share of distances below a quantile of others, with its standard error, from the number of
+    distances and from the quantile, and the mean that it has where both are of one distribution.
     """
 
     value: float

@@ -96,8 +96,8 @@ class ResampledPrior(nn.Module):
     def log_prob_std(self, z: Float[Tensor, "N D"]) -> float:
         """Standard error, from the fixed points, of the mean of log p(z) over these z, in nats.
 
-        That of log Z is std(a) / (Z sqrt(points)); log p(z) follows it by its slope, which is -1
-        where nothing is missed and, as Z stands in (1 - Z)^(T-1) too, beyond where much is.
+        That of log Z is std(a) / (Z sqrt(points)), and log p(z) follows by its slope: -1 where
+        nothing is missed; over draws of p itself, -(1 - (1 - Z)^(T-1)).
         """
         a = self.log_a(self.fixed).detach().double().exp()
         log_Z = a.mean().log().to(z.dtype).requires_grad_()

@@ -14,6 +14,7 @@ from triptych.errors import UserError
 
 MOST = 2**28  # bytes of one array; what a run writes is far below
 KINDS = "biufU"  # numbers and text
+AGAIN = "delete it with scores.json beside it, and run the study again"
 
 
 def read_npz(
@@ -36,8 +37,7 @@ def read_npz(
     ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} cannot be read ({reason}): it should hold {', '.join(names)}; "
-            f"evaluate the run again."
+            f"{path} cannot be read ({reason}): it should hold {', '.join(names)}; {AGAIN}"
         ) from error
 
 
@@ -67,5 +67,5 @@ def check_shapes(
         if arrays[name].shape != shape or arrays[name].dtype.kind == "U":
             raise UserError(
                 f"{path} holds {name} of type {arrays[name].dtype} and shape {arrays[name].shape}, "
-                f"where numbers of shape {shape} are needed: evaluate the run again."
+                f"where numbers of shape {shape} are needed; {AGAIN}"
             )

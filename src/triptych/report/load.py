@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from triptych.errors import UserError
-from triptych.report.arrays import check_shapes, read_npz
+from triptych.report.arrays import AGAIN, check_shapes, read_npz
 from triptych.train.files import read_json
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ def read_images(path: Path, least: int = 1) -> np.ndarray:
     if images.ndim != 4 or len(images) < least or images.dtype != np.uint8:
         raise UserError(
             f"{path} holds images of shape {images.shape}, and the report shows {least} of "
-            "[n, 1, H, W]: evaluate the run again."
+            f"[n, 1, H, W]; {AGAIN}"
         )
     return images[:, 0]
 

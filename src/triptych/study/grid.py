@@ -65,7 +65,7 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
         with naming(recipe):
             parts = [build(config, shape, levels)]
             if isinstance(config, LatentDDPMConfig):
-                parts.append(build(config.vae, shape, levels))  # in the model itself it is still
+                parts.append(build(config.vae, shape, levels))  # buffers in the model itself
         recipes.append(
             {
                 **to_dict(recipe),
