@@ -206,7 +206,6 @@ def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path)
     ("words", "allowed"),
     [
         (("train", "vae", "--prior", "vmap"), "gaussian, mixture, flow, spline, maf, vamp, res"),
-        (("train", "vae", "--dataset", "vmap"), "digits, mnist, fashion, kmnist"),
         (("sample", "run", "--sampler", "vmap"), "ancestral, ddim, dpm-solver++, unipc, heun"),
         (("study", "demo", "--preset", "vmap"), "cpu, gpu"),
         (("data", "vmap", "digits"), "fetch, verify"),
@@ -214,6 +213,16 @@ def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path)
 )
 def test_a_word_that_is_none_of_the_choices_is_refused_with_them(words, allowed, capsys):
     assert f"'vmap' cannot be chosen; choose one of {allowed}" in refused(capsys, *words)
+
+
+def test_a_data_set_is_one_of_ours_or_a_file_of_ones_own(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (("train", "vae"), ("study", "priors"), ("data", "verify")):
+        option = () if words[0] == "data" else ("--dataset",)
+        said = refused(capsys, *words, *option, "mnits", "--data", ".")
+        assert "choose one of digits, mnist, fashion, kmnist, or put images of your own" in said
+        assert "mnits.npz" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", COMMANDS)

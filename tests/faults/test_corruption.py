@@ -129,9 +129,9 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path, rng):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, digits):
     folder = RunFolder(tmp_path / "vae-mixture" / "seed-3")
-    folder.claim(recipes_for("digits")["vae-mixture"], "digits", 3)
+    folder.claim(recipes_for("digits")["vae-mixture"], digits, 3)
     scores = [Score("elbo", -80.123456, "nats", 0.01, {"n": 5}), Score("fid", 4.0, "")]
     cloud = {"posterior": np.arange(40.0).reshape(20, 2), "components": np.asarray("pca")}
     folder.write_judgement(Judgement(scores, {"latent": cloud}), Evaluation())

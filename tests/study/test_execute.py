@@ -170,6 +170,20 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     assert fits == []
 
 
+def test_other_images_in_the_same_folder_are_refused(tmp_path, fits, digits):
+    """A file of one's own may change under its name."""
+    parts = ("train_images", "train_labels", "test_images", "test_labels")
+    arrays = {n: getattr(digits, n).numpy() for n in parts}
+    np.savez(tmp_path / "own.npz", **arrays, levels=17)
+    place = replace(PLACE, dataset="own", root=tmp_path)
+    asked, folder = replace(study(seeds=(0,)), dataset="own"), tmp_path / "runs"
+    found = execute(asked, folder, place, lambda job, said: None, 1).results
+    assert {row["protocol"]["dataset"] for row in found["scores"]} == {"own"}
+    np.savez(tmp_path / "own.npz", **arrays, levels=18)
+    with pytest.raises(UserError, match="trained on other images called own"):
+        execute(asked, folder, place, lambda job, said: None, 1)
+
+
 def test_recipes_come_and_go_and_are_called_otherwise(tmp_path, fits):
     two = go(study(), tmp_path)
     fits.clear()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
 from triptych.study.recipes import override, recipes_for
+from triptych.study.run import trained_model
 from triptych.study.store import RunFolder, manifest
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
@@ -65,23 +67,36 @@ def test_scores_are_written_last(folder, monkeypatch):
     assert not folder.finished
 
 
-def test_a_run_rebuilds_its_recipe_from_its_config(folder):
+def test_a_run_rebuilds_its_recipe_from_its_config(folder, digits):
     recipe = override(RECIPE, components=7, hidden=(16, 8), epochs=2.5)
-    folder.claim(recipe, "digits", 3)
+    folder.claim(recipe, digits, 3)
     assert folder.config() == (recipe, "digits", 3)
 
 
-def test_a_folder_of_other_settings_is_refused(folder):
-    folder.claim(RECIPE, "digits", 3)
-    folder.claim(RECIPE, "digits", 3)
+def test_a_folder_of_other_settings_is_refused(folder, digits):
+    folder.claim(RECIPE, digits, 3)
+    folder.claim(RECIPE, digits, 3)
     for recipe, dataset, seed, said in (
         (override(RECIPE, lr=0.5), "digits", 3, r"lr = 0\.\d+, and 0\.5 is asked for"),
         (RECIPE, "mnist", 3, "dataset = 'digits', and 'mnist' is asked for"),
         (RECIPE, "digits", 4, "seed = 3, and 4 is asked for"),
     ):
         with pytest.raises(UserError, match=f"seed-3 was trained with {said}"):
-            folder.claim(recipe, dataset, seed)
-    folder.claim(override(RECIPE, title="Called otherwise"), "digits", 3)
+            folder.claim(recipe, replace(digits, name=dataset), seed)
+    folder.claim(override(RECIPE, title="Called otherwise"), digits, 3)
+
+
+def test_other_images_of_the_same_name_are_refused(folder, digits):
+    """A study's runs would be of one set or of the other, and its tables of both."""
+    folder.claim(RECIPE, digits, 3)
+    others = replace(digits, sha256="f" * 64)
+    for ask in (lambda: folder.claim(RECIPE, others, 3), lambda: trained_model(folder, others)):
+        with pytest.raises(UserError, match=rf"other images called digits .* not {'f' * 64}\)"):
+            ask()
+    plain = json.loads((folder.path / "config.json").read_text())
+    del plain["data_sha256"], plain["sha256"]  # as an earlier version wrote it
+    (folder.path / "config.json").write_text(json.dumps(plain))
+    folder.claim(RECIPE, others, 3)
 
 
 def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):

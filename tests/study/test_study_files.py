@@ -101,7 +101,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ('[[recipe]]\nbase = "gan"', "gan"),
         ("[[recipe]]\nepochs = 3", "base"),
         (BASE + BASE, "vae-gaussian"),
-        ('dataset = "cifar"\n' + BASE, "cifar"),
+        ('dataset = "cifar 10"\n' + BASE, "cifar"),
         ("seeds = []\n" + BASE, "seeds"),
         ("seeds = [-1]\n" + BASE, "seeds"),
         ('edition = "2025"\n' + BASE, "edition = '2025' is wrong: it must be '2024' or '2026'"),

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
-from triptych.cli.options import DataName, choice, usually
+from triptych.cli.options import IMAGES, choice, usually
 from triptych.errors import UserError
 
 Action = Literal["fetch", "verify"]
@@ -18,8 +19,8 @@ class Data:
 
     action: Positional[Annotated[Action, choice(Action)]]
     """what to do"""
-    name: Positional[Annotated[DataName, choice(DataName)]]
-    """data set"""
+    name: Positional[Annotated[str, tyro.conf.arg(metavar=IMAGES)]]
+    """data set; or OWN.npz of --data"""
     data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else the cache")] = None
     """folder to verify"""
 
@@ -40,7 +41,7 @@ class Data:
 class TrainFeatures:
     """Train a data set's feature network by its fixed recipe and write its weights."""
 
-    dataset: Positional[Annotated[DataName, choice(DataName)]]
+    dataset: Positional[Annotated[str, tyro.conf.arg(metavar=IMAGES)]]
     """data set whose labels to learn"""
     out: Path
     """.safetensors file to write, in half precision"""

@@ -26,7 +26,7 @@ PriorName = Literal[
     "hierarchical",
     "hierarchical-vamp",
 ]
-DataName = Literal["digits", "mnist", "fashion", "kmnist"]
+IMAGES = "{digits,mnist,fashion,kmnist,OWN}"
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 Trackers = tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
 

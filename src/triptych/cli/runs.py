@@ -9,8 +9,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from triptych.cli.options import (
+    IMAGES,
     Computing,
-    DataName,
     Judged,
     Judging,
     PriorName,
@@ -41,8 +41,8 @@ class Train:
     recipe: Positional[str]
     """name of a recipe"""
     where: Computing = field(default_factory=Where)
-    dataset: Annotated[DataName, choice(DataName)] = "digits"
-    """images to train on"""
+    dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
+    """images; or OWN.npz of --data"""
     out: Path = Path("runs/train")
     """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0

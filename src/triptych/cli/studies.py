@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from triptych.cli.options import (
-    DataName,
+    IMAGES,
     Judged,
     Judging,
     Preset,
@@ -43,10 +43,8 @@ class Study:
     where: Judging = field(default_factory=Judged)
     out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
     """folder to write"""
-    dataset: Annotated[
-        DataName | None, choice(DataName), usually(one_of(DataName), "the study's own")
-    ] = None
-    """data set"""
+    dataset: Annotated[str | None, usually(IMAGES, "the study's own")] = None
+    """images; or OWN.npz of --data"""
     preset: Annotated[Preset | None, choice(Preset), usually(one_of(Preset), "cpu")] = None
     """size of a built-in study"""
     seeds: Annotated[int | None, usually("INT", "the study's own number")] = None

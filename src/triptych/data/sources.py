@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from triptych.data.download import cache_folder, embedded_folder, fetch
 from triptych.data.idx import as_tensor, read_idx
+from triptych.data.own import ARRAYS, OWN_NAME, read_own
 from triptych.data.registry import SOURCES, File, Source, lookup
 from triptych.data.splits import stratified_split
 from triptych.errors import UserError
 
-__all__ = ["SOURCES", "Dataset", "Source", "fetch", "load", "verify"]
+__all__ = ["SOURCES", "Dataset", "Source", "check_name", "fetch", "load", "verify"]
 
 # Never to be changed: every published number holds for these splits.
 SPLIT_SEED = 20240
-N_CLASSES = 10
+N_CLASSES = 10  # of the sets that we know
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,12 @@ class Dataset:
         _, channels, height, width = self.train_images.shape
         return channels, height, width
 
+    @property
+    def classes(self) -> int:
+        """How many classes the labels count, from 0."""
+        parts = (self.train_labels, self.validation_labels, self.test_labels)
+        return 1 + max(int(labels.max()) for labels in parts)
+
     def to(self, device: str | torch.device) -> "Dataset":
         """The same data with every tensor on this device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -55,15 +63,28 @@ class Dataset:
         return replace(self, **tensors)
 
 
+def check_name(name: str) -> None:
+    """UserError for what is no name of a data set, nor can be of one's own."""
+    if name not in SOURCES and not re.fullmatch(OWN_NAME, name):
+        raise UserError(
+            f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}, or a name of your "
+            f"own of letters, digits, - and _, 64 at most"
+        )
+
+
 def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """The data set of this name, checked and split.
 
     Files are looked for in `root`, else in the folder that TRIPTYCH_DATA names, else in the cache,
-    to which they are downloaded. `digits` is embedded and ignores all three.
+    to which they are downloaded. `digits` is embedded and ignores all three. Any other name is that
+    of a file of one's own in the first two, NAME.npz (`own.py`); of its training images a tenth,
+    5,000 at most, becomes the validation part.
 
     Raises:
         UserError: unknown name; a file missing, damaged or not what it should be; no download.
     """
+    if name not in SOURCES:
+        return _split_off_validation(*_own(name, root))
     source = lookup(name)
     if not source.files:
         return _split_off_validation(source, *_digits(source))
@@ -86,6 +107,12 @@ def verify(name: str, root: str | os.PathLike[str] | None = None) -> list[str]:
     Raises:
         UserError: as `load`; also when the files were never downloaded.
     """
+    if name not in SOURCES:
+        source, images, _, test_images, _, sha256 = _own(name, root)
+        n, m = len(images), len(test_images)
+        height, width = images.shape[1:]
+        told = f"{n} + {m} images of {height}x{width}, {source.levels} levels"
+        return [f"{_own_file(name, root)}: {told}, sha256 {sha256}"]
     source = lookup(name)
     if not source.files:
         sha256 = _digits(source)[-1]
@@ -102,6 +129,28 @@ def verify(name: str, root: str | os.PathLike[str] | None = None) -> list[str]:
 def _chosen_folder(root: str | os.PathLike[str] | None) -> Path | None:
     chosen = root or os.environ.get("TRIPTYCH_DATA")
     return Path(os.path.expanduser(chosen)) if chosen else None
+
+
+def _own(
+    name: str, root: str | os.PathLike[str] | None
+) -> tuple[Source, Tensor, Tensor, Tensor, Tensor, str]:
+    """A file of one's own: its source, train images, train labels, test images, test labels,
+    sha256."""
+    levels, (images, labels, test_images, test_labels), sha256 = read_own(_own_file(name, root))
+    source = Source(name, levels, validation=min(5_000, len(images) // 10))
+    return source, images, labels, test_images, test_labels, sha256
+
+
+def _own_file(name: str, root: str | os.PathLike[str] | None) -> Path:
+    check_name(name)
+    folder = _chosen_folder(root)
+    if folder is None or not os.path.isfile(folder / f"{name}.npz"):
+        where = f", in which there is none: {folder}" if folder else ""
+        raise UserError(
+            f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}, or put images of "
+            f"your own, {name}.npz with {', '.join(ARRAYS)}, into the folder of --data{where}"
+        )
+    return folder / f"{name}.npz"
 
 
 def _locate(source: Source, root: Path) -> list[Path]:

@@ -147,7 +147,7 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = FeatureNet(data.shape)
+        net = FeatureNet(data.shape, data.classes)
         images, labels = data.train_images, data.train_labels
         batch = RECIPE["batch"]
         steps = RECIPE["epochs"] * max(len(images), 20_000) // batch
@@ -197,7 +197,7 @@ def packed(net: nn.Module, accuracy: float) -> bytes:
 
 
 def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
-    net = FeatureNet(data.shape)
+    net = FeatureNet(data.shape, data.classes)
     net.load_state_dict({k: v.float() for k, v in load_bytes(raw).items()})
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     reached = float(header["__metadata__"]["accuracy"])

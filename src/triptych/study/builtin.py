@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from triptych.data import check_name
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.grid import Plan, Study
 from triptych.study.recipes import BRIEF_PRIORS, Recipe, on_gpu, override, recipes_for
-from triptych.study.study_file import checked_dataset, from_toml
+from triptych.study.study_file import from_toml
 
 Preset = Literal["cpu", "gpu"]
 BETAS = {"1e-6": 1e-6, "1e-3": 1e-3, "1": 1.0}
@@ -99,15 +100,12 @@ def named_study(name: str, preset: Preset | None = None, dataset: str | None = N
             f"--dataset {dataset} has no use for the demo, which is of the digits; leave it out, "
             f"or choose one of {', '.join(STUDIES[1:])}"
         )
-    preset = preset or "cpu"
     if name == "demo":
         return demo()
-    if name == "priors":
-        return priors(preset, checked_dataset(dataset or "mnist"))
-    if name == "brief-2024":
-        return brief_2024(preset, checked_dataset(dataset or "mnist"))
-    if name == "brief-2026":
-        return brief_2026(preset, checked_dataset(dataset or "mnist"))
+    built = {"brief-2024": brief_2024, "brief-2026": brief_2026, "priors": priors}
+    if name in built:
+        check_name(dataset or "mnist")
+        return built[name](preset or "cpu", dataset or "mnist")
     if name.endswith(".toml"):
         return from_toml(Path(name), dataset)
     if os.path.isdir(name):

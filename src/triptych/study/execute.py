@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from triptych.data import load
+from triptych.data import Dataset, load
 from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, features_for
 from triptych.evaluate.evaluation import Evaluation
@@ -58,7 +58,7 @@ def execute(
     asked = study_json(study, data.shape, data.levels)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     with locked(folder, wait=True):
-        claim(folder, asked, jobs, study.evaluation)
+        claim(folder, asked, jobs, study.evaluation, data)
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     if any(plan.recipe.part == "B" for plan in study.plans):
         features = features_for(data, place.features)  # fails early; trains once what is cached
@@ -89,7 +89,9 @@ def check_features(jobs: Sequence[Job], features: Features) -> None:
                 )
 
 
-def claim(folder: Path, plain: dict[str, Any], jobs: Sequence[Job], how: Evaluation) -> None:
+def claim(
+    folder: Path, plain: dict[str, Any], jobs: Sequence[Job], how: Evaluation, data: Dataset
+) -> None:
     """Write study.json, or refuse: a folder that holds a study of another name or data set, and
     runs that were trained or judged otherwise, of which the report would say what is not so.
     Recipes and seeds may come and go."""
@@ -107,7 +109,8 @@ def claim(folder: Path, plain: dict[str, Any], jobs: Sequence[Job], how: Evaluat
         for seed in job.seeds:
             run = job.folder(seed)
             if run.readable:  # else its job says what is wrong, and the others are run
-                run.check_config(job.recipe, plain["dataset"], seed)
+                run.check_config(job.recipe, data.name, seed)
+                run.check_data(data)
                 run.check_judged(how)
     write_text(path, pretty(sealed(plain)))
 

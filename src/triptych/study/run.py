@@ -59,7 +59,7 @@ def train(
     """
     check_images(job.recipe.model, len(data.train_images))
     for seed in job.seeds if leads() else ():
-        job.folder(seed).claim(job.recipe, data.name, seed)
+        job.folder(seed).claim(job.recipe, data, seed)
         job.folder(seed).forget_failure()
     wait()
     stacks = stacks_of(job) if resume else []
@@ -163,6 +163,7 @@ def new_model(recipe: Recipe, seed: int, data: Dataset) -> nn.Module:
 def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
     """The model of a run with the averaged weights that were best on validation."""
     recipe, _, seed = folder.config()
+    folder.check_data(data)
     model = new_model(recipe, seed, data)
     checkpoint.load_into(model, checkpoint.load(folder.path).best, folder.path)
     return model.to(data.test_images.device).eval()

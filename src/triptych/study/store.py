@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from triptych.data import Dataset
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
@@ -47,13 +48,32 @@ class RunFolder:
         arrays = plain.get("arrays", []) if isinstance(plain, dict) else []
         return [f"{name}.npz" for name in arrays if not (self.path / f"{name}.npz").is_file()]
 
-    def claim(self, recipe: Recipe, dataset: str, seed: int) -> None:
+    def claim(self, recipe: Recipe, data: Dataset, seed: int) -> None:
         """Write config.json, or refuse if the folder belongs to another configuration."""
-        self.check_config(recipe, dataset, seed)
+        self.check_config(recipe, data.name, seed)
+        self.check_data(data)
         target = self.path / "config.json"
         if not target.exists():
-            plain = {"schema": SCHEMA, "dataset": dataset, "seed": seed, "recipe": to_dict(recipe)}
+            plain = {
+                "schema": SCHEMA,
+                "dataset": data.name,
+                "data_sha256": data.sha256,
+                "seed": seed,
+                "recipe": to_dict(recipe),
+            }
             write_text(target, pretty(sealed(plain)))
+
+    def check_data(self, data: Dataset) -> None:
+        """UserError for a run that was trained on other images of this name, as far as its
+        config.json says."""
+        path = self.path / "config.json"
+        plain = read_json(path) if path.exists() else {}
+        if plain.get("data_sha256", data.sha256) != data.sha256:
+            raise UserError(
+                f"{self.path} was trained on other images called {data.name} (sha256 "
+                f"{plain['data_sha256']}, not {data.sha256}); give those with --data, or train "
+                f"into another --out"
+            )
 
     def check_config(self, recipe: Recipe, dataset: str, seed: int) -> None:
         """UserError for a run that was trained with other settings, its title apart."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from triptych.data import SOURCES
+from triptych.data import check_name
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.configs import PixelFlowConfig, VAEConfig
@@ -64,7 +64,8 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
             f"{path} has no [[recipe]]; write one or more, in double brackets, each with base = ..."
         )
     asked: _File = validated(_File, plain, str(path))
-    dataset = checked_dataset(dataset or asked.dataset)
+    dataset = dataset or asked.dataset
+    check_name(dataset)
     seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
@@ -124,10 +125,3 @@ def _retitled(recipe: Recipe, base: Recipe) -> Recipe:
     if of_prior and isinstance(new, VAEConfig):
         return replace(recipe, title=TITLES[new.prior])
     return recipe
-
-
-def checked_dataset(name: str) -> str:
-    """The name, if a data set has it."""
-    if name not in SOURCES:
-        raise UserError(f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}")
-    return name

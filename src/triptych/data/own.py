@@ -1,0 +1,107 @@
+"""Images of one's own: NAME.npz, in the folder of the data files.
+
+    train_images, test_images   uint8 [N, H, W], 0 to levels - 1
+    train_labels, test_labels   integers [N], classes counted from 0
+    levels                      optional, of a grey value: 2 to 256, which it is if left out
+
+`numpy.savez(path, train_images=..., ...)` writes one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triptych.errors import UserError
+
+OWN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+FEWEST = 20  # training images; with fewer there is nothing to split
+MOST_LEVELS = MOST_CLASSES = 256
+Own = tuple[int, list[Tensor], str]
+
+
+def read_own(path: Path) -> Own:
+    """Levels, the four arrays in the order of `ARRAYS`, and the sha256 of all of it.
+
+    Raises:
+        UserError: no such file, no such arrays in it, or numbers that images cannot have.
+    """
+    arrays = _read(path)
+    if absent := [name for name in ARRAYS if name not in arrays]:
+        raise UserError(f"{path} has no array {absent[0]!r}; it needs {', '.join(ARRAYS)}")
+    levels = _levels(arrays.get("levels", np.array(MOST_LEVELS)), path)
+    found = {name: _images(arrays[name], name, path) for name in ARRAYS[::2]}
+    for name, images in found.items():
+        if (top := int(images.max())) >= levels:
+            raise UserError(
+                f"{path}: {name} has a grey value {top}, where levels = {levels} leave 0 to "
+                f"{levels - 1}; write levels = {top + 1}, or more"
+            )
+    brightest = max(int(images.max()) for images in found.values())
+    if "levels" not in arrays and brightest < MOST_LEVELS // 2:
+        raise UserError(
+            f"{path}: its brightest pixel is {brightest} of 255; add the array levels, the number "
+            f"of grey values that a pixel can have ({brightest + 1}, if that one is white)"
+        )
+    train, test = found.values()
+    if train.shape[1:] != test.shape[1:] or len(train) < FEWEST:
+        raise UserError(
+            f"{path} has training images of {_times(train)} and test images of {_times(test)}; "
+            f"both must be of one height and width, and {FEWEST} or more to train on"
+        )
+    for part, images in zip(("train", "test"), (train, test), strict=True):
+        found[f"{part}_labels"] = _labels(arrays[f"{part}_labels"], len(images), part, path)
+    content = hashlib.sha256(str((levels, train.shape, test.shape)).encode())
+    for name in ARRAYS:
+        content.update(found[name].tobytes())
+    return levels, [torch.from_numpy(found[name]) for name in ARRAYS], content.hexdigest()
+
+
+def _read(path: Path) -> Mapping[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*ARRAYS, "levels") if name in file}
+    except Exception as error:  # of the system, the archive, its compression or its headers
+        reason = getattr(error, "strerror", None) or "it is no .npz file, or damaged"
+        raise UserError(f"{path} cannot be read ({reason}); write it with numpy.savez") from None
+
+
+def _levels(array: NDArray[Any], path: Path) -> int:
+    whole = array.shape == () and array.dtype.kind in "iu"
+    if not whole or not 2 <= int(array) <= MOST_LEVELS:
+        raise UserError(
+            f"{path}: levels must be one whole number, 2 to {MOST_LEVELS}, not {array.tolist()!r}"
+        )
+    return int(array)
+
+
+def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[np.uint8]:
+    """[N, H, W]; a dimension of one channel is taken off."""
+    if array.ndim == 4 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
+        raise UserError(
+            f"{path}: {name} is {array.dtype} {list(array.shape)}; grey images are uint8 "
+            f"[N, height, width]"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _labels(array: NDArray[Any], n: int, part: str, path: Path) -> NDArray[np.uint8]:
+    whole = array.dtype.kind in "iu" and array.shape == (n,)
+    if not whole or array.min() < 0 or array.max() >= MOST_CLASSES:
+        raise UserError(
+            f"{path}: {part}_labels must be {n} whole numbers, a class of 0 to {MOST_CLASSES - 1} "
+            f"for each image"
+        )
+    return array.astype(np.uint8)
+
+
+def _times(images: NDArray[Any]) -> str:
+    return " x ".join(map(str, images.shape))
