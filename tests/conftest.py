@@ -8,14 +8,13 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("triptych", "typecheck.checked")
+os.environ["OMP_NUM_THREADS"] = "1"  # a core a worker, and so for the processes that tests start
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from triptych.data import Dataset, load  # noqa: E402
 from triptych.evaluate.classifier import Features, features_for  # noqa: E402
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_library_is_used_as_its_page_says(tmp_path):
+def test_the_library_is_used_as_its_page_says(tmp_path, digit_features):
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True

@@ -129,3 +129,12 @@ def test_one_model_for_two_seeds_is_refused(tmp_path):
     model, data = built("vae-flow", 3), training_data(MODELS["vae-flow"][1])
     with pytest.raises(ValueError, match="each seed needs a model of its own"):
         fit([model, model], [3, 4], [tmp_path / "a", tmp_path / "b"], data, CONFIG)
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_a_module_in_two_places_is_refused(seeds, tmp_path):
+    models, data = [built("vae-flow", s) for s in seeds], training_data(MODELS["vae-flow"][1])
+    models[-1].prior.encoder = models[-1].posterior
+    with pytest.raises(ValueError, match=r"prior\.encoder\..* and posterior\..* are one parameter"):
+        fit(models, seeds, [tmp_path / f"seed-{s}" for s in seeds], data, CONFIG)
+    assert not list(tmp_path.iterdir())

@@ -42,6 +42,14 @@ def nobody(step: int, values: Values) -> None:
     """Hears and does nothing."""
 
 
+def check_untied(model: nn.Module) -> None:
+    """Refuse a parameter that a model has twice: seeds that are stacked would train both copies."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if (first := names.setdefault(id(parameter), name)) != name:
+            raise ValueError(f"{first} and {name} are one parameter; hold its module in one place")
+
+
 @dataclass
 class Run:
     """One seed's place on disk, who else is told what it logs, its best validation loss so far."""
@@ -72,6 +80,8 @@ class Trainer:
             raise ValueError("each seed needs a model of its own, and one is given twice")
         if world() > 1 and len(models) > 1:
             raise ValueError("seeds side by side are trained by one process, not by several")
+        for model in models:
+            check_untied(model)
         check_batch(config.batch_size)
         self.use(models)
 
