@@ -182,6 +182,26 @@ def test_energy_distance_against_its_null(folder):
     ) in text_of(folder)
 
 
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ([], "tells q(z) from p(z) for every model."),
+        (["vae-maf"], "tells q(z) from p(z) for every model but the autoregressive flow prior."),
+        (list(NINE)[2:], "tells q(z) from p(z) for the Gaussian prior and the mixture prior."),
+        (list(NINE), "tells q(z) from p(z) for no model."),
+    ],
+)
+def test_of_many_models_the_fewer_are_named(rest, said, tmp_path):
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "energy-distance":
+                score["protocol"]["null95"] = math.inf if score["model"] in rest else 0.0
+
+    folder = write_study(tmp_path / "nine", Synthetic(priors=NINE))
+    edit(folder / "results.json", change)
+    assert f"The energy distance {said}" in text_of(folder, brief=True)
+
+
 def test_each_run_stands_against_its_own_level():
     """Two of three exceed the mean of their levels, one its own."""
     score = Summary("m", "energy-distance", "", 2.0, None, 3, [0, 1, 2], [1.8, 3.0, 1.9])

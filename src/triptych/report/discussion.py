@@ -16,7 +16,16 @@ from triptych.report.likelihood_table import at_its_limit
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling
 from triptych.report.tables import best_iwae
-from triptych.report.wording import KL, Span, called, few, listed, number, runs
+from triptych.report.wording import (
+    KL,
+    MOST_NAMED,
+    Span,
+    called,
+    few,
+    listed,
+    number,
+    runs,
+)
 
 LONGEST_REASON = 70
 MOST_FAILURES = 3
@@ -171,6 +180,8 @@ def _told_apart(
         return ""
     if not told:
         return f" {test} tells q(z) from p(z) for no model."
+    if len(rest) < len(told) and len(tested) > MOST_NAMED:
+        return f" {test} tells q(z) from p(z) for every model{f' but {few(rest)}' if rest else ''}."
     but = f", not for {few(rest)}" if rest and not brief else ""
     return f" {test} tells q(z) from p(z) for {few(told)}{but}."
 

@@ -47,6 +47,7 @@ SAMPLERS = {
     "unipc": "UniPC",
     "heun": "Heun's method",
 }
+MOST_NAMED = 4  # in one sentence
 KL = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
 
 
@@ -84,9 +85,9 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def few(names: Sequence[str], most: int = 4) -> str:
+def few(names: Sequence[str]) -> str:
     """The names, or how many they are."""
-    return listed(list(names)) if len(names) <= most else f"{len(names)} models"
+    return listed(list(names)) if len(names) <= MOST_NAMED else f"{len(names)} models"
 
 
 def count(n: int) -> str:
