@@ -132,6 +132,58 @@ def test_speeds_are_told_of_the_lowest_fid_or_not_at_all(tmp_path):
     assert "Samples a second" not in text
 
 
+LONGER = "Where both FID and speed differ, the lower FID takes longer."
+
+
+def of_2026(folder, seeds):
+    ask = Synthetic(latent_dim=32, pixel=OF_2026, edition="2026", seeds=seeds)
+    return write_study(folder, ask)
+
+
+def with_speeds(folder, **speeds):
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "samples-per-second":
+                score["mean"] = speeds[score["model"].replace("-", "_")]
+                score["values"] = [score["mean"]] * score["n_seeds"]
+
+    edit(folder / "results.json", change)
+    return text_of(folder)
+
+
+def test_quality_stands_against_time(tmp_path):
+    """Claimed of pairs whose FID the runs tell apart, and whose speeds differ in every run."""
+    folder = of_2026(tmp_path, (0, 1, 2))
+    for a, b in combinations(OF_2026, 2):
+        set_interval(folder, "fid", a, b, (-3.0, -1.0))
+    speeds = {"ddpm": 1.0, "latent_small": 10.0, "latent_one": 20.0, "vae_b": 30.0}
+    assert LONGER in with_speeds(folder, **speeds)
+    near = with_speeds(folder, **dict.fromkeys(speeds, 1.0) | {"ddpm": 1.1})
+    assert LONGER not in near
+    assert "In both FID" not in near
+    crossed = with_speeds(folder, **(speeds | {"latent_one": 5.0}))
+    assert "In both FID and speed, Latent (beta = 1) is behind Latent (beta = 1e-6)." in crossed
+    set_interval(folder, "fid", "latent-small", "latent-one", (-3.0, 1.0))
+    assert LONGER in with_speeds(folder, **(speeds | {"latent_one": 5.0}))
+
+
+def test_quality_of_one_run_each_stands_against_time_by_its_own_error(tmp_path):
+    folder = of_2026(tmp_path, (0,))
+
+    def text(error):
+        def change(content):
+            for score in content["scores"]:
+                if score["metric"] == "fid":
+                    score["mc_std"] = error
+
+        edit(folder / "results.json", change)
+        return text_of(folder)
+
+    assert LONGER in text(1e-3)
+    assert LONGER not in text(1e3)
+    assert LONGER not in text(None)
+
+
 def test_what_is_no_number_holds_no_zero(folder):
     for a, b in combinations(PRIORS, 2):
         set_interval(folder, "elbo", a, b, (-1.0, 1.0))

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
+from operator import attrgetter
 
-from triptych.report.claims import compare, one_run, ranked, title_of
+from triptych.report.claims import compare, one_run, ranked, tells_better, title_of
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import Span, capital, count, listed, number, two_digits
 
+FASTER = 1.2  # times as many samples a second, in every run: clocks differ by less
 EIGHTEEN_FREE = 2.10  # Student's t at 95%, of the difference of two means over ten blocks each
 
 
@@ -47,11 +50,11 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
 def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
     """Whether latent DDPMs of one run each differ in KID by more than its error says of two."""
     kid = [study.score(r.name, "kid") for r in recipes if r.family == "latent"]
-    known = [(s.mean, s.mc_std) for s in kid if s is not None and s.mc_std and s.n_seeds == 1]
+    known = [s for s in kid if s is not None and s.mc_std and s.n_seeds == 1]
     if len(known) < 2 or len(known) < len(kid):
         return ""
-    (low, a), (high, b) = min(known), max(known)
-    if high - low > EIGHTEEN_FREE * math.hypot(a, b):
+    mean = attrgetter("mean")
+    if _apart(min(known, key=mean), max(known, key=mean)):
         return ""
     return " KID's error leaves open which latent DDPM is best."
 
@@ -84,7 +87,38 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
     if together:
         rest = "other " if best.model in chains else ""
         told.append(f"{_ends(of_chains)} for the {rest}latent DDPMs")
-    return f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
+    said = f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
+    return said + _quality_and_time(study, timed)
+
+
+def _quality_and_time(study: Study, timed: Sequence[tuple[Summary, Summary]]) -> str:
+    """Which models others beat in both, FID and speed; or that FID is paid for in time."""
+    behind: dict[str, str] = {}
+    paid = False
+    for (a, rate_a), (b, rate_b) in combinations(timed, 2):
+        ratios = _multiples(rate_a, rate_b) if _lower(study, a, b) else []
+        if ratios and min(ratios) > FASTER:
+            behind.setdefault(title_of(study, b), title_of(study, a))
+        if ratios and max(ratios) < 1 / FASTER:
+            paid = True
+    if behind:
+        said = listed([f"{worse} is behind {better}" for worse, better in behind.items()])
+        return f" In both FID and speed, {said}."
+    return " Where both FID and speed differ, the lower FID takes longer." if paid else ""
+
+
+def _lower(study: Study, a: Summary, b: Summary) -> bool:
+    """Whether a's FID is told to be lower: by paired runs, or of one run each by its own error."""
+    if a.n_seeds > 1 or b.n_seeds > 1:
+        return tells_better(study, a, b)
+    return _apart(a, b) and a.mean < b.mean
+
+
+def _apart(a: Summary, b: Summary) -> bool:
+    """Whether two scores of one run each differ by more than their errors say."""
+    if not (a.mc_std and b.mc_std):
+        return False
+    return abs(a.mean - b.mean) > EIGHTEEN_FREE * math.hypot(a.mc_std, b.mc_std)
 
 
 def _multiples(rate: Summary, of: Summary) -> list[float]:
