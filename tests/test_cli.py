@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -133,6 +134,21 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     assert images.dtype == np.uint8
     assert images.shape == (9, 1, 8, 8)
     assert set(np.unique(images)) <= {0, 255}
+
+
+def test_images_of_ones_own_are_learned_and_judged(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    parts = {"train": 40, "test": 20}
+    images = {f"{p}_images": rng.integers(0, 256, (n, 6, 7), np.uint8) for p, n in parts.items()}
+    labels = {f"{p}_labels": np.arange(n) % 3 for p, n in parts.items()}
+    np.savez(tmp_path / "own.npz", **images, **labels)
+    here = ["--dataset", "own", "--data", str(tmp_path)]
+    main(["train", "vae", *here, "--epochs", "1", "--out", "a folder"])
+    _, _, command = capsys.readouterr().out.strip().rpartition("judge it with: triptych ")
+    main(shlex.split(command))
+    scores = json.loads(Path("a folder/vae-gaussian/seed-0/scores.json").read_text())["scores"]
+    assert {s["protocol"]["dataset"] for s in scores} == {"own"}
+    assert scores[0]["protocol"]["n"] == 20
 
 
 def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(

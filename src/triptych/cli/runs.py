@@ -1,5 +1,6 @@
 """Commands about one run: train it, judge it, draw from it."""
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +117,9 @@ class Train:
                 f"again with a lower --lr and another --out"
             )
         if ours:
-            print(f"wrote {folder.path}; judge it with: triptych evaluate {folder.path}")
+            there = ["--data", str(self.where.data)] if self.where.data else []
+            next_one = shlex.join(["triptych", "evaluate", str(folder.path), *there])
+            print(f"wrote {folder.path}; judge it with: {next_one}")
 
 
 @dataclass(frozen=True)
