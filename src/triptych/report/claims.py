@@ -120,8 +120,8 @@ def _no_claim(difference: Difference | None, names: tuple[str, str]) -> str:
     pair = f"{names[0]} from {names[1]}"
     if difference is None or difference.interval95 is None:
         return f"{pair} (no two paired runs)"
-    decimals = decimals_for([difference.mean], most=3)
-    bounds = f"{interval(difference.interval95, decimals)}{_unit(difference)}"
+    low, high = difference.interval95
+    bounds = f"{interval((low, high), decimals_for([high - low], most=3))}{_unit(difference)}"
     return f"{pair} (95% interval {bounds})"
 
 
