@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from triptych.evaluate.classifier import (
     course_features,
     features_for,
     grey,
+    train_classifier,
     write_features,
 )
 
@@ -60,6 +62,13 @@ def test_other_weights_have_another_hash(tmp_path, digits):
         assert features.accuracy == 0.5
         assert not features.net.training
     assert len(hashes) == 2
+
+
+def test_labels_of_one_class_teach_no_features(digits):
+    parts = ("train_labels", "validation_labels", "test_labels")
+    unlabelled = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in parts})
+    with pytest.raises(UserError, match="labels of digits are all of one class"):
+        train_classifier(unlabelled)
 
 
 def test_mnist_features_have_128_dimensions_and_fit_a_megabyte(tmp_path):

@@ -144,7 +144,15 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     """Train by the fixed recipe; returns the network and its accuracy on the test images.
 
     Adam with a cosine from lr to 0. Few images get as many steps as 20,000 would.
+
+    Raises:
+        UserError: labels of one class, which teach it nothing.
     """
+    if data.classes < 2:
+        raise UserError(
+            f"the labels of {data.name} are all of one class, from which no features are learned; "
+            f"label the images, or judge samples with --features inception"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = FeatureNet(data.shape, data.classes)
