@@ -103,12 +103,18 @@ class VDM(nn.Module):
     def diffusion(
         self, x_0: Tensor, t: Float[Tensor, "B"], eps: Tensor, dropout: Tensor | None = None
     ) -> Float[Tensor, "B"]:
-        """1/2 gamma'(t) ||eps - eps_hat||^2, gamma' = gamma_1 - gamma_0."""
+        """1/2 gamma'(t) ||eps - eps_hat||^2, gamma' = gamma_1 - gamma_0.
+
+        In evaluation mode x_0_hat is clipped to [-1, 1], as the chain clips it. x_0 lies there, so
+        that no error grows; in training a pixel that is clipped would have no gradient.
+        """
         gamma = self.gamma(t)
         a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
         z = a * x_0 + s * eps
         out = self.net(z, network_time(gamma), dropout).to(z.dtype)
         eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
+        if not self.training:
+            eps_hat = (z - a * ((z - s * eps_hat) / a).clamp(-1, 1)) / s
         slope = self.gamma_1 - self.gamma_0
         return 0.5 * slope * (eps - eps_hat).square().flatten(1).sum(1)
 
