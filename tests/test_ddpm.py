@@ -605,6 +605,24 @@ def test_a_learned_variance_pays_the_bound_and_the_mean_the_squared_error(g):
     assert of_share[2:].abs().min() > 0
 
 
+@pytest.mark.parametrize("share", [5.0, 50.0, 200.0])
+def test_variances_that_leave_a_bin_no_mass_have_gradients_at_other_times(share, g):
+    """What is masked must not be 0 x inf."""
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.share = nn.Parameter(torch.tensor(share))
+
+        def forward(self, x, t):
+            return torch.cat([0 * x, self.share.expand_as(x)], -3)
+
+    model = DDPM(Wide(), linear_beta(50), SHAPE, 17, variance="learned")
+    noise = model.noise(6, g) | {"t": torch.arange(1, 7)}
+    model.terms(images(6).float(), noise)["bound"].sum().backward()
+    assert model.net.share.grad.isfinite()
+
+
 def test_a_learned_variance_needs_levels():
     with pytest.raises(ValueError, match="needs levels"):
         DDPM(Net(), linear_beta(8), SMALL, None, variance="learned")

@@ -24,6 +24,15 @@ def test_log_density_of_a_draw_is_that_of_log_prob(name):
     torch.testing.assert_close(posterior.log_prob(z[1], h), log_qz[1])
 
 
+@pytest.mark.parametrize("name", ["gaussian", "full"])
+def test_one_dimension_is_enough(name):
+    posterior, eps = bent(name, 1), torch.randn(3, 5, 1)
+    h = posterior.encode(torch.rand(5, *SHAPE))
+    z, log_qz = posterior.rsample(h, eps)
+    expected = torch.distributions.Normal(h.mu, h.log_sigma.exp()).log_prob(z).sum(-1)
+    torch.testing.assert_close(log_qz, expected)
+
+
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_log_density_of_a_draw_is_the_change_of_variables(name):
     posterior, eps = bent(name), torch.randn(6, 4)

@@ -106,7 +106,9 @@ class DDPM(nn.Module):
             return {"squared_error": error}
         mu_hat = self.mu(self.denoised(out.detach(), x_t, t), x_t, t)
         L_t = self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
-        nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, log_sigma), L_t)
+        last = (t == 0)[..., None, None, None]  # elsewhere a bin may have no mass, and no gradient
+        sigma_0 = torch.where(last, log_sigma, at(self.log_small, t))
+        nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, sigma_0), L_t)
         return {"squared_error": error, "bound": self.T * nats / (self.dims * math.log(2))}
 
     def scale(self, x: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ class FullGaussian(nn.Module):
         """Run the encoder, once however many samples follow."""
         M, out = self.latent_dim, self.net(x).to(x.dtype)
         mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
-        square = entries.index_select(-1, self.place).unflatten(-1, (M, M))
+        padded = torch.nn.functional.pad(entries, (0, 1))  # of one dimension there are none
+        square = padded.index_select(-1, self.place).unflatten(-1, (M, M))
         return FullGaussianParameters(mu, bounded(log_sigma), square * self.strictly_below)
 
     def rsample(

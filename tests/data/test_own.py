@@ -68,6 +68,7 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
         ({"test_images": np.zeros((0, 4, 6), np.uint8)}, r"test_images is uint8 \[0, 4, 6\]"),
         ({"test_images": np.full((M, 6, 4), 255, np.uint8)}, "50 x 4 x 6 .* of 20 x 6 x 4"),
         ({"train_images": np.full((19, 4, 6), 255, np.uint8)}, "20 or more to train on"),
+        ({"test_images": np.full((1, 4, 6), 255, np.uint8)}, "and 2 to test on"),
         ({"train_labels": np.arange(N) / 2}, "train_labels must be 50 whole numbers"),
         ({"train_labels": np.arange(N - 1)}, "train_labels must be 50 whole numbers"),
         ({"test_labels": np.arange(M) - 1}, "test_labels must be 20 whole numbers"),

@@ -30,6 +30,17 @@ def test_the_error_of_the_share_and_its_mean_are_those_of_many_draws(g):
     assert said == pytest.approx(spread, rel=0.1)
 
 
+def test_few_distances_are_usually_nearer_than_their_quantile_says(g):
+    """Of 30, the second smallest is the 5% quantile, and 2 of 31 lie below it."""
+    assert share_nearer(*torch.rand(2, 30, generator=g), 0.05).usual == pytest.approx(2 / 31)
+
+
+def test_no_share_is_without_error(g):
+    a, b = torch.rand(300, generator=g) + 2, torch.rand(400, generator=g)
+    assert share_nearer(a, b, 0.05).value == 0
+    assert 0.002 < share_nearer(a, b, 0.05).std < 0.005
+
+
 def test_distances_of_binary_images_tie_and_their_share_is_as_usual(g):
     found = [
         share_nearer(*torch.poisson(torch.full((2, 2000), 30.0), generator=g).sqrt(), 0.01)

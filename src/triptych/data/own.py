@@ -50,10 +50,10 @@ def read_own(path: Path) -> Own:
             f"of grey values that a pixel can have ({brightest + 1}, if that one is white)"
         )
     train, test = found.values()
-    if train.shape[1:] != test.shape[1:] or len(train) < FEWEST:
+    if train.shape[1:] != test.shape[1:] or len(train) < FEWEST or len(test) < 2:
         raise UserError(
             f"{path} has training images of {_times(train)} and test images of {_times(test)}; "
-            f"both must be of one height and width, and {FEWEST} or more to train on"
+            f"both must be of one height and width, {FEWEST} or more to train on and 2 to test on"
         )
     for part, images in zip(("train", "test"), (train, test), strict=True):
         found[f"{part}_labels"] = _labels(arrays[f"{part}_labels"], len(images), part, path)

@@ -46,7 +46,8 @@ def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) 
 
     Distances of binary images are roots of integers: of those that are just the quantile, as large
     a part counts as it takes of b. The quantile's error moves the share by as much as the share
-    differs between quantiles that are so far apart.
+    differs between quantiles that are so far apart; the share's own is that of one more on either
+    side, as that of none would be zero.
     """
     n, m, rising = len(a), len(b), b.sort().values
 
@@ -61,5 +62,6 @@ def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) 
 
     share, error = below(quantile), math.sqrt(quantile * (1 - quantile) / m)
     moved = (below(quantile + error) - below(quantile - error)) / 2
-    std = math.sqrt(share * (1 - share) / n + moved**2)
+    p = (n * share + 1) / (n + 2)
+    std = math.sqrt(p * (1 - p) / n + moved**2)
     return Share(share, std, place(quantile) / (m + 1))

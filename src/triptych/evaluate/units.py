@@ -25,9 +25,12 @@ def activity(
     """A_u = Var_x(E[z_u|x]) of each dimension, which is active above 0.01 (Burda et al. 2016,
     arXiv:1509.00519, section 5.2).
 
-    The covariance of two halves of the draws, which share the image and nothing else, so that
-    their own noise does not count. `n` is the number of images in h.
+    Of posteriors that are no Gaussians the covariance of two halves of the draws, which share the
+    image and nothing else, so that their own noise does not count. `n` is the number of images in
+    h.
     """
+    if (marginals := gaussian_marginals(h)) is not None:
+        return marginals.mu.var(0)
     halves = [torch.zeros(n, posterior.latent_dim, device=generator.device) for _ in "ab"]
     for i in range(draws):
         eps = torch.randn(halves[0].shape, generator=generator, device=generator.device)
