@@ -36,8 +36,7 @@ def mixture_log_prob(
     b = mu * a
     c = log_w - (0.5 * mu * b + log_sigma + 0.5 * LOG_2PI).sum(-1)
     powers = torch.cat([z, z.square()], -1)
-    log_wk = linear(powers, torch.cat([b, -0.5 * a], -1), c)
-    return log_wk.logsumexp(-1)
+    return linear(powers, torch.cat([b, -0.5 * a], -1), c).logsumexp(-1)
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -11,6 +11,7 @@ from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 from triptych.errors import UserError
 from triptych.report.discussion import discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
+from triptych.report.wording import MINUS
 
 KEYS = ("burda2016", "tomczak2018")
 
@@ -132,7 +133,7 @@ def test_speeds_are_told_of_the_lowest_fid_or_not_at_all(tmp_path):
     assert "Samples a second" not in text
 
 
-LONGER = "Where both FID and speed differ, the lower FID takes longer."
+LONGER = "The lowest FID takes longest."
 
 
 def of_2026(folder, seeds):
@@ -165,6 +166,8 @@ def test_quality_stands_against_time(tmp_path):
     assert "In both FID and speed, Latent (beta = 1) is behind Latent (beta = 1e-6)." in crossed
     set_interval(folder, "fid", "latent-small", "latent-one", (-3.0, 1.0))
     assert LONGER in with_speeds(folder, **(speeds | {"latent_one": 5.0}))
+    set_interval(folder, "fid", "ddpm", "vae-b", (-3.0, 1.0))
+    assert LONGER not in with_speeds(folder, **speeds)
 
 
 def test_quality_of_one_run_each_stands_against_time_by_its_own_error(tmp_path):
@@ -252,6 +255,36 @@ def test_of_many_models_the_fewer_are_named(rest, said, tmp_path):
     folder = write_study(tmp_path / "nine", Synthetic(priors=NINE))
     edit(folder / "results.json", change)
     assert f"The energy distance {said}" in text_of(folder, brief=True)
+
+
+def test_runs_above_their_level_are_counted_where_no_model_is_told_apart(folder):
+    """One of three is no evidence, and is not kept quiet."""
+
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] == "energy-distance":
+                values = sorted(score["values"])
+                score["protocol"]["null95"] = values[1] if score["model"] == "vae-flow" else 99.0
+
+    edit(folder / "results.json", change)
+    said = "tells q(z) from p(z) for no model (1 of 9 runs exceed their 95% level)."
+    assert said in text_of(folder)
+
+
+@pytest.mark.parametrize("edition", ["2024", "2026"])
+def test_the_tersest_text_leaves_out_intervals_that_hold_zero(edition, tmp_path):
+    ask = Synthetic(pixel=OF_2026, edition=edition)
+    folder = write_study(tmp_path, ask)
+    for a, b in combinations(OF_2026, 2):
+        set_interval(folder, "fid", a, b, (-3.0, 1.0))
+    for a, b in combinations(PRIORS, 2):
+        set_interval(folder, "elbo", a, b, (-3.0, 1.0) if "vae-flow" in (a, b) else (1.0, 2.0))
+    text = discuss(read_study(folder), KEYS, brief=True, terse=True)
+    said = " ".join(str(span) for paragraph in text for span in paragraph.spans)
+    assert "do not separate" in said
+    assert "The runs do not tell the best from any other." in said
+    assert f"{MINUS}3.00 to" not in said
+    assert f"{MINUS}3.00 to" in text_of(folder, brief=True)
 
 
 def test_each_run_stands_against_its_own_level():

@@ -62,7 +62,9 @@ def run(command: Any) -> int:
         terminated = stop.number == signal.SIGTERM
         code, words = (REQUEUE if terminated else 1), f"{stop}; {again} goes on"
     except KeyboardInterrupt:
-        code, words = 1, f"stopped; {again} goes on from the last checkpoint"
+        kept = isinstance(command, Train | Study | Demo)
+        code, words = 1, f"stopped; {again} goes on from the last checkpoint, if there is one"
+        words = words if kept else "stopped; the same command begins again"
     except Exception as error:
         from triptych.train.faults import explain
 

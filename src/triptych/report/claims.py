@@ -12,6 +12,7 @@ from triptych.report.tables import require_one_protocol
 from triptych.report.wording import called, decimals_for, few, interval, listed, number, runs
 
 MOST_NEIGHBOURS = 4
+FEWER_NEIGHBOURS = 3  # in the tersest text
 
 
 def separated(difference: Difference | None) -> bool:
@@ -51,14 +52,17 @@ def in_order(study: Study, models: Sequence[Summary]) -> bool:
     return all(tells_better(study, a, b) for a, b in pairwise(models))
 
 
-def compare(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> list[str]:
+def compare(
+    study: Study, models: Sequence[Summary], metric: str, values: bool = True, terse: bool = False
+) -> list[str]:
     """Best first: the numbers where there was one run, else each neighbour against the next, or
-    the best against all others where there are many."""
+    the best against all others where there are many. `terse` leaves out intervals that hold
+    zero."""
     decimals = decimals_for([s.mean for s in models], most=3)
     told = [f"{number(s.mean, decimals)} for {title_of(study, s)}" for s in models]
     if len(models) == 1 or all(s.n_seeds == 1 for s in models):
         return [f"{metric} is {listed(told)}."] if values else []
-    if len(models) > MOST_NEIGHBOURS:
+    if len(models) > (FEWER_NEIGHBOURS if terse else MOST_NEIGHBOURS):
         return [_best_of_many(study, models, metric, values)]
     pairs = list(pairwise(models))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
@@ -75,7 +79,7 @@ def compare(study: Study, models: Sequence[Summary], metric: str, values: bool =
             claims.append(_claim(difference, names, of_runs))
             of_runs = difference.n_seeds
         else:
-            open_.append(_no_claim(difference, names))
+            open_.append(_no_claim(difference, names, terse))
     said = [f"{metric} is {listed(claims)}."] if claims else []
     if open_:
         said.append(f"In {name} the runs do not separate {listed(open_, 'nor')}.")
@@ -116,8 +120,10 @@ def _claim(difference: Difference, names: tuple[str, str], of_runs: int | None =
     return f"{word} for {names[0]} than for {names[1]} by {size} ({inner})"
 
 
-def _no_claim(difference: Difference | None, names: tuple[str, str]) -> str:
+def _no_claim(difference: Difference | None, names: tuple[str, str], terse: bool) -> str:
     pair = f"{names[0]} from {names[1]}"
+    if terse:
+        return pair
     if difference is None or difference.interval95 is None:
         return f"{pair} (no two paired runs)"
     low, high = difference.interval95

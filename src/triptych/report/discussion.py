@@ -40,18 +40,21 @@ class Paragraph:
     spans: list[Span]
 
 
-def discuss(study: Study, citations: Sequence[str], brief: bool = False) -> list[Paragraph]:
+def discuss(
+    study: Study, citations: Sequence[str], brief: bool = False, terse: bool = False
+) -> list[Paragraph]:
     """The group's text where there is one, else the text that the scores support.
 
-    `citations`: keys that a group's text may cite as [@key]. `brief` leaves out side remarks.
+    `citations`: keys that a group's text may cite as [@key]. `brief` leaves out side remarks,
+    `terse` the intervals of what the runs do not separate.
     """
     own = read_own(study.folder / "discussion.md", citations)
     if own:
         return own
     made = [
-        Paragraph("Log-likelihood.", _likelihood(study, brief)),
-        Paragraph("Prior and aggregate posterior.", _match(study, brief)),
-        Paragraph("Sampling quality.", sampling(study, brief)),
+        Paragraph("Log-likelihood.", _likelihood(study, brief, terse)),
+        Paragraph("Prior and aggregate posterior.", _match(study, brief, terse)),
+        Paragraph("Sampling quality.", sampling(study, brief, terse)),
         Paragraph("Failures.", _failures(study)),
     ]
     return [paragraph for paragraph in made if paragraph.spans]
@@ -92,15 +95,15 @@ def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragrap
     return Paragraph("", [span for span in spans if span])
 
 
-def _likelihood(study: Study, brief: bool) -> list[Span]:
+def _likelihood(study: Study, brief: bool, terse: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "elbo")
     spans: list[Span] = []
     if models:
-        spans += [one_run(models, brief), *compare(study, models, "The ELBO")]
+        spans += [one_run(models, brief), *compare(study, models, "The ELBO", terse=terse)]
     iwae = best_iwae(study, recipes)
     if iwae:
-        spans += _importance(study, models, ranked(study, recipes, iwae))
+        spans += _importance(study, models, ranked(study, recipes, iwae), terse)
     if iwae:
         spans += _reliability(study, recipes, iwae)
     if iwae and not brief:
@@ -108,13 +111,15 @@ def _likelihood(study: Study, brief: bool) -> list[Span]:
     return [span for span in spans if span]
 
 
-def _importance(study: Study, elbo: Sequence[Summary], iwae: Sequence[Summary]) -> list[Span]:
+def _importance(
+    study: Study, elbo: Sequence[Summary], iwae: Sequence[Summary], terse: bool
+) -> list[Span]:
     """The tighter bound: in a word where it tells the models apart just as the ELBO does."""
     name = iwae[0].metric.upper()
     alike = len(iwae) > 1 and [s.model for s in iwae] == [s.model for s in elbo]
     if alike and in_order(study, elbo) and in_order(study, iwae):
         return [f" {name} ", {"cite": "burda2016"}, " separates them in the same order."]
-    return [f" {text}" for text in compare(study, iwae, name)]
+    return [f" {text}" for text in compare(study, iwae, name, terse=terse)]
 
 
 def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
@@ -149,12 +154,12 @@ def _same_images(a: Summary, b: Summary) -> bool:
     return a.n_seeds == b.n_seeds and all(a.protocol.get(k) == b.protocol.get(k) for k in keys)
 
 
-def _match(study: Study, brief: bool) -> list[Span]:
+def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "kl-aggregate")
     spans: list[Span] = []
     if models:
-        spans += compare(study, models, KL)
+        spans += compare(study, models, KL, terse=terse)
     if models and at_its_limit(study):
         why = " The images' mutual information is at its limit, the log of their number."
         spans.append(f"{'' if brief else why} Of more images {KL} would be less.")
@@ -179,7 +184,11 @@ def _told_apart(
     if not tested:
         return ""
     if not told:
-        return f" {test} tells q(z) from p(z) for no model."
+        above, n = (
+            sum(column) for column in zip(*map(_above, (s for _, s in tested)), strict=True)
+        )
+        some = f" ({above} of {runs(n)} exceed their 95% level)" if above else ""
+        return f" {test} tells q(z) from p(z) for no model{some}."
     if len(rest) < len(told) and len(tested) > MOST_NAMED:
         return f" {test} tells q(z) from p(z) for every model{f' but {few(rest)}' if rest else ''}."
     but = f", not for {few(rest)}" if rest and not brief else ""
@@ -189,11 +198,16 @@ def _told_apart(
 def exceeds_chance(score: Summary) -> bool:
     """Whether more runs lie above their level, as 5% of them would under q(z) = p(z), than that
     explains: P(so many or more) <= 5%, binomial. Results of old have the mean level alone."""
-    n = score.n_seeds
-    levels = score.levels or n * [float(score.protocol["null95"])]
-    above = sum(value > level for value, level in zip(score.values, levels, strict=True))
+    above, n = _above(score)
     chance = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(above, n + 1))
     return chance <= 0.05
+
+
+def _above(score: Summary) -> tuple[int, int]:
+    """How many runs lie above their level, of how many."""
+    levels = score.levels or score.n_seeds * [float(score.protocol["null95"])]
+    above = sum(value > level for value, level in zip(score.values, levels, strict=True))
+    return above, score.n_seeds
 
 
 def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:

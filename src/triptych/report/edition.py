@@ -33,9 +33,8 @@ LATENT = Ask(
         "triptych.latent:LatentDDPM.loss",
         "triptych.latent:LatentDDPM.encode",
         "triptych.latent:LatentDDPM.sample",
-        "triptych.latent:LatentDDPM.latents",
     ),
-    ("triptych.ddpm:DDPM.terms",),
+    ("triptych.ddpm:DDPM.terms", "triptych.latent:LatentDDPM.latents"),
 )
 EDITIONS = {
     "2024": Edition("2024", "Mini-project 1", SNIPPETS),

@@ -37,6 +37,7 @@ class Look:
     brief: bool
     leading: float
     details: bool = True
+    terse: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ LOOKS = (
     Look(2.5, True, 1.0, details=False),
     Look(2.3, True, 1.0, details=False),
     Look(2.0, True, 1.0, details=False),
+    Look(2.5, True, 1.0, details=False, terse=True),
+    Look(2.0, True, 0.6, details=False, terse=True),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0),
@@ -138,7 +141,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         panels = place_panels(study, look.panel)
         if panels is not None:
             heights["prior-posterior"] = panels.height
-        text = discuss(study, CITATIONS, look.brief)
+        text = discuss(study, CITATIONS, look.brief, look.terse)
         content = build(study, edition, group, heights, text, look.details, look.brief)
         press.update(leading=look.leading, gap=0.0, snippets=[], **content)
         if _fit_columns(press):

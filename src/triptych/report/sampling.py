@@ -13,7 +13,7 @@ FASTER = 1.2  # times as many samples a second, in every run: clocks differ by l
 EIGHTEEN_FREE = 2.10  # Student's t at 95%, of the difference of two means over ten blocks each
 
 
-def sampling(study: Study, brief: bool) -> list[Span]:
+def sampling(study: Study, brief: bool, terse: bool = False) -> list[Span]:
     """FID with its floor, what latents gain, time, and bits/dim, as far as they were scored.
 
     `brief`: of FIDs that stand in the table too, the lowest and the highest.
@@ -23,11 +23,11 @@ def sampling(study: Study, brief: bool) -> list[Span]:
     spans: list[Span] = []
     if fid:
         spans += [one_run(fid, brief), _floor(study, fid, brief)]
-        told = compare(study, fid, "FID", values=False)
+        told = compare(study, fid, "FID", values=False, terse=terse)
         spans += [f" {text}" for text in told if text]
     spans += [_own_priors(study, recipes, brief), _beta(study, recipes), _clock(study, fid)]
     if len(bpd) > 1 and not brief:
-        spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim")]
+        spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim", terse=terse)]
     return [span for span in spans if span]
 
 
@@ -43,8 +43,8 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
     else:
         said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
         left = listed([number(v, 2) for v in least])
-    text = f" With the VAE's own prior for the chain, FID is {said}"
-    return text + (f"; with latents of training images, {left}." if left else ".")
+    text = f" With latents from the VAE's own prior, FID is {said}"
+    return text + (f"; with those of training images, {left}." if left else ".")
 
 
 def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
@@ -92,19 +92,20 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
 
 
 def _quality_and_time(study: Study, timed: Sequence[tuple[Summary, Summary]]) -> str:
-    """Which models others beat in both, FID and speed; or that FID is paid for in time."""
+    """Which models others beat in both, FID and speed; or that the lowest FID takes longest, where
+    both are told of all others."""
     behind: dict[str, str] = {}
-    paid = False
+    slower_than = 0
     for (a, rate_a), (b, rate_b) in combinations(timed, 2):
         ratios = _multiples(rate_a, rate_b) if _lower(study, a, b) else []
         if ratios and min(ratios) > FASTER:
             behind.setdefault(title_of(study, b), title_of(study, a))
-        if ratios and max(ratios) < 1 / FASTER:
-            paid = True
+        if a is timed[0][0] and ratios and max(ratios) < 1 / FASTER:
+            slower_than += 1
     if behind:
         said = listed([f"{worse} is behind {better}" for worse, better in behind.items()])
         return f" In both FID and speed, {said}."
-    return " Where both FID and speed differ, the lower FID takes longer." if paid else ""
+    return " The lowest FID takes longest." if slower_than == len(timed) - 1 else ""
 
 
 def _lower(study: Study, a: Summary, b: Summary) -> bool:

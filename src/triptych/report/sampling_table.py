@@ -1,11 +1,13 @@
 """The table of part B: bits/dim, FID beside its floor, and what sampling takes."""
 
+import math
 from typing import Any
 
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import DASH, Table, behind, cells_of, column_of
 from triptych.report.wording import (
     NO_BREAK_SPACE,
+    PIXELS,
     PLUS_MINUS,
     Span,
     bare,
@@ -61,9 +63,13 @@ def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
 
 
 def _speed(rate: Summary) -> str:
-    """To two digits, with what the clock did from run to run."""
-    beside = f" {PLUS_MINUS} {two_digits(rate.std)}" if rate.std else ""
-    return f"{two_digits(rate.mean)}{beside}"
+    """To two digits, with what the clock did from run to run, to the same place."""
+    mean, place = two_digits(rate.mean), 10.0 ** (math.floor(math.log10(rate.mean)) - 1)
+    if not rate.std:
+        return mean
+    whole, decimals = round(rate.std / place) * place, max(0, -round(math.log10(place)))
+    beside = number(whole, decimals) if whole else f"<{number(place, decimals)}"
+    return f"{mean} {PLUS_MINUS} {beside}"
 
 
 def _caption(
@@ -87,7 +93,7 @@ def _caption(
         spans.append(f"; floor: real against real{value}.")
         spans += _samplers(study, fid)
     if speed is not None:
-        own = f" {capital(PRIOR_FID)}: FID with the VAE's for the chain; 1/s: samples a second"
+        own = f" {capital(PRIOR_FID)}: FID of latents from the VAE's prior; 1/s: samples a second"
         spans.append(f"{own}{_machine(speed)}.")
     bounds = [
         f"{bare(study, r)}: {_bound(bpd[r.name], speed is not None)}"
@@ -119,12 +125,14 @@ def _bound(score: Summary, said: bool) -> str:
 
 
 def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
-    """Which models were sampled how, and the papers on it."""
+    """Which models were sampled how, and the papers on it; and whose pixels are means."""
     said: dict[str, list[str]] = {}
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
-        if way := way_of_sampling(protocol):
-            said.setdefault(way, []).append(capital(bare(study, recipe)))
+        name = capital(bare(study, recipe))
+        for way in (way_of_sampling(protocol | {"pixels": ""}), PIXELS.get(protocol.get("pixels"))):
+            if way:
+                said.setdefault(way, []).append(name)
     if not said:
         return []
     spans: list[Span] = []

@@ -38,9 +38,9 @@ class Snippet:
 TOOL_NOTE = re.compile(r"\s*# (?:pyright: ignore|type: ignore|noqa)\b.*$")
 SNIPPETS = (
     Ask(
-        "The ELBO, and the density of a mixture prior",
-        ("triptych.vae:VAE.log_weight", "triptych.priors.mixture:MixtureOfGaussians.log_prob"),
-        ("triptych.maths:mixture_log_prob",),
+        "The ELBO, the mean of log w; a mixture prior",
+        ("triptych.vae:VAE.log_weight", "triptych.maths:mixture_log_prob"),
+        ("triptych.priors.mixture:MixtureOfGaussians.log_prob",),
     ),
     Ask(
         "The flow: an affine coupling and the density of the whole",

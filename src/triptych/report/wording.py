@@ -40,6 +40,7 @@ DATASETS = {
     "fashion": "Fashion-MNIST",
     "kmnist": "KMNIST",
 }
+PIXELS = {"means": "means of pixels", "drawn": "pixels drawn"}
 SAMPLERS = {
     "ddim": "DDIM",
     "ancestral": "ancestral sampling",
@@ -131,7 +132,7 @@ def split_and_n(protocol: dict[str, Any]) -> str:
 
 def way_of_sampling(protocol: dict[str, Any]) -> str:
     """ "DDIM, 50 steps, eta = 0" out of a protocol; nothing where there was no choice."""
-    pixels = {"means": "means of pixels", "drawn": "pixels drawn"}.get(protocol.get("pixels", ""))
+    pixels = PIXELS.get(protocol.get("pixels", ""))
     if temperature := protocol.get("temperature"):
         return f"temperature {temperature:g}"
     if not protocol.get("steps"):

@@ -34,13 +34,12 @@ class Bars:
 
     def _open(self, name: str, said: Progress) -> tqdm:
         # Redrawing is for eyes; a log gets a line every half minute.
-        pause = 0.2 if sys.stderr.isatty() else 30.0
         bar: tqdm = tqdm(
             total=said.steps,
             initial=said.step,
             desc=name,
             unit="step",
-            mininterval=pause,
+            mininterval=pause(),
             leave=False,
         )
         self.bars[name] = bar
@@ -49,6 +48,11 @@ class Bars:
     def _close(self, name: str) -> None:
         if name in self.bars:  # a bar without an end has no truth value
             self.bars.pop(name).close()
+
+
+def pause() -> float:
+    """Seconds from one drawing of a bar to the next: few lines in a log that nobody watches."""
+    return 0.2 if sys.stderr.isatty() else 30.0
 
 
 def label(job: Job) -> str:
@@ -80,7 +84,15 @@ def bar_for(title: str) -> Callable[[Progress], None]:
 
     def show(said: Progress) -> None:
         if not bars:
-            bars.append(tqdm(total=said.steps, desc=title, unit="step", initial=said.step))
+            bars.append(
+                tqdm(
+                    total=said.steps,
+                    desc=title,
+                    unit="step",
+                    initial=said.step,
+                    mininterval=pause(),
+                )
+            )
         bars[0].set_postfix_str(f"loss {said.loss:.4g}", refresh=False)
         bars[0].update(said.step - bars[0].n)
         if said.step == said.steps:

@@ -45,8 +45,8 @@ def _of_system(error: OSError) -> tuple[int, str]:
     place, why = error.filename or "a file", error.strerror
     if error.errno in FULL:
         return FAILED, (
-            f"{place} could not be written ({why}); make room, and go on from the last checkpoint, "
-            f"which is whole"
+            f"{place} could not be written ({why}); make room, and give the same command again: "
+            f"what was written before is whole (train goes on from a checkpoint with --resume)"
         )
     if error.errno in WRONG_PLACE:
         return WRONG, f"{place} cannot be used ({why}); mend that, or name another place"
