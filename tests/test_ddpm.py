@@ -2,6 +2,7 @@ import itertools
 import math
 import subprocess
 import sys
+from functools import partial
 
 import mpmath
 import pytest
@@ -12,6 +13,7 @@ from toys import SHAPE, images, randomised, tiny_ddpm
 from triptych.ddpm import DDPM
 from triptych.maths import log_normal_mass
 from triptych.samplers import (
+    SAMPLERS,
     Autoguidance,
     ddim,
     dpm_solver,
@@ -621,6 +623,13 @@ def test_variances_that_leave_a_bin_no_mass_have_gradients_at_other_times(share,
     noise = model.noise(6, g) | {"t": torch.arange(1, 7)}
     model.terms(images(6).float(), noise)["bound"].sum().backward()
     assert model.net.share.grad.isfinite()
+
+
+@pytest.mark.parametrize("name", ["ancestral", *SAMPLERS])
+def test_a_chain_in_double_precision_is_sampled(name, g):
+    model = tiny_ddpm().double()
+    draw = model.sample if name == "ancestral" else partial(SAMPLERS[name], model, steps=3)
+    assert draw(n=2, generator=g).dtype == torch.float64
 
 
 def test_a_learned_variance_needs_levels():

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -132,3 +135,19 @@ def test_scales_do_not_start_huge(g):
     h = model.posterior.encode(binary(20))
     assert h.log_sigma.abs().mean() < 0.5
     assert model.prior.log_sigma.abs().max() == 0
+
+
+@pytest.mark.parametrize("dims", [(), (0, 1), (0,)])
+def test_a_prior_that_sums_over_samples_or_not_over_dimensions_is_refused(dims):
+    """It would broadcast, and every bound would be wrong in silence."""
+    code = f"""
+import torch
+from triptych.vae import VAE
+class Prior:
+    def log_prob(self, z): return z.sum({dims}) if {dims} else z
+class Vae(VAE):
+    def __init__(self): torch.nn.Module.__init__(self); self.prior = Prior()
+Vae().log_pz(torch.zeros(3, 2), None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: the prior's log_prob must be of shape [3], not [" in done.stderr

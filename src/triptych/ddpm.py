@@ -227,7 +227,8 @@ class DDPM(nn.Module):
 
     def gaussian_noise(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """n images of N(0, I)."""
-        return torch.randn(n, *self.shape, generator=generator, device=generator.device)
+        device, dtype = generator.device, self.sqrt_alpha_bar.dtype
+        return torch.randn(n, *self.shape, generator=generator, device=device, dtype=dtype)
 
     def grey(self, x: Tensor) -> Tensor:
         """[-1, 1] to [0, 1], rounded to the nearest level."""

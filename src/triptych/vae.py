@@ -54,8 +54,15 @@ class VAE(nn.Module):
         return log_px + log_pz - log_qz
 
     def log_pz(self, z: Float[Tensor, "*K B M"], draws: Tensor | None) -> Float[Tensor, "*K B"]:
-        """log p(z), normalised by `draws` if the prior's normaliser is estimated from some."""
-        return self.prior.log_prob(z, *(() if draws is None else (draws,)))
+        """log p(z), normalised by `draws` if the prior's normaliser is estimated from some.
+
+        Raises:
+            ValueError: a prior that sums over samples, or not over dimensions: it would broadcast.
+        """
+        log_p = self.prior.log_prob(z, *(() if draws is None else (draws,)))
+        if (found := list(log_p.shape)) != (one_each := list(z.shape[:-1])):
+            raise ValueError(f"the prior's log_prob must be of shape {one_each}, not {found}")
+        return log_p
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
         """The negative ELBO of each image, one sample; or the loss of the objective."""

@@ -317,6 +317,28 @@ def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
     assert measured.parts
 
 
+@pytest.mark.parametrize("chains", [2, 3])
+def test_the_2026_page_holds_several_runs_and_four_long_names(chains, tmp_path):
+    """Of which none is told from the other, so that there is much to say of each."""
+    latents = {
+        f"latent-{i}": (f"Latent, beta = 1e-{3 * i}", "latent", None, 6 + i) for i in range(chains)
+    }
+    pixel = {"ddpm": OF_2026["ddpm"], **latents, "vae-b": OF_2026["vae-b"]}
+    folder = write_study(tmp_path, Synthetic(pixel=pixel, edition="2026", seeds=(0, 1)))
+
+    def undecided(content):
+        for d in content["differences"]:
+            d |= {"mean": 1.0, "interval95": [-123.45, 125.45]}
+
+    edit(folder / "results.json", undecided)
+    names = ("Anna-Katharina Mustermann", "Bjarne Kristoffersen", "Chidinma Okonkwo", "Do Thi Minh")
+    members = [
+        f'[[member]]\nname = "{n}-Andersen"\nnumber = "s21456{i}"' for i, n in enumerate(names)
+    ]
+    (folder / "group.toml").write_text("\n".join(members))
+    assert check_pdf(set_page(folder), EDITIONS["2026"]).parts
+
+
 def test_the_2026_page_sets_quality_beside_time(of_2026):
     text = page_text(of_2026)
     assert "own prior" in text

@@ -162,6 +162,30 @@ def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):
     assert go(study(), tmp_path) == found
 
 
+def test_features_of_a_study_without_part_b_are_refused(tmp_path, fits):
+    place = replace(PLACE, features=Path("nosuch.pth"))
+    with pytest.raises(UserError, match=r"--features nosuch\.pth has no use for tiny"):
+        execute(study(), tmp_path, place, lambda job, said: None, 1)
+    assert fits == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_study_json_is_of_the_results_beside_it(tmp_path, fits, monkeypatch):
+    """Whatever another study of the folder has asked for in the meantime."""
+    go(study(names=("a",)), tmp_path)
+    other = (tmp_path / "study.json").read_bytes()
+    fit = run_module.fit
+
+    def meanwhile(*args, **named):
+        (tmp_path / "study.json").write_bytes(other)
+        return fit(*args, **named)
+
+    monkeypatch.setattr(run_module, "fit", meanwhile)
+    go(study(names=("a", "b")), tmp_path)
+    asked = json.loads((tmp_path / "study.json").read_text())
+    assert [r["name"] for r in asked["recipes"]] == ["a", "b"]
+
+
 def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     go(study(), tmp_path)
     fits.clear()

@@ -111,6 +111,7 @@ def test_in_the_end_the_models_are_the_best_there_were(seeds, tmp_path):
     for model, folder in zip(models, folders, strict=True):
         best = checkpoint.load(folder).best
         assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
+        assert not model.training
 
 
 @pytest.mark.parametrize("seeds", [[3], [3, 4]])

@@ -147,17 +147,17 @@ def _posterior_caption(study: Study) -> list[Span]:
         if r.family == "latent" and (latent := read_latent(study, r))
     ]
     lead: Span = {"strong": "Prior and aggregate posterior"}
-    dots = "Dots: q(z) by class, numbered where there is room"
+    dots = "Dots: q(z) by class"
     if not found:
         ((name, latent), *_) = chains
         where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
         return [lead, f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain."]
     rings = "; rings: draws from the prior" if any(one.projected for one in found) else ""
-    text = f"{dots}; dashed: {HELD} of q(z); grey: as much of the prior{rings}"
+    text = f"{dots}; dashed: {HELD} of q(z); grey: of the prior{rings}"
     if chains:
         (_, last), *_ = chains
-        axes = "axes (q(z)'s PCs)" if last.projected else "scale"
-        text += f". Last, on its own {axes}: grey, its VAE's prior; lines, its chain"
+        axes = "own axes, q(z)'s PCs" if last.projected else "own scale"
+        text += f". Last ({axes}): grey, its VAE's prior; lines, its chain"
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 

@@ -64,6 +64,7 @@ LOOKS = (
     Look(2.0, True, 1.0, details=False),
     Look(2.5, True, 1.0, details=False, terse=True),
     Look(2.0, True, 0.6, details=False, terse=True),
+    Look(1.7, True, 0.4, details=False, terse=True),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0),

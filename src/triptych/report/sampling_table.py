@@ -130,7 +130,10 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
         name = capital(bare(study, recipe))
-        for way in (way_of_sampling(protocol | {"pixels": ""}), PIXELS.get(protocol.get("pixels"))):
+        for way in (
+            way_of_sampling(protocol | {"pixels": ""}),
+            PIXELS.get(protocol.get("pixels", "")),
+        ):
             if way:
                 said.setdefault(way, []).append(name)
     if not said:

@@ -51,6 +51,11 @@ def execute(
             f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core, and "
             f"one on a GPU"
         )
+    if place.features and all(plan.recipe.part == "A" for plan in study.plans):
+        raise UserError(
+            f"--features {place.features} has no use for {study.name}, which has no model of part "
+            f"B; leave it out"
+        )
     data = load(study.dataset, place.root)
     for plan in study.plans:
         with naming(plan.recipe):
@@ -73,6 +78,7 @@ def execute(
         else:
             todo = run_processes(todo, place, study.evaluation, display, count, wait)
     with locked(folder, wait=True):
+        write_text(folder / "study.json", pretty(sealed(asked)))  # another study may have been here
         return Outcome(folder, gather(study, folder))
 
 

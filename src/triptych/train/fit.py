@@ -50,10 +50,13 @@ def fit(
 ) -> list[Failure]:
     """Train models of one build; leave a checkpoint in each folder; return the seeds that failed.
 
-    In the end the models hold the averaged weights that were best on the validation images.
+    In the end the models hold the averaged weights that were best on the validation images, and are
+    in evaluation mode.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
     StopRequested after saving when a signal asks to stop.
     """
+    for model in models:
+        model.train()
     heard = listeners or [nobody] * len(seeds)
     runs = [Run(*of_seed) for of_seed in zip(seeds, folders, heard, strict=True)]
     trainer = Trainer(models, runs, data, config)
@@ -72,6 +75,8 @@ def fit(
     for model, run in zip(trainer.models, trainer.runs, strict=True):
         if run.best:
             model.load_state_dict(run.best)
+    for model in models:
+        model.eval()
     return failures
 
 
