@@ -9,6 +9,7 @@ import pytest
 from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 
 from triptych.errors import UserError
+from triptych.report.architectures import papers
 from triptych.report.discussion import discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
 from triptych.report.wording import MINUS
@@ -439,3 +440,12 @@ def test_brief_says_of_many_samplers_what_the_table_does_not(tmp_path):
     prior = [s.mean for s in read_study(folder).scores if s.metric == "fid-prior"]
     assert f"{min(prior):.2f} to {max(prior):.2f}" in said
     assert all(f"{value:.2f}" in whole for value in (*fid.values(), *prior))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["ddpm"], "is trained on"), (["ddpm", "vae-b"], "are trained on")]
+)
+def test_one_model_is_trained_and_several_are(names, said, tmp_path):
+    pixel = {name: OF_2026[name] for name in names}
+    study = read_study(write_study(tmp_path, Synthetic(priors={}, pixel=pixel)))
+    assert said in " ".join(map(str, papers(study, False)))

@@ -47,9 +47,11 @@ def papers(study: Study, brief: bool) -> list[Span]:
     if not models:
         return []
     first, *rest = _cited(models)
-    spans = [capital(str(first)), *rest, f" are trained on {dataset_name(study.dataset)}."]
+    one = len(models) == 1 and not models[0][0].endswith("s")
+    verb, they = ("is", "It makes") if one else ("are", "They make")
+    spans = [capital(str(first)), *rest, f" {verb} trained on {dataset_name(study.dataset)}."]
     if parts and not brief:
-        spans += [" They make use of ", *_cited(parts), "."]
+        spans += [f" {they} use of ", *_cited(parts), "."]
     return spans
 
 
