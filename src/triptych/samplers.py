@@ -60,17 +60,15 @@ def ddim(
     x = model.gaussian_noise(n, generator)
     times = spaced_times(model.T, steps)
     alpha, sigma, _ = noise_levels(model)
-    for t_now, t_next in pairwise(times[::-1]):
-        t = torch.full((n,), t_now, device=x.device)
-        x_0 = model.x_0_hat(x, t)
-        eps = (x - alpha[t_now].item() * x_0) / sigma[t_now].item()
-        fallen = 1 - (alpha[t_now] / alpha[t_next]) ** 2
-        noise = eta * sigma[t_next] / sigma[t_now] * fallen.sqrt()
-        kept = (sigma[t_next] ** 2 - noise**2).clamp(min=0)  # rounding may take it below
-        x = alpha[t_next].item() * x_0 + kept.sqrt().item() * eps
+    for t, s in pairwise(times[::-1]):
+        x_0 = denoised(model, x, t)
+        eps_hat = (x - alpha[t] * x_0) / sigma[t]
+        noise = eta * sigma[s] / sigma[t] * math.sqrt(1 - (alpha[t] / alpha[s]) ** 2)
+        kept = max(sigma[s] ** 2 - noise**2, 0.0)  # rounding may take it below
+        x = alpha[s] * x_0 + math.sqrt(kept) * eps_hat
         if eta > 0:
-            x = x + noise.item() * model.gaussian_noise(n, generator)
-    return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
+            x = x + noise * model.gaussian_noise(n, generator)
+    return model.grey(denoised(model, x, 0))
 
 
 @torch.no_grad()
@@ -99,17 +97,16 @@ def dpm_solver(
     times = evenly_less_noisy_times(model, steps, rho)
     alpha, sigma, half_log_snr = noise_levels(model)
     before, h_before = None, 1.0
-    for t_now, t_next in pairwise(times[::-1]):
-        x_0 = model.x_0_hat(x, torch.full((n,), t_now, device=x.device))
-        h = (half_log_snr[t_next] - half_log_snr[t_now]).item()
+    for t, s in pairwise(times[::-1]):
+        x_0, h = denoised(model, x, t), half_log_snr[s] - half_log_snr[t]
         D = x_0 if before is None else x_0 + h / (2 * h_before) * (x_0 - before)
-        keep = (sigma[t_next] / sigma[t_now]).item() * math.exp(-eta * h)
-        x = keep * x - alpha[t_next].item() * math.expm1(-(1 + eta) * h) * D
+        keep = sigma[s] / sigma[t] * math.exp(-eta * h)
+        x = keep * x - alpha[s] * math.expm1(-(1 + eta) * h) * D
         if eta > 0:
-            spread = sigma[t_next].item() * math.sqrt(-math.expm1(-2 * eta * h))
-            x = x + spread * model.gaussian_noise(n, generator)
+            noise = sigma[s] * math.sqrt(-math.expm1(-2 * eta * h))
+            x = x + noise * model.gaussian_noise(n, generator)
         before, h_before = x_0, h
-    return model.grey(model.x_0_hat(x, torch.zeros(n, dtype=torch.long, device=x.device)))
+    return model.grey(denoised(model, x, 0))
 
 
 @torch.no_grad()
@@ -133,16 +130,15 @@ def unipc(
     x = model.gaussian_noise(n, generator)
 
     def point(x: Tensor, t: int) -> tuple[float, Tensor]:
-        return half_log_snr[t].item(), model.x_0_hat(x, torch.full((n,), t, device=x.device))
+        return half_log_snr[t], denoised(model, x, t)
 
     points = [point(x, times[0])]
-    for i, (t_now, t_next) in enumerate(pairwise(times)):
-        begin, end = half_log_snr[t_now].item(), half_log_snr[t_next].item()
-        keep, add = (sigma[t_next] / sigma[t_now]).item(), alpha[t_next].item()
+    for i, (t, s) in enumerate(pairwise(times)):
+        begin, end = half_log_snr[t], half_log_snr[s]
         points = points[-min(ORDER, steps - i) :]
-        predicted = keep * x + add * exponential_integral(points, begin, end)
-        points.append(point(predicted, t_next))
-        x = keep * x + add * exponential_integral(points, begin, end)
+        predicted = sigma[s] / sigma[t] * x + alpha[s] * exponential_integral(points, begin, end)
+        points.append(point(predicted, s))
+        x = sigma[s] / sigma[t] * x + alpha[s] * exponential_integral(points, begin, end)
     return model.grey(points[-1][1])
 
 
@@ -164,11 +160,16 @@ def exponential_integral(
     return torch.stack([a * value for a, (_, value) in zip(w.tolist(), points, strict=True)]).sum(0)
 
 
-def noise_levels(model: DDPM) -> tuple[Tensor, Tensor, Tensor]:
-    """alpha, sigma and log(alpha / sigma) of every time, in float64 on the CPU."""
+def denoised(model: DDPM, x: Float[Tensor, "n C H W"], t: int) -> Float[Tensor, "n C H W"]:
+    """x_0_hat of images that are all at time t."""
+    return model.x_0_hat(x, torch.full((len(x),), t, device=x.device))
+
+
+def noise_levels(model: DDPM) -> tuple[list[float], list[float], list[float]]:
+    """alpha, sigma and log(alpha / sigma) of every time, computed in float64."""
     alpha = model.sqrt_alpha_bar.cpu().double()
     sigma = model.sqrt_one_minus_alpha_bar.cpu().double()
-    return alpha, sigma, (alpha / sigma).log()
+    return alpha.tolist(), sigma.tolist(), (alpha / sigma).log().tolist()
 
 
 def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -> list[int]:
@@ -182,7 +183,7 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     """
     if not 2 <= steps <= model.T:
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
-    _, _, half_log_snr = noise_levels(model)
+    half_log_snr = torch.tensor(noise_levels(model)[2], dtype=torch.float64)
     top = max(min(int((half_log_snr >= LEAST_HALF_LOG_SNR).sum()), model.T - 1), steps - 1)
     noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root
     even = torch.linspace(0, 1, steps).double() * (noise[top] - noise[0])
@@ -211,13 +212,12 @@ def heun(
     """
     times = evenly_less_noisy_times(model, steps, rho)[::-1]
     alpha, sigma, _ = noise_levels(model)
-    s = (sigma / alpha).tolist()
+    s = [b / a for a, b in zip(alpha, sigma, strict=True)]
 
     def slope(y: Tensor, t: int) -> Tensor:
-        x_0 = model.x_0_hat(alpha[t].item() * y, torch.full((n,), t, device=y.device))
-        return (y - x_0) / s[t]
+        return (y - denoised(model, alpha[t] * y, t)) / s[t]
 
-    y = model.gaussian_noise(n, generator) / alpha[times[0]].item()
+    y = model.gaussian_noise(n, generator) / alpha[times[0]]
     for t_now, t_next in pairwise(times):
         h, d = s[t_next] - s[t_now], slope(y, t_now)
         y = y + h / 2 * (d + slope(y + h * d, t_next))

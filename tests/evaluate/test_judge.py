@@ -31,7 +31,7 @@ from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
 
@@ -387,7 +387,7 @@ def test_a_flows_temperature_reaches_its_samples_and_their_protocol(digits):
         assert "temperature" not in by_metric(warm)[metric].protocol
         assert by_metric(cold)[metric].protocol["temperature"] == 0.5
     assert by_metric(cold)["bpd"] == by_metric(warm)["bpd"]
-    g = generator_for(0, 0, torch.device("cpu"), stream=5)
+    g = generator_for(0, 0, torch.device("cpu"), stream=Stream.SAMPLES)
     expected = model.flow(0.5 * model.flow.base.sample(64, g))[0]
     shown = torch.tensor(cold.arrays["samples"]["images"]).float() * 16 / 255
     close = (17 * expected).floor().clamp(0, 16)
@@ -493,7 +493,7 @@ def test_each_shown_sample_comes_with_its_nearest_training_image(judged, digits)
     tested = at_random(digits).test_images[:64]
     train, test = digits.train_images / 16, tested / 16
     if kind == "vae-flow":  # draws pixels, of images that it sees drawn
-        noise = generator_for(0, 0, torch.device("cpu"), stream=3)
+        noise = generator_for(0, 0, torch.device("cpu"), stream=Stream.VIEWS)
         train, test = (train > 0.5).float(), view("dynamic")(tested, 17, noise)
     apart = (shown[:, None] - train[None]).flatten(2).norm(dim=2)
     exact = apart.min(1).values

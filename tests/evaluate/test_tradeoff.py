@@ -13,7 +13,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
 from triptych.report import curves
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 
 HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
 
@@ -42,7 +42,7 @@ def test_only_the_way_that_was_asked_for_draws_from_the_guided_model(row):
 
 def test_all_have_the_same_number_of_samples_and_the_same_reference(row, digits):
     _, _, found = row
-    seen, g = features(), generator_for(0, 0, torch.device("cpu"), stream=5)
+    seen, g = features(), generator_for(0, 0, torch.device("cpu"), stream=Stream.SAMPLES)
     how = Evaluation(steps=5)
     draw = sampler(built("ddpm"), how, g)
     draw(30)  # what the clock leaves out

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from triptych.train.order import (
+    Stream,
     TrainConfig,
     batch_indices,
     bent_share,
@@ -35,11 +36,18 @@ def test_the_order_is_a_function_of_seed_and_step():
 
 
 def test_generators_of_steps_seeds_and_streams_differ():
-    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+    keys = [(0, 0, stream) for stream in Stream] + [(1, 0, Stream.BOUNDS), (0, 1, Stream.BOUNDS)]
     draws = [torch.rand(3, generator=generator_for(s, t, CPU, stream)) for s, t, stream in keys]
-    again = torch.rand(3, generator=generator_for(0, 0, CPU, 0))
+    again = torch.rand(3, generator=generator_for(0, 0, CPU))
     assert torch.equal(draws[0], again)
     assert len({tuple(d.tolist()) for d in draws}) == len(keys)
+
+
+def test_the_numbers_of_streams_stay():
+    """Published numbers hold for them."""
+    names = "TRAINING SHUFFLES CLASSIFIER_SHIFTS VIEWS BOUNDS SAMPLES TRAINING_IMAGES"
+    assert [stream.name for stream in Stream] == [*names.split(), "RECONSTRUCTIONS"]
+    assert [int(stream) for stream in Stream] == list(range(8))
 
 
 @pytest.mark.parametrize("steps", [20, 1000])

@@ -205,7 +205,7 @@ class Sample:
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
         from triptych.study.validation import validated
-        from triptych.train.order import generator_for
+        from triptych.train.order import Stream, generator_for
 
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} cannot be used; choose 0 or more")
@@ -221,7 +221,7 @@ class Sample:
         device = self.where.ready()
         data = load(dataset, self.where.data).to(device)
         model = sampling_model(folder, data, how.guidance)
-        draw = sampler(model, how, generator_for(self.seed, 0, device, stream=5))
+        draw = sampler(model, how, generator_for(self.seed, 0, device, stream=Stream.SAMPLES))
         with line_for(f"drawing from {recipe.name}") as say:
             images = enough(draw(min(self.n, TOGETHER)), draw, self.n, say)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())

@@ -28,7 +28,7 @@ from triptych.errors import UserError
 from triptych.evaluate.inception import is_inception, read_inception
 from triptych.evaluate.memory import in_halves
 from triptych.train.files import write_bytes
-from triptych.train.order import batch_indices, generator_for
+from triptych.train.order import Stream, batch_indices, generator_for
 
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
 LARGEST_COURSE_FILE = 2**26  # bytes; its 1.2 million weights take 5 MB
@@ -175,7 +175,7 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
 
 def _shift(x: Tensor, step: int) -> Tensor:
     """Move a batch by up to one pixel in each direction, the only augmentation."""
-    g = generator_for(0, step, torch.device("cpu"), stream=2)
+    g = generator_for(0, step, torch.device("cpu"), stream=Stream.CLASSIFIER_SHIFTS)
     dy, dx = (torch.randint(-1, 2, (2,), generator=g)).tolist()
     return x.roll((dy, dx), (-2, -1))
 

@@ -18,7 +18,7 @@ from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
 from triptych.samplers import NOISY, SAMPLERS, evaluations
 from triptych.train.capture import CapturedCalls
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 from triptych.train.precision import bf16_helps, networks_in_bf16
 from triptych.vae import VAE
 from triptych.vdm import VDM
@@ -94,7 +94,7 @@ def chain_of(model: nn.Module) -> DDPM | None:
 
 def seen(images: UInt8[Tensor, "n C H W"], levels: int, view_name: str) -> Float[Tensor, "n C H W"]:
     """Images to judge by, as the model sees its own: the same pixels at any time, on any device."""
-    noise = generator_for(0, 0, torch.device("cpu"), stream=3)
+    noise = generator_for(0, 0, torch.device("cpu"), stream=Stream.VIEWS)
     return view(view_name)(images.cpu(), levels, noise).to(images.device)
 
 

@@ -37,7 +37,7 @@ from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 from triptych.train.precision import full_precision
 from triptych.vae import VAE
 from triptych.vdm import VDM
@@ -69,13 +69,13 @@ def judge(
     x = seen(images, data.levels, view_name)
     whole = {"dataset": data.name, "split": "test", "n": every, "view": view_name}
     protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
-    g, drawing = generator_for(seed, 0, device, stream=4), drawn_by or model
-    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=5))
+    g, drawing = generator_for(seed, 0, device, stream=Stream.BOUNDS), drawn_by or model
+    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
     say("bounds")
     result = judge_model(model, x, labels, how, protocol, g)
     refuse_nan(result.scores)
     if isinstance(model, PixelFlow):
-        shown_again = generator_for(seed, 0, device, stream=5)
+        shown_again = generator_for(seed, 0, device, stream=Stream.SAMPLES)
         result.scores.append(outside_score(model, SAMPLES_SHOWN, how, of_drawn, shown_again))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}

@@ -16,7 +16,7 @@ from triptych.evaluate.memory import in_halves
 from triptych.evaluate.nearest import nearest, share_nearer
 from triptych.latent import LatentDDPM
 from triptych.protocols import Score
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 from triptych.vae import VAE
 
 CLOSE = 0.01
@@ -59,7 +59,7 @@ def alike(
     images, test_images = data.train_images, data.test_images[: len(samples)]
     protocol = {"dataset": data.name, "view": view_name, "n": len(samples)} | DRAWN
     if shows_means(model):
-        noise = generator_for(0, 0, samples.device, stream=7)
+        noise = generator_for(0, 0, samples.device, stream=Stream.RECONSTRUCTIONS)
         test = reconstructions(model, seen(test_images, data.levels, view_name), noise)
         beside = {"beside": "reconstructions of test images"}
         return grey(images, data.levels), test, protocol | beside

@@ -27,7 +27,7 @@ from triptych.evaluate.fidelity import (
 )
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.protocols import Score
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 
 NEIGHBOURS = 5
 KERNEL = "(x.y / D + 1)^3"
@@ -85,7 +85,7 @@ def reference_protocol(data: Dataset, n: int, features: Features) -> dict[str, A
 
 def from_training(data: Dataset, n: int) -> UInt8[Tensor, "n C H W"]:
     """n training images, or all if there are fewer, always the same ones."""
-    generator = generator_for(0, 0, torch.device("cpu"), stream=6)
+    generator = generator_for(0, 0, torch.device("cpu"), stream=Stream.TRAINING_IMAGES)
     order = torch.randperm(len(data.train_images), generator=generator)[:n]
     return data.train_images[order.to(data.train_images.device)]
 

@@ -32,6 +32,7 @@ from triptych.evaluate.evaluation import of_first
 from triptych.evaluate.memory import in_halves
 from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
+from triptych.samplers import noise_levels
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
 MOST = 8.0  # deviations: where p rounds to 0 or 1 the quantile is infinite
@@ -64,8 +65,7 @@ class ProbabilityFlow:
 
 def flow_of(model: DDPM) -> ProbabilityFlow:
     """The ODE of this chain; log s rises with t."""
-    a, s = model.sqrt_alpha_bar.cpu().double(), model.sqrt_one_minus_alpha_bar.cpu().double()
-    return ProbabilityFlow(model, (s / a).log())
+    return ProbabilityFlow(model, -torch.tensor(noise_levels(model)[2], dtype=torch.float64))
 
 
 def log_density(

@@ -20,7 +20,7 @@ from triptych.evaluate.evaluation import Evaluation, Say, quiet
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.speed import BATCH, clocked
-from triptych.train.order import generator_for
+from triptych.train.order import Stream, generator_for
 
 PLAIN = {"eta": 0.0, "rho": None, "guidance": 1.0}
 WAYS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -68,7 +68,7 @@ def tradeoff(
     for name, source, way in ways(model, drawn_by, how, device):
         said = sampling_protocol(model, way)
         say(f"quality against time, {name}, {said.get('evaluations', 1)} network evaluations")
-        draw = sampler(source, way, generator_for(seed, 0, device, stream=5))
+        draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
         samples, seconds = timed(draw, n, device)
         rows["sampler"].append(name)
         rows["evaluations"].append(said.get("evaluations", 1))

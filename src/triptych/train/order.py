@@ -6,6 +6,7 @@ what they would see alone.
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from typing import Annotated
 
@@ -42,12 +43,28 @@ class TrainConfig:
     """Networks in bfloat16 where the hardware has it."""
 
 
-def generator_for(seed: int, step: int, device: torch.device, stream: int = 0) -> Generator:
+class Stream(IntEnum):
+    """What the numbers of a generator are for. Never to be renumbered: published numbers hold for
+    these."""
+
+    TRAINING = 0
+    SHUFFLES = 1
+    CLASSIFIER_SHIFTS = 2
+    VIEWS = 3
+    BOUNDS = 4
+    SAMPLES = 5
+    TRAINING_IMAGES = 6
+    RECONSTRUCTIONS = 7
+
+
+def generator_for(
+    seed: int, step: int, device: torch.device, stream: Stream = Stream.TRAINING
+) -> Generator:
     """The generator of one step of one seed, the same whenever it is asked for."""
     return torch.Generator(device).manual_seed(state_of(seed, step, stream))
 
 
-def state_of(seed: int, step: int, stream: int = 0) -> int:
+def state_of(seed: int, step: int, stream: Stream = Stream.TRAINING) -> int:
     """What that generator is seeded with."""
     return int(np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0])
 
@@ -65,7 +82,9 @@ def batch_indices(seed: int, step: int, batch: int, n: int) -> Int[Tensor, "B"]:
 @lru_cache(maxsize=64)
 def _shuffle(seed: int, epoch: int, n: int) -> Int[Tensor, "n"]:
     """One epoch's order; kept, because every step of the epoch and every seed asks for its own."""
-    return torch.randperm(n, generator=generator_for(seed, epoch, torch.device("cpu"), stream=1))
+    return torch.randperm(
+        n, generator=generator_for(seed, epoch, torch.device("cpu"), stream=Stream.SHUFFLES)
+    )
 
 
 def total_steps(config: TrainConfig, n: int) -> int:
