@@ -63,8 +63,8 @@ def run(command: Any) -> int:
         code, words = (REQUEUE if terminated else 1), f"{stop}; {again} goes on"
     except KeyboardInterrupt:
         kept = isinstance(command, Train | Study | Demo)
-        code, words = 1, f"stopped; {again} goes on from the last checkpoint, if there is one"
-        words = words if kept else "stopped; the same command begins again"
+        goes_on = f"; {again} goes on from the last checkpoint, if there is one" if kept else ""
+        code, words = 1, f"stopped{goes_on}"
     except Exception as error:
         from triptych.train.faults import explain
 

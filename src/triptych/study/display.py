@@ -33,7 +33,6 @@ class Bars:
             tqdm.write(f"{name}: {said}", file=sys.stderr)
 
     def _open(self, name: str, said: Progress) -> tqdm:
-        # Redrawing is for eyes; a log gets a line every half minute.
         bar: tqdm = tqdm(
             total=said.steps,
             initial=said.step,
