@@ -237,7 +237,14 @@ def test_the_2026_brief_shares_its_priors_and_has_latent_ddpms_of_several_beta(p
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hiden", 3), ("timesteps", 10), ("epochs", 0), ("latent_dim", 1), ("kind", "ddpm")],
+    [
+        ("hiden", 3),
+        ("timesteps", 10),
+        ("epochs", 0),
+        ("latent_dim", 1),
+        ("kind", "ddpm"),
+        ("name", 16),
+    ],
 )
 def test_wrong_settings_are_refused_with_what_there_is(key, value):
     with pytest.raises(UserError, match=key):

@@ -183,7 +183,7 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         both = isinstance(old, dict) and isinstance(value, dict)
         homes[0][key] = old | value if both else value
     named = re.fullmatch(FOLDER, str(plain["name"]))
-    return validated(Recipe, plain, plain["name"] if named else recipe.name)
+    return validated(Recipe, plain, named[0] if named else recipe.name)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
