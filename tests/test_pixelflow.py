@@ -21,7 +21,7 @@ from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
 from triptych.study.build import build
 from triptych.study.configs import PixelFlowConfig
-from triptych.study.validation import validated
+from triptych.validation import validated
 
 
 class GaussianCdf(nn.Module):

@@ -235,3 +235,23 @@ def global_generator_untouched() -> Iterator[None]:
     before = torch.random.get_rng_state()
     yield
     assert torch.equal(before, torch.random.get_rng_state()), "the global generator was used"
+
+
+class Point(nn.Module):
+    """One weight pulled to a target; its loss is one image's squared distance."""
+
+    def __init__(self, start=0.0, target=1.0):
+        super().__init__()
+        self.w, self.target = nn.Parameter(torch.full((3,), start)), target
+
+    def loss(self, x, noise):
+        return (self.w - self.target).square().sum() + 0 * x.flatten(1).sum(1)
+
+    def noise(self, n, generator):
+        return torch.zeros(n)
+
+    def terms(self, x, noise):
+        return {"distance": self.loss(x, noise)}
+
+    def sample(self, n, generator):
+        raise NotImplementedError

@@ -66,17 +66,45 @@ class RunningLogMeanExp:
         self.log_sum = chunk if self.log_sum is None else torch.logaddexp(self.log_sum, chunk)
         self.count += log_w.shape[0]
 
-    def after(self, log_w: Float[Tensor, "k B"]) -> Float[Tensor, "B"]:
-        """What `value` would be with k further samples, which are not taken in."""
-        chunk, count = log_w.logsumexp(0), self.count + log_w.shape[0]
-        total = chunk if self.log_sum is None else torch.logaddexp(self.log_sum, chunk)
-        return total - math.log(count)
-
     def value(self) -> Float[Tensor, "B"]:
         """log (1/K) sum of all samples so far."""
         if self.log_sum is None:
             raise ValueError("no samples have been added")
         return self.log_sum - math.log(self.count)
+
+
+class RunningMeanOfBlocks:
+    """The mean over blocks of m samples, one after the other, of each block's log-mean-exp.
+
+    Its expectation is that of one block, and its noise that of as many as there are whole.
+    """
+
+    def __init__(self, m: int) -> None:
+        self.m, self.blocks, self.total = m, 0, torch.zeros(())
+        self.begun = RunningLogMeanExp()
+
+    def update(self, log_w: Float[Tensor, "k B"]) -> None:
+        """Take in k further samples of each image."""
+        first = -self.begun.count % self.m  # as many as the block begun still wants
+        whole = max(0, len(log_w) - first) // self.m * self.m
+        head, body, tail = log_w[:first], log_w[first : first + whole], log_w[first + whole :]
+        if len(head):
+            self.begun.update(head)
+        if self.begun.count == self.m:
+            self._add(self.begun.value()[None])
+            self.begun = RunningLogMeanExp()
+        self._add(log_mean_exp(body.unflatten(0, (-1, self.m)), 1))
+        if len(tail):
+            self.begun.update(tail)
+
+    def _add(self, blocks: Float[Tensor, "b B"]) -> None:
+        self.total, self.blocks = self.total + blocks.sum(0), self.blocks + len(blocks)
+
+    def value(self) -> Float[Tensor, "B"]:
+        """The mean over all whole blocks so far."""
+        if self.blocks == 0:
+            raise ValueError(f"no block of {self.m} samples is whole")
+        return self.total / self.blocks
 
 
 def bits_per_dim(log_px: Tensor, dims: int) -> Tensor:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from toys import MODELS, built, training_data
+from toys import MODELS, Point, built, training_data
 
 from triptych.train import checkpoint
 from triptych.train.ensemble import Ensemble
@@ -139,3 +139,17 @@ def test_a_module_in_two_places_is_refused(seeds, tmp_path):
     with pytest.raises(ValueError, match=r"prior\.encoder\..* and posterior\..* are one parameter"):
         fit(models, seeds, [tmp_path / f"seed-{s}" for s in seeds], data, CONFIG)
     assert not list(tmp_path.iterdir())
+
+
+def test_seeds_that_differ_in_more_than_tensors_are_refused(tmp_path):
+    """A stack runs the first model's code, and would train the second with its target."""
+    models = [Point(target=1.0), Point(target=2.0)]
+    said = "seed 8 has a loss of 12, and by the first one's code 3"
+    with pytest.raises(ValueError, match=said):
+        fit(models, [7, 8], [tmp_path / "7", tmp_path / "8"], training_data("raw"), CONFIG)
+
+
+def test_seeds_do_not_share_a_folder(tmp_path):
+    folders = [tmp_path / "7", tmp_path / "nowhere" / ".." / "7"]
+    with pytest.raises(ValueError, match="a folder of its own"):
+        fit([Point(), Point()], [7, 8], folders, training_data("raw"), CONFIG)

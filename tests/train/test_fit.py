@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
-from toys import MODELS, built, images, tiny_vae, training_data
+from toys import MODELS, Point, built, images, tiny_vae, training_data
 
+from triptych.errors import UserError
 from triptych.train import checkpoint
 from triptych.train.batches import TrainingData
 from triptych.train.fit import fit, prepare
@@ -18,26 +18,6 @@ QUICK = TrainConfig(epochs=3, batch_size=8, lr=1e-2, bf16=False)
 
 def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-class Point(nn.Module):
-    """One weight pulled to a target; its loss is one image's squared distance."""
-
-    def __init__(self, start=0.0, target=1.0):
-        super().__init__()
-        self.w, self.target = nn.Parameter(torch.full((3,), start)), target
-
-    def loss(self, x, noise):
-        return (self.w - self.target).square().sum() + 0 * x.flatten(1).sum(1)
-
-    def noise(self, n, generator):
-        return torch.zeros(n)
-
-    def terms(self, x, noise):
-        return {"distance": self.loss(x, noise)}
-
-    def sample(self, n, generator):
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -205,3 +185,10 @@ def test_training_images_are_bent_before_they_are_seen_and_those_of_validation_a
     prepare(trainer)
     assert {tuple(x.flatten().tolist()) for x in torch.cat(seen)} == whole
     assert len(seen) == 2
+
+
+def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path):
+    config = TrainConfig(epochs=3, batch_size=0)
+    with pytest.raises(UserError, match="TrainConfig: batch_size = 0 is wrong"):
+        fit([Point()], [0], [tmp_path / "run"], training_data("raw"), config)
+    assert not (tmp_path / "run").exists()

@@ -152,7 +152,7 @@ class Evaluate:
         from triptych.study.lock import locked
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
-        from triptych.study.validation import validated
+        from triptych.validation import validated
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
         usual = asdict(Evaluation())
@@ -204,8 +204,8 @@ class Sample:
         from triptych.study.display import line_for
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
-        from triptych.study.validation import validated
         from triptych.train.order import Stream, generator_for
+        from triptych.validation import validated
 
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} cannot be used; choose 0 or more")

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
-from triptych.maths import RunningLogMeanExp, bits_per_dim, log_mean_exp
+from triptych.maths import RunningLogMeanExp, RunningMeanOfBlocks, bits_per_dim, log_mean_exp
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
@@ -44,7 +44,8 @@ class Estimate:
 class Bounds(NamedTuple):
     """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
     sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`). `growth` is the
-    mean over images of IWAE-k, from the first k of the samples, at the `marks` k <= K."""
+    mean over images of IWAE-k at the `marks` k <= K, each from as many blocks of k samples as K
+    has: at k = 1 it is the ELBO, at K the IWAE-K."""
 
     elbo: Estimate
     iwae: Estimate
@@ -94,24 +95,25 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> t
     h = in_halves(model.posterior.encode, x)
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
-    chunk, left, growth = max(1, rows // len(x)), K, []
+    growth = [RunningMeanOfBlocks(m) for m in marks(K)]
+    chunk, left = max(1, rows // len(x)), K
     while left > 0:
-        k, done = min(chunk, left), K - left
+        k = min(chunk, left)
         eps = torch.randn(
             k, len(x), model.posterior.latent_dim, generator=generator, device=x.device
         )
         log_w = in_halves(lambda e: model.log_weight(x, e, h), eps.to(x.dtype)).double()
-        growth += [log_mean_w.after(log_w[: m - done]) for m in marks(K) if done < m <= done + k]
-        log_mean_w.update(log_w)
+        for part in (log_mean_w, tail, *growth):
+            part.update(log_w)
         log_mean_w2.update(2 * log_w)
-        tail.update(log_w)
         total, total_sq = total + log_w.sum(0), total_sq + log_w.square().sum(0)
         left -= k
     elbo, iwae = total / K, log_mean_w.value()
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
-    return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), torch.stack(growth)
+    growing = torch.stack([part.value() for part in growth])
+    return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing
 
 
 @torch.no_grad()

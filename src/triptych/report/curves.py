@@ -240,18 +240,20 @@ def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> No
     margin = 0.15 * max(np.ptp(means), 1e-9)
     ends = means.min() - margin, means.max() + margin
     ax.set_ylim(*ends)
+    title, said = None, "mean, 95% interval over runs"
     for i, (name, (x, rows)) in enumerate(lines.items()):
         ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style(i))
-        intervals = [summarise(column.tolist()).interval95 for column in rows.T]
         if len(rows) > 2:
-            # Of few runs it may be far wider than all that the means have to tell.
-            low, high = np.clip(np.array(intervals).T, *ends)
+            band = np.array([summarise(column.tolist()).interval95 for column in rows.T]).T
+            low, high = seen = np.clip(band, *ends)
             ax.fill_between(x, low, high, color=style(i)["color"], alpha=0.2, lw=0)
+            # Of few runs it may be far wider than all that the means have to tell.
+            if (band != seen).any():
+                said = "mean, 95% interval over runs\n(cut where it leaves the frame)"
+            title = said
     last = [rows.mean(0)[-1] for _, rows in lines.values()]
     handles, names = ax.get_legend_handles_labels()
     order = np.argsort(last)[::-1]
     place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
     ordered = [handles[i] for i in order], [names[i] for i in order]
-    repeated = any(len(rows) > 2 for _, rows in lines.values())
-    title = "mean, 95% interval over runs" if repeated else None
     ax.legend(*ordered, frameon=False, fontsize=FONT_SIZE, title=title, **place)

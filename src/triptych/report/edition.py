@@ -12,13 +12,15 @@ REFERENCES_HEADING = "References"
 
 @dataclass(frozen=True)
 class Edition:
-    """`head` is the left of the running head, if there is one."""
+    """`head` is the left of the running head, if there is one; `classifier`, the file of the
+    course's own features, on which FID is asked for."""
 
     name: str
     title: str
     snippets: tuple[Ask, ...]
     head: str | None = None
     declaration: bool = False
+    classifier: str | None = None
 
     @property
     def parts(self) -> tuple[tuple[str, int | None], ...]:
@@ -44,6 +46,7 @@ EDITIONS = {
         (*SNIPPETS, LATENT),
         head="02460-2026 Mini-project 1",
         declaration=True,
+        classifier="mnist_classifier.pth",
     ),
 }
 

@@ -20,8 +20,8 @@ from triptych.report.load import Recipe, Study, read_images, read_study
 from triptych.report.panels import metrics
 from triptych.report.training import HEIGHT, WIDTH, Chart, chart
 from triptych.report.wording import capital, count, dataset_name, labels, number
-from triptych.study.validation import validated
 from triptych.train.files import read_json, write_text
+from triptych.validation import validated
 
 PAGE = "report.html"
 MANIFEST, AUTOENCODER = "manifest.json", "autoencoder"
@@ -30,18 +30,21 @@ ACROSS = 8  # samples in a row
 SHEET = 240  # pixels that a row should have on the screen
 PAPER = 255  # white; digits are drawn in black
 CAPTIONS = {
-    "prior-posterior": "prior and aggregate posterior",
-    "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior",
-    "likelihood": "bounds on the log-likelihood, 95% interval over runs",
-    "iwae-growth": "IWAE-k against k",
-    "dimensions": "divergence of each latent dimension from the prior's marginal",
+    "prior-posterior": "prior and aggregate posterior, a run each. Dots: q(z) by class; dashed: "
+    "50, 80 and 95% of q(z); grey: of the prior; rings: draws from a prior seen in projection; "
+    "lines: of a latent DDPM, on axes of its own",
+    "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior, on axes of each its own",
+    "likelihood": "bounds on the log-likelihood of test images, means and 95% intervals over runs",
+    "iwae-growth": "IWAE-k against k: what more importance samples bring",
+    "dimensions": "divergence of each latent dimension from the prior's marginal: those at zero "
+    "hold nothing of an image",
     "manifold": "E[x|z] over the latent plane",
-    "samples": "samples",
-    "nearest": "samples above the training images nearest to them",
-    "fid-growth": "FID against the number of samples",
-    "classes": "classes of the samples",
-    "bound-terms": "terms of the bound",
-    "quality-time": "FID against the time of a sample",
+    "samples": "the first samples of each model of part B, none picked",
+    "nearest": "samples, each above the training image nearest to it",
+    "fid-growth": "FID against the number of samples: those of different N do not compare",
+    "classes": "the classes that a classifier sees in samples, and in test images",
+    "bound-terms": "the terms of each chain's bound, which is their sum and L_T, against the step",
+    "quality-time": "FID against the time of a sample, better to the left and below; a run each",
 }
 
 

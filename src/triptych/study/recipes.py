@@ -20,8 +20,8 @@ from triptych.study.configs import (
     Prior,
     VAEConfig,
 )
-from triptych.study.validation import validated
 from triptych.train.order import TrainConfig
+from triptych.validation import validated
 
 FOLDER = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # a name of a recipe
 TAKEN = ("figures", "lock")  # in a study's folder, beside those of its recipes

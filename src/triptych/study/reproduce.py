@@ -16,11 +16,11 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import locked
 from triptych.study.run import Job, Tell, evaluate, train
 from triptych.study.store import RunFolder
-from triptych.study.validation import validated
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
 from triptych.train.determinism import deterministic
 from triptych.train.files import read_json
+from triptych.validation import validated
 
 WALL_CLOCK = ("samples-per-second",)  # what no run can repeat
 

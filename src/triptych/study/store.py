@@ -20,9 +20,9 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
 from triptych.study.recipes import Recipe, from_dict, to_dict
-from triptych.study.validation import validated
 from triptych.train import checkpoint
 from triptych.train.files import read_json, sealed, write_bytes, write_text
+from triptych.validation import validated
 
 SCHEMA = 1
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")

@@ -14,7 +14,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.study.configs import PixelFlowConfig, VAEConfig
 from triptych.study.grid import MOST_SEEDS, Plan, Study
 from triptych.study.recipes import TITLES, Recipe, override, recipes_for
-from triptych.study.validation import validated
+from triptych.validation import validated
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]

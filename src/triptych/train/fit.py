@@ -10,11 +10,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from triptych.train.batches import TrainingData
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
@@ -26,6 +28,7 @@ from triptych.train.resume import resume as resume_training
 from triptych.train.resume import save
 from triptych.train.signals import Stop, StopRequested, stop_on_signals
 from triptych.train.trainer import Listener, Run, Trainer, nobody
+from triptych.validation import validated
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,12 @@ def fit(
     In the end the models hold the averaged weights that were best on the validation images, and are
     in evaluation mode.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
-    StopRequested after saving when a signal asks to stop.
+    StopRequested after saving when a signal asks to stop, UserError for a setting out of its range,
+    ValueError for models or folders that cannot be trained together.
     """
+    validated(TrainConfig, asdict(config), "TrainConfig")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("each seed needs a folder of its own, and one is given twice")
     for model in models:
         model.train()
     heard = listeners or [nobody] * len(seeds)
@@ -136,6 +143,24 @@ def prepare(trainer: Trainer) -> None:
                 n = getattr(module, "images_to_prepare", None)
                 module.prepare(*trainer.batch(run, 0, n, bent=False))  # pyright: ignore[reportCallIssue]
     trainer.use(trainer.models)
+    if len(trainer.models) > 1:
+        check_alike(trainer)
+
+
+@torch.no_grad()
+def check_alike(trainer: Trainer) -> None:
+    """Refuse models that differ in more than their tensors: a stack runs the first one's code."""
+    drawn = [trainer.batch(run, 0, 2, bent=False) for run in trainer.runs]
+    stacked = tree_map(lambda *leaves: torch.stack(leaves), *drawn)
+    pairs = zip(trainer.models, trainer.runs, drawn, trainer.ensemble.losses(*stacked), strict=True)
+    for model, run, inputs, in_stack in pairs:
+        alone = model.loss(*inputs)  # pyright: ignore[reportCallIssue]
+        # Rounding, of a GPU's convolutions too, is well below.
+        if not torch.allclose(in_stack, alone, rtol=0.01, atol=0.01, equal_nan=True):
+            raise ValueError(
+                f"seeds side by side must be built alike: the model of seed {run.seed} has a loss "
+                f"of {alone.mean():.6g}, and by the first one's code {in_stack.mean():.6g}"
+            )
 
 
 def cut_log(path: Path, step: int) -> None:
