@@ -21,7 +21,7 @@ SHAPE = (1, 2, 3)
 def test_bernoulli_is_torchs_summed_over_pixels(batch):
     likelihood = Bernoulli(MLP([2, 5, 6]), SHAPE)
     x, z = torch.rand(4, *SHAPE).round(), torch.randn(*batch, 2)
-    per_pixel = TorchBernoulli(logits=likelihood.logits(z)).log_prob(x.flatten(1))
+    per_pixel = TorchBernoulli(logits=likelihood.net(z)).log_prob(x.flatten(1))
     torch.testing.assert_close(likelihood.log_prob(x, z), per_pixel.sum(-1))
 
 

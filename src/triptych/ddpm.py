@@ -126,9 +126,8 @@ class DDPM(nn.Module):
     def predict(
         self, x_t: Tensor, t: Int[Tensor, "B"], dropout: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The network's prediction in the precision of x_t, and log sigma_t."""
+        """The network's prediction, and log sigma_t."""
         out = self.net(x_t, t) if dropout is None else self.net(x_t, t, dropout)
-        out = out.to(x_t.dtype)
         small, large = at(self.log_small, t), at(self.log_large, t)
         if self.variance != "learned":
             return out, small if self.variance == "small" else large

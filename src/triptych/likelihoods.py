@@ -21,20 +21,16 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.net, self.shape = net, shape
 
-    def logits(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
-        """The decoder's output in the precision of z."""
-        return self.net(z).to(z.dtype)
-
     def log_prob(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(x|z) in nats, summed over pixels; x in [0, 1]."""
-        logits = self.logits(z)
+        logits = self.net(z)
         return (x.flatten(-3) * logits - softplus(logits)).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[x|z], the probability of a white pixel."""
-        return self.logits(z).sigmoid().unflatten(-1, self.shape)
+        return self.net(z).sigmoid().unflatten(-1, self.shape)
 
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
@@ -62,20 +58,16 @@ class ContinuousBernoulli(nn.Module):
         super().__init__()
         self.net, self.shape, self.levels = net, shape, levels
 
-    def logits(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
-        """The decoder's output in the precision of z."""
-        return self.net(z).to(z.dtype)
-
     def log_prob(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
-        logits, y = self.logits(z), x.flatten(-3) / (self.levels - 1)
+        logits, y = self.net(z), x.flatten(-3) / (self.levels - 1)
         return (y * logits - softplus(logits) + log_constant(logits)).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[y|z] = 1 / (1 - exp(-l)) - 1 / l, and 1/2 at l = 0."""
-        logits = self.logits(z)
+        logits = self.net(z)
         far = away_from_zero(logits)
         exact = -1 / torch.expm1(-far) - 1 / far
         mean = torch.where(logits == far, exact, 0.5 + logits / 12)
@@ -86,7 +78,7 @@ class ContinuousBernoulli(nn.Module):
     ) -> Float[Tensor, "*batch C H W"]:
         """x = (levels - 1) y, not rounded; y by inversion, log(1 + u (exp l - 1)) / l, mirrored
         where l > 0 so that exp l <= 1."""
-        logits = self.logits(z)
+        logits = self.net(z)
         u = torch.rand(logits.shape, generator=generator, device=z.device, dtype=z.dtype)
         far = -away_from_zero(logits).abs()
         y = torch.log1p(u * torch.expm1(far)) / far
@@ -134,26 +126,22 @@ class Gaussian(nn.Module):
         else:
             self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 
-    def mu(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch D"]:
-        """The decoder's output in the precision of z."""
-        return self.net(z).to(z.dtype)
-
     def log_prob(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
         y = x.flatten(-3) / (self.levels - 1)
-        return normal_log_prob(self.mu(z), y, self.log_sigma)  # as N(y; mu): it is symmetric
+        return normal_log_prob(self.net(z), y, self.log_sigma)  # as N(y; mu): it is symmetric
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """mu, moved into the range of grey values."""
-        return self.mu(z).clamp(0, 1).unflatten(-1, self.shape)
+        return self.net(z).clamp(0, 1).unflatten(-1, self.shape)
 
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
     ) -> Float[Tensor, "*batch C H W"]:
         """x = (levels - 1) y, y ~ p(y|z) as it falls, outside [0, 1] too."""
-        mu = self.mu(z)
+        mu = self.net(z)
         eps = torch.randn(mu.shape, generator=generator, device=z.device, dtype=z.dtype)
         y = mu + self.log_sigma.exp() * eps
         return (self.levels - 1) * y.unflatten(-1, self.shape)
@@ -184,8 +172,8 @@ class DiscretizedLogisticMixture(nn.Module):
         self.net, self.shape, self.levels, self.components = net, shape, levels, components
 
     def parts(self, z: Float[Tensor, "*batch M"]) -> tuple[Tensor, Tensor, Tensor]:
-        """log w, mu and log s, each [*batch, J, D], in the precision of z."""
-        out = self.net(z).to(z.dtype).unflatten(-1, (3, self.components, -1))
+        """log w, mu and log s, each [*batch, J, D]."""
+        out = self.net(z).unflatten(-1, (3, self.components, -1))
         log_w, mu, log_s = out.unbind(-3)
         return log_w.log_softmax(-2), mu, log_s.clamp(*self.SCALES)
 

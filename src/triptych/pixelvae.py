@@ -54,12 +54,12 @@ class AutoregressiveBernoulli(nn.Module):
         return pad(self.weight, (0, after)).unflatten(-1, (1, self.window, self.window))
 
     def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
-        """What the decoder says of each pixel, in the precision of z."""
-        return self.net(z).to(z.dtype).unflatten(-1, (self.features, -1))
+        """What the decoder says of each pixel."""
+        return self.net(z).unflatten(-1, (self.features, -1))
 
     def logits(self, sums: Float[Tensor, "*batch J D"]) -> Float[Tensor, "*batch D"]:
         """f, pixel by pixel."""
-        return self.head(silu(sums).mT).squeeze(-1).to(sums.dtype)
+        return self.head(silu(sums).mT).squeeze(-1)
 
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None

@@ -9,14 +9,6 @@ from torch import Tensor, nn
 
 from triptych.maths import normal_log_prob
 
-
-class GaussianParameters(NamedTuple):
-    """What the encoder says of an image: mean and log standard deviation."""
-
-    mu: Float[Tensor, "*batch D"]
-    log_sigma: Float[Tensor, "*batch D"]
-
-
 MOST = 10.0  # of |log sigma|, which is about 2 at most in a trained VAE
 
 
@@ -27,6 +19,30 @@ def bounded(log_sigma: Tensor) -> Tensor:
     precision, which would end a training (Tomczak & Welling's code keeps it in -3 .. 1).
     """
     return log_sigma.clamp(-MOST, MOST)
+
+
+class GaussianParameters(NamedTuple):
+    """N(mu, diag sigma^2), which a network says of an image, or of other latents."""
+
+    mu: Float[Tensor, "*batch D"]
+    log_sigma: Float[Tensor, "*batch D"]
+
+    @classmethod
+    def of(cls, out: Tensor) -> "GaussianParameters":
+        """Of a network's output [*batch, 2 D]: the mean, then log sigma."""
+        mu, log_sigma = out.chunk(2, -1)
+        return cls(mu, bounded(log_sigma))
+
+    def rsample(
+        self, eps: Float[Tensor, "*batch D"]
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
+        """z = mu + sigma eps, and its density log N(eps; 0, I) - sum log sigma in nats."""
+        z = self.mu + self.log_sigma.exp() * eps
+        return z, normal_log_prob(eps) - self.log_sigma.sum(-1)
+
+    def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log N(z; mu, diag sigma^2) in nats."""
+        return normal_log_prob(z, self.mu, self.log_sigma)
 
 
 class DiagonalGaussian(nn.Module):
@@ -41,19 +57,17 @@ class DiagonalGaussian(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> GaussianParameters:
         """Run the encoder, once however many samples follow."""
-        mu, log_sigma = self.net(x).to(x.dtype).chunk(2, -1)
-        return GaussianParameters(mu, bounded(log_sigma))
+        return GaussianParameters.of(self.net(x))
 
     def rsample(
         self, h: GaussianParameters, eps: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
-        """z = mu + sigma eps, and log q(z|x) = log N(eps; 0, I) - sum log sigma."""
-        z = h.mu + h.log_sigma.exp() * eps
-        return z, normal_log_prob(eps) - h.log_sigma.sum(-1)
+        """z and log q(z|x)."""
+        return h.rsample(eps)
 
     def log_prob(self, z: Tensor, h: GaussianParameters) -> Float[Tensor, "*batch"]:
         """log q(z|x) in nats."""
-        return normal_log_prob(z, h.mu, h.log_sigma)
+        return h.log_prob(z)
 
 
 class FullGaussianParameters(NamedTuple):
@@ -85,8 +99,8 @@ class FullGaussian(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> FullGaussianParameters:
         """Run the encoder, once however many samples follow."""
-        M, out = self.latent_dim, self.net(x).to(x.dtype)
-        mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
+        M = self.latent_dim
+        mu, log_sigma, entries = self.net(x).split([M, M, M * (M - 1) // 2], -1)
         padded = torch.nn.functional.pad(entries, (0, 1))  # of one dimension there are none
         square = padded.index_select(-1, self.place).unflatten(-1, (M, M))
         return FullGaussianParameters(mu, bounded(log_sigma), square * self.strictly_below)
@@ -136,16 +150,14 @@ class FlowPosterior(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> FlowParameters:
         """Run the encoder, once however many samples follow."""
-        M, out = self.latent_dim, self.net(x).to(x.dtype)
-        mu, log_sigma, context = out.split([M, M, out.shape[-1] - 2 * M], -1)
-        return FlowParameters(GaussianParameters(mu, bounded(log_sigma)), context)
+        out, both = self.net(x), 2 * self.latent_dim
+        return FlowParameters(GaussianParameters.of(out[..., :both]), out[..., both:])
 
     def rsample(
         self, h: FlowParameters, eps: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
         """z_0 and then each layer."""
-        z = h.base.mu + h.base.log_sigma.exp() * eps
-        log_qz = normal_log_prob(eps) - h.base.log_sigma.sum(-1)
+        z, log_qz = h.base.rsample(eps)
         for f in self.bijectors:
             z, log_det = f(z, h.context)
             log_qz = log_qz - log_det
@@ -157,4 +169,4 @@ class FlowPosterior(nn.Module):
         for f in reversed(self.bijectors):
             z, log_det = f.inverse(z, h.context)  # pyright: ignore[reportCallIssue]
             total = total + log_det
-        return normal_log_prob(z, *h.base) + total
+        return h.base.log_prob(z) + total

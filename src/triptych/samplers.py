@@ -30,8 +30,8 @@ class Autoguidance(nn.Module):
         self.net, self.guide, self.weight = net, guide, weight
 
     def forward(self, x: Float[Tensor, "B C H W"], t: Tensor) -> Float[Tensor, "B D H W"]:
-        """Both in the precision of x: their difference is small."""
-        good, bad = self.net(x, t).to(x.dtype), self.guide(x, t).to(x.dtype)
+        """The image's channels of both, and the network's own variance."""
+        good, bad = self.net(x, t), self.guide(x, t)
         C = x.shape[-3]
         (good, variance), bad = good.split([C, good.shape[-3] - C], -3), bad.narrow(-3, 0, C)
         return torch.cat([bad + self.weight * (good - bad), variance], -3)

@@ -111,7 +111,7 @@ class VDM(nn.Module):
         gamma = self.gamma(t)
         a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
         z = a * x_0 + s * eps
-        out = self.net(z, network_time(gamma), dropout).to(z.dtype)
+        out = self.net(z, network_time(gamma), dropout)
         eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
         if not self.training:
             eps_hat = (z - a * ((z - s * eps_hat) / a).clamp(-1, 1)) / s

@@ -439,7 +439,7 @@ def test_the_steps_of_both_trainings_are_counted_as_one(tmp_path, digits):
 
 
 def test_a_latent_ddpm_whose_vae_failed_says_so(tmp_path, digits, monkeypatch):
-    monkeypatch.setattr(Gaussian, "log_prob", lambda self, x, z: self.mu(z).sum(-1) * math.nan)
+    monkeypatch.setattr(Gaussian, "log_prob", lambda self, x, z: self.net(z).sum(-1) * math.nan)
     job = Job(latent_recipe(), (0,), tmp_path)
     train(job, digits)
     assert job.folder(0).failure().startswith("its VAE: ")

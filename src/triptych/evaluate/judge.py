@@ -62,8 +62,11 @@ def judge(
     bfloat16 is computed in full precision.
 
     Raises:
-        UserError: a bound that is not finite, or samples that are not images.
+        UserError: a bound that is not finite, samples that are not images, or a model that is not
+            in single precision, as images are.
     """
+    if other := {p.dtype for p in model.parameters()} - {torch.float32}:
+        raise UserError(f"the model has parameters of {other.pop()}; judge model.float()")
     device, data, every = data.test_images.device, at_random(data), len(data.test_images)
     images, labels = data.test_images[: how.images], data.test_labels[: how.images]
     x = seen(images, data.levels, view_name)

@@ -77,7 +77,7 @@ def judge_vae(
     found = with_error_of_prior(scores, model, h, len(x), g)
     return Judgement(
         [*found, *bits(model, found[0], x[0].numel()), count],
-        arrays | {"latent": latent_arrays(model, h, labels, g)} | manifold(model, h, len(x), g),
+        arrays | latent_arrays(model, h, labels, g) | manifold(model, h, len(x), g),
     )
 
 
@@ -246,10 +246,14 @@ def any_draws(model: VAE, h: Any, n: int, g: Generator) -> Float[Tensor, "n M"]:
     return z
 
 
-def latent_arrays(model: VAE, h: Any, labels: Tensor, g: Generator) -> dict[str, NDArray[Any]]:
-    """What the prior-against-posterior panel draws."""
+def latent_arrays(
+    model: VAE, h: Any, labels: Tensor, g: Generator
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """What the prior-against-posterior panel draws; a single dimension has no plane."""
+    if model.posterior.latent_dim < 2:
+        return {}
     z, _ = sample_aggregate(model, h, len(labels), g)
-    return latent_plane(model.prior, z, g).arrays(labels)
+    return {"latent": latent_plane(model.prior, z, g).arrays(labels)}
 
 
 @torch.no_grad()

@@ -93,6 +93,6 @@ class Autoregressive(nn.Module):
     def theta(
         self, x: Float[Tensor, "*batch D"], context: Tensor | None = None
     ) -> Float[Tensor, "P *batch D"]:
-        """The map's parameters in full precision, whatever precision the network ran in."""
-        out = self.net(beside(x, context)).to(x.dtype)
+        """The map's parameters."""
+        out = self.net(beside(x, context))
         return out.unflatten(-1, (self.f.per_coordinate, -1)).movedim(-2, 0)

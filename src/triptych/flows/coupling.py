@@ -104,8 +104,8 @@ class Coupling(nn.Module):
         return self.join(x_a, z_b), self.total(log_slope)
 
     def theta(self, x_a: Tensor, context: Tensor | None = None) -> Float[Tensor, "P ..."]:
-        """The map's parameters in full precision, whatever precision the network ran in."""
-        out = self.net(beside(x_a, context, self.dim)).to(x_a.dtype)
+        """The map's parameters."""
+        out = self.net(beside(x_a, context, self.dim))
         return out.unflatten(self.dim, (self.f.per_coordinate, -1)).movedim(self.dim - 1, 0)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

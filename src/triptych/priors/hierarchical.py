@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.maths import normal_log_prob
-from triptych.posteriors import DiagonalGaussian, GaussianParameters, bounded
+from triptych.posteriors import DiagonalGaussian, GaussianParameters
 from triptych.protocols import Density
 
 
@@ -31,19 +30,19 @@ class TwoLevelPrior(nn.Module):
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z_1|z_2) + log p(z_2) in nats."""
         z_1, z_2 = z[..., : self.dim_1], z[..., self.dim_1 :]
-        return normal_log_prob(z_1, *self.given(z_2)) + self.top.log_prob(z_2)
+        return self.given(z_2).log_prob(z_1) + self.top.log_prob(z_2)
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """The top first."""
         z_2 = self.top.sample(n, generator)
-        mu, log_sigma = self.given(z_2)
-        eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-        return torch.cat([mu + log_sigma.exp() * eps, z_2], -1)
+        size = (n, self.dim_1)
+        eps = torch.randn(size, generator=generator, device=z_2.device, dtype=z_2.dtype)
+        z_1, _ = self.given(z_2).rsample(eps)
+        return torch.cat([z_1, z_2], -1)
 
     def given(self, z_2: Float[Tensor, "*batch D2"]) -> GaussianParameters:
         """The parameters of p(z_1|z_2)."""
-        mu, log_sigma = self.net(z_2).to(z_2.dtype).chunk(2, -1)
-        return GaussianParameters(mu, bounded(log_sigma))
+        return GaussianParameters.of(self.net(z_2))
 
 
 class TwoLevelParameters(NamedTuple):
@@ -67,26 +66,22 @@ class TwoLevelPosterior(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> TwoLevelParameters:
         """Run both networks that see the image, once however many samples follow."""
-        return TwoLevelParameters(self.top.encode(x), self.eye(x).to(x.dtype))
+        return TwoLevelParameters(self.top.encode(x), self.eye(x))
 
     def rsample(
         self, h: TwoLevelParameters, eps: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
         """z and log q(z|x), the top first."""
         z_2, log_q2 = self.top.rsample(h.top, eps[..., self.dim_1 :])
-        mu, log_sigma = self.given(h.seen, z_2)
-        eps_1 = eps[..., : self.dim_1]
-        z_1 = mu + log_sigma.exp() * eps_1
-        log_q1 = normal_log_prob(eps_1) - log_sigma.sum(-1)
+        z_1, log_q1 = self.given(h.seen, z_2).rsample(eps[..., : self.dim_1])
         return torch.cat([z_1, z_2], -1), log_q1 + log_q2
 
     def log_prob(self, z: Float[Tensor, "*batch D"], h: TwoLevelParameters) -> Tensor:
         """log q(z_1|x, z_2) + log q(z_2|x) in nats."""
         z_1, z_2 = z[..., : self.dim_1], z[..., self.dim_1 :]
-        return normal_log_prob(z_1, *self.given(h.seen, z_2)) + self.top.log_prob(z_2, h.top)
+        return self.given(h.seen, z_2).log_prob(z_1) + self.top.log_prob(z_2, h.top)
 
     def given(self, seen: Tensor, z_2: Float[Tensor, "*batch D2"]) -> GaussianParameters:
         """The parameters of q(z_1|x, z_2)."""
         together = torch.cat([seen.expand(*z_2.shape[:-1], -1), z_2], -1)
-        mu, log_sigma = self.net(together).to(z_2.dtype).chunk(2, -1)
-        return GaussianParameters(mu, bounded(log_sigma))
+        return GaussianParameters.of(self.net(together))

@@ -106,8 +106,8 @@ class ResampledPrior(nn.Module):
         return (slope.abs() * a.std() / (a.mean() * len(a) ** 0.5)).item()
 
     def log_a(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
-        """log a(z) <= 0, in the precision of z."""
-        return logsigmoid(self.net(z).squeeze(-1).to(z.dtype))
+        """log a(z) <= 0."""
+        return logsigmoid(self.net(z).squeeze(-1))
 
 
 def log_of_rest(log_p: Tensor) -> Tensor:
