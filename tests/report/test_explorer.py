@@ -19,7 +19,7 @@ from triptych.report.explorer import ACROSS, flat, write_explorer
 from triptych.report.glossary import UNKNOWN, meaning
 from triptych.report.load import read_study
 from triptych.report.panels import Axis, Panel, metrics
-from triptych.report.training import HEIGHT, TICKS, WIDTH, chart, read_log, ticks
+from triptych.report.training import HEIGHT, TICKS, WIDTH, charts, rate, read_log, ticks
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -232,8 +232,7 @@ def test_the_page_stands_alone(folder):
 def test_training_is_drawn_inside_its_frame(folder):
     write_logs(folder)
     study = read_study(folder)
-    found = chart(study.runs(study.recipes[0]))
-    assert found is not None
+    found = charts("it", study.runs(study.recipes[0]))["it"]
     assert [(line.seed, line.validation) for line in found.lines] == [
         (s, v) for s in (0, 1, 2) for v in (False, True)
     ]
@@ -251,14 +250,27 @@ def test_a_loss_that_begins_low_stays_in_the_frame_too(tmp_path):
     """As it does with KL warm-up."""
     rows = [{"step": s, "loss": 50 + 30 * (1 - 0.9**s)} for s in range(1, 101)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = chart([(0, tmp_path)])
-    assert found is not None
+    found = charts("it", [(0, tmp_path)])["it"]
     heights = [float(p.split(",")[1]) for p in found.lines[0].points.split()]
     assert 0 < min(heights) < max(heights) < HEIGHT
     assert len(heights) == 91
     texts = [text for _, text in found.y_ticks]
     assert len(set(texts)) == len(texts) > 1
     assert not any("." in text for text in texts)
+
+
+def test_of_a_vae_its_divergence_is_drawn_too(tmp_path):
+    """A step at which one of its parts has no place on an axis is left out."""
+    apart = ((-70.0, -45.0), (1e300, -44.0), (-72.0, -46.5))
+    rows = [
+        {"step": i, "validation": 99.0, "validation log_pz": p, "validation log_qz": q}
+        for i, (p, q) in enumerate(apart, start=1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert rate(read_log(tmp_path / "metrics.jsonl")) == [(1.0, 25.0), (3.0, 25.5)]
+    found = charts("it", [(0, tmp_path)])
+    assert list(found) == ["it", "it: KL(q(z|x)||p(z))"]
+    assert [line.end for line in found["it: KL(q(z|x)||p(z))"].lines] == ["25.50"]
 
 
 def test_runs_that_were_not_asked_for_are_not_shown(folder):
@@ -297,9 +309,9 @@ def test_the_page_is_written_where_the_report_breaks_a_limit(folder, monkeypatch
 def test_a_torn_last_line_is_left_out_and_any_other_is_named(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": NaN}\n{"step": 3, "lo')
-    assert read_log(log) == ([(1.0, 3.0)], [])
+    assert read_log(log)["loss"] == [(1.0, 3.0)]
     log.write_text("")
-    assert read_log(log) == ([], [])
+    assert not any(read_log(log).values())
     log.write_text('{"step": 1, "loss": 1' + "0" * 400 + "}\n{}")
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
         read_log(log)

@@ -153,3 +153,19 @@ def test_seeds_do_not_share_a_folder(tmp_path):
     folders = [tmp_path / "7", tmp_path / "nowhere" / ".." / "7"]
     with pytest.raises(ValueError, match="a folder of its own"):
         fit([Point(), Point()], [7, 8], folders, training_data("raw"), CONFIG)
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 4]])
+def test_the_validation_loss_is_logged_with_its_terms(seeds, tmp_path):
+    folders = [tmp_path / f"seed-{s}" for s in seeds]
+    models = [built("vae-gaussian", s) for s in seeds]
+    fit(models, seeds, folders, training_data("threshold"), CONFIG)
+    for folder in folders:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [line for line in lines if "validation" in line]
+        assert len(rows) == 2
+        for row in rows:
+            log_px, log_pz, log_qz = (row[f"validation log_{p}"] for p in ("px", "pz", "qz"))
+            assert row["validation"] == pytest.approx(-(log_px + log_pz - log_qz), rel=1e-5)
+    if len(seeds) > 1:
+        assert len({folder.joinpath("metrics.jsonl").read_text() for folder in folders}) == 2

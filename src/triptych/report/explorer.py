@@ -18,7 +18,7 @@ from PIL import Image
 
 from triptych.report.load import Recipe, Study, read_images, read_study
 from triptych.report.panels import metrics
-from triptych.report.training import HEIGHT, WIDTH, Chart, chart
+from triptych.report.training import HEIGHT, WIDTH, Chart, charts
 from triptych.report.wording import capital, count, dataset_name, labels, number
 from triptych.train.files import read_json, write_text
 from triptych.validation import validated
@@ -123,11 +123,10 @@ def _model(study: Study, recipe: Recipe, title: str) -> Model:
             near = read_images(folder / "nearest.npz", ACROSS)
             nearest.append(_shown(seed, _in_turn(images, near)))
     first = [(seed, folder.parent / AUTOENCODER / folder.name) for seed, folder in runs]
-    charts = {f"{title}: its VAE": chart(first), title: chart(runs)}
     return Model(
         recipe,
         title,
-        {name: found for name, found in charts.items() if found is not None},
+        charts(f"{title}: its VAE", first) | charts(title, runs),
         samples,
         nearest,
         [_cost(seed, folder) for seed, folder in runs if (folder / MANIFEST).is_file()],

@@ -15,6 +15,8 @@ from triptych.report.wording import count, decimals_for, number
 WIDTH, HEIGHT = 300.0, 150.0  # of the plane in which lines are given
 SETTLED = 0.1  # of the steps: how it began would squeeze all that comes after
 LOG = "metrics.jsonl"
+LOSSES = ("loss", "validation")
+RATE = ("validation log_qz", "validation log_pz")
 TICKS = 4
 MOST = 1e12
 Points = list[tuple[float, float]]
@@ -22,8 +24,8 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Line:
-    """One run's loss in training, or that of its averaged weights on the validation images; `end`:
-    its last value."""
+    """What one run had in training, or its averaged weights on the validation images; `end`: the
+    last value."""
 
     seed: int
     validation: bool
@@ -40,13 +42,24 @@ class Chart:
     y_ticks: list[tuple[float, str]]
 
 
-def chart(runs: Sequence[tuple[int, Path]]) -> Chart | None:
-    """The training of those of the runs, (seed, folder), that have a log."""
-    logs: list[tuple[int, bool, Points]] = []
-    for seed, path in ((seed, folder / LOG) for seed, folder in runs):
-        if path.is_file():
-            loss, validation = read_log(path)
-            logs += [(seed, False, loss), (seed, True, validation)]
+def charts(title: str, runs: Sequence[tuple[int, Path]]) -> dict[str, Chart]:
+    """Of those of the runs, (seed, folder), that have a log: what was minimised, and of a VAE by
+    how much q(z|x) then differs from p(z)."""
+    logs = [(seed, read_log(folder / LOG)) for seed, folder in runs if (folder / LOG).is_file()]
+    losses = [(seed, key == "validation", log[key]) for seed, log in logs for key in LOSSES]
+    rates = [(seed, True, rate(log)) for seed, log in logs]
+    found = {title: chart(losses), f"{title}: KL(q(z|x)||p(z))": chart(rates)}
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+
+def rate(log: dict[str, Points]) -> Points:
+    """E[log q(z|x) - log p(z)] of the validation images, a VAE's KL in nats; of others, nothing."""
+    log_pz = dict(log["validation log_pz"])
+    return [(t, log_qz - log_pz[t]) for t, log_qz in log["validation log_qz"] if t in log_pz]
+
+
+def chart(logs: Sequence[tuple[int, bool, Points]]) -> Chart | None:
+    """A line for each (seed, whether it is of validation images, points)."""
     logs = [log for log in logs if log[2]]
     if not logs:
         return None
@@ -76,8 +89,8 @@ def chart(runs: Sequence[tuple[int, Path]]) -> Chart | None:
     )
 
 
-def read_log(path: Path) -> tuple[Points, Points]:
-    """(step, loss) and (step, validation loss) of metrics.jsonl. Its last line may be torn.
+def read_log(path: Path) -> dict[str, Points]:
+    """(step, value) of each key of metrics.jsonl that is drawn. Its last line may be torn.
 
     Raises:
         UserError: another line is not what a run logs.
@@ -87,13 +100,13 @@ def read_log(path: Path) -> tuple[Points, Points]:
         rows = [json.loads(line) for line in lines]
         with suppress(ValueError):
             rows.append(json.loads(last))
-        loss, validation = (
-            [(float(row["step"]), float(row[key])) for row in rows if key in row]
-            for key in ("loss", "validation")
-        )
+        found = {
+            key: [(float(row["step"]), float(row[key])) for row in rows if key in row]
+            for key in (*LOSSES, *RATE)
+        }
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or delete it") from None
-    return finite(loss), finite(validation)
+    return {key: finite(points) for key, points in found.items()}
 
 
 def finite(points: Points) -> Points:

@@ -89,6 +89,8 @@ def compare_training(run: RunFolder, first: Checkpoint, again: RunFolder) -> lis
         ours, theirs = digest(getattr(first, name)), digest(getattr(second, name))
         rows.append(Row(name, ours[:12], theirs[:12], ours == theirs))
     ours, theirs = logged(run), logged(again)
+    known = {key for row in ours for key in row}  # an earlier version logged less
+    theirs = [{k: v for k, v in row.items() if k in known} for row in theirs]
     return [*rows, Row("metrics", f"{len(ours)} lines", f"{len(theirs)} lines", ours == theirs)]
 
 

@@ -30,7 +30,8 @@ class Ensemble:
         self.model, self.size = models[0], len(models)
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.names = list(trained)
-        self.wrapped: nn.Module = _Loss(self.model)
+        self.wrapped: nn.Module = _Call(self.model, "loss")
+        self.apart = _Call(self.model, "terms")
         if self.size == 1:
             self.parameters = list(trained.values())
             self.wrapped = parallel(self.wrapped, self.parameters[0].device)
@@ -42,12 +43,21 @@ class Ensemble:
 
     def losses(self, x: Float[Tensor, "S B C H W"], noise: Any) -> Float[Tensor, "S B"]:
         """Each copy's loss on its own images and noise (leading dimension S in all leaves)."""
-        if self.size == 1:
-            return self.wrapped(x[0], tree_map(lambda a: a[0], noise))[None]
+        return self._of_each(self.wrapped, x, noise)
 
-        def one(state: dict[str, Tensor], x: Tensor, noise: Any) -> Tensor:
+    def terms(
+        self, x: Float[Tensor, "S B C H W"], noise: Any
+    ) -> dict[str, Float[Tensor, "S *K B"]]:
+        """The same taken apart, by the names of the terms."""
+        return self._of_each(self.apart, x, noise)
+
+    def _of_each(self, call: nn.Module, x: Tensor, noise: Any) -> Any:
+        if self.size == 1:
+            return tree_map(lambda a: a[None], call(x[0], tree_map(lambda a: a[0], noise)))
+
+        def one(state: dict[str, Tensor], x: Tensor, noise: Any) -> Any:
             named = {f"model.{k}": v for k, v in state.items()}
-            return functional_call(self.wrapped, named, (x, noise))
+            return functional_call(call, named, (x, noise))
 
         state = dict(zip(self.names, self.parameters, strict=True)) | self.buffers
         return vmap(one)(state, x, noise)
@@ -87,12 +97,12 @@ class Ensemble:
                 p.data = t
 
 
-class _Loss(nn.Module):
+class _Call(nn.Module):
     """`functional_call` and DDP call `forward`; a model's training loss is `loss`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, method: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
-    def forward(self, x: Tensor, noise: Any) -> Tensor:
-        return self.model.loss(x, noise)  # pyright: ignore[reportCallIssue]
+    def forward(self, x: Tensor, noise: Any) -> Any:
+        return getattr(self.model, self.method)(x, noise)

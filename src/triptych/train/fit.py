@@ -115,7 +115,8 @@ def _loop(
         if last or new_epoch:
             validation = trainer.validate()
             trainer.keep_best(validation)
-            trainer.log(validation=validation)
+            apart = {f"validation {k}": v for k, v in trainer.validation_terms().items()}
+            trainer.log(validation=validation, **apart)
         stopping, saving = agreed(trainer, stop, due)
         if last or stopping or saving:
             save(trainer)

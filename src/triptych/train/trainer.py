@@ -34,6 +34,7 @@ from triptych.train.order import (
 )
 
 WORTH_COMPILING = 10_000  # steps: compiling takes a minute
+VALIDATED = 500  # images at a time
 Values = Mapping[str, float]
 Listener = Callable[[int, Values], None]
 
@@ -180,16 +181,27 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> list[float]:
         """Mean loss of the averaged weights on the validation images, under fixed noise."""
-        data, total = self.data, torch.zeros(len(self.runs), device=self.device)
+        n, total = len(self.data.validation), torch.zeros(len(self.runs), device=self.device)
         with self.ensemble.holding(self.ema):
-            for start in mine(range(0, len(data.validation), 500)):
-                images = data.validation[start : start + 500]
-                g = generator_for(VALIDATION, start, self.device)
-                x = data.view(images, data.levels, g)
-                noise = self.models[0].noise(len(images), g)  # pyright: ignore
-                wide = tree_map(lambda a: a.expand(len(self.runs), *a.shape), (x, noise))
-                total += self.ensemble.losses(*wide).sum(1)
-        return (summed(total) / len(data.validation)).tolist()
+            for start in mine(range(0, n, VALIDATED)):
+                total += self.ensemble.losses(*self._validation(start)).sum(1)
+        return (summed(total) / n).tolist()
+
+    @torch.no_grad()
+    def validation_terms(self) -> dict[str, list[float]]:
+        """The means of the terms of that loss, where it has several, of the first images."""
+        with self.ensemble.holding(self.ema):
+            terms = self.ensemble.terms(*self._validation(0))
+        means = {name: term.flatten(1).mean(1).tolist() for name, term in terms.items()}
+        return means if len(means) > 1 else {}
+
+    def _validation(self, start: int) -> tuple[Tensor, Any]:
+        """Some of the validation images from `start` on and their noise, the same for all seeds."""
+        images = self.data.validation[start : start + VALIDATED]
+        g = generator_for(VALIDATION, start, self.device)
+        x = self.data.view(images, self.data.levels, g)
+        noise = self.models[0].noise(len(images), g)  # pyright: ignore
+        return tree_map(lambda a: a.expand(len(self.runs), *a.shape), (x, noise))
 
     def keep_best(self, losses: Sequence[float]) -> None:
         """Remember the averaged weights of the seeds that have never been better."""
