@@ -5,6 +5,7 @@ of them, and the encoder runs once for each image. A chunk that does not fit is 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 
 TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
+HANDED_ON = 500  # samples of an image whose weights are taken in together
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,33 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> t
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
     total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
     growth = [RunningMeanOfBlocks(m) for m in marks(K)]
-    chunk, left = max(1, rows // len(x)), K
-    while left > 0:
-        k = min(chunk, left)
-        eps = torch.randn(
-            k, len(x), model.posterior.latent_dim, generator=generator, device=x.device
-        )
-        log_w = in_halves(lambda e: model.log_weight(x, e, h), eps.to(x.dtype)).double()
+    for log_w in _log_weights(model, x, h, K, generator, max(1, rows // len(x))):
         for part in (log_mean_w, tail, *growth):
             part.update(log_w)
         log_mean_w2.update(2 * log_w)
         total, total_sq = total + log_w.sum(0), total_sq + log_w.square().sum(0)
-        left -= k
     elbo, iwae = total / K, log_mean_w.value()
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
     growing = torch.stack([part.value() for part in growth])
     return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing
+
+
+def _log_weights(
+    model: VAE, x: Tensor, h: Any, K: int, generator: Generator, chunk: int
+) -> Iterator[Float[Tensor, "k N"]]:
+    """log w of K samples of each image, so many decoded together, and more of them handed on
+    together: to take them in costs as much for one as for hundreds."""
+    left, waiting = K, []
+    while left > 0:
+        size = (min(chunk, left), len(x), model.posterior.latent_dim)
+        eps = torch.randn(size, generator=generator, device=x.device).to(x.dtype)
+        waiting.append(in_halves(lambda e: model.log_weight(x, e, h), eps).double())
+        left -= len(eps)
+        if left == 0 or sum(map(len, waiting)) >= HANDED_ON:
+            yield torch.cat(waiting)
+            waiting = []
 
 
 @torch.no_grad()
