@@ -8,9 +8,10 @@ import pytest
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
+from triptych.study.manifest import manifest
 from triptych.study.recipes import override, recipes_for
 from triptych.study.run import trained_model
-from triptych.study.store import RunFolder, manifest
+from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.files import read_json

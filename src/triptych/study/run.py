@@ -19,8 +19,9 @@ from triptych.latent import LatentDDPM
 from triptych.samplers import Autoguidance
 from triptych.study.build import build, check_images
 from triptych.study.configs import LatentDDPMConfig
+from triptych.study.manifest import manifest
 from triptych.study.recipes import Recipe
-from triptych.study.store import RunFolder, manifest, pretty
+from triptych.study.store import RunFolder, pretty
 from triptych.study.trackers import UNTRACKED, Track, tracking
 from triptych.train import checkpoint
 from triptych.train.batches import TrainingData

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,8 +37,21 @@ class _File:
 def from_toml(path: Path, dataset: str | None = None) -> Study:
     """A user's study: recipes, each a built-in one (`base`) with settings of its own, on the file's
     data set if not on another."""
+    asked = _checked(_read(path), path)
+    dataset = dataset or asked.dataset
+    check_name(dataset)
+    seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
+    recipes = [_derived(row, dataset, path) for row in asked.recipe]
+    _check_together(recipes, asked.evaluation, path)
+    plans = tuple(Plan(r, seeds) for r in recipes)
+    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation, asked.edition)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        plain = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; name a study file, or one of the built-in"
@@ -46,6 +60,10 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
+
+
+def _checked(plain: dict[str, Any], path: Path) -> _File:
+    """The file's tables, and what is often wrong with them in words of their own."""
     unknown = sorted(plain.keys() - {f.name for f in fields(_File)})
     if unknown:
         raise UserError(
@@ -63,22 +81,17 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
         raise UserError(
             f"{path} has no [[recipe]]; write one or more, in double brackets, each with base = ..."
         )
-    asked: _File = validated(_File, plain, str(path))
-    dataset = dataset or asked.dataset
-    check_name(dataset)
-    seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
-    recipes = [_derived(row, dataset, path) for row in asked.recipe]
-    names = [r.name for r in recipes]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
+    return validated(_File, plain, str(path))
+
+
+def _check_together(recipes: Sequence[Recipe], how: Evaluation, path: Path) -> None:
+    """Folders and titles are names, one table has bounds of one kind of images, and the temperature
+    is of all models."""
+    if twice := _repeated([r.name for r in recipes]):
         raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
-    titles = [(r.part, r.title) for r in recipes]
-    if len(set(titles)) < len(titles):
-        _, twice = next(t for t in titles if titles.count(t) > 1)
+    if twice := _repeated([(r.part, r.title) for r in recipes]):
         raise UserError(
-            f"{path} has two recipes with the title {twice!r}; give one another: title = ..."
+            f"{path} has two recipes with the title {twice[1]!r}; give one another: title = ..."
         )
     views = {r.view: r.name for r in recipes if r.part == "A"}
     if len(views) > 1:
@@ -88,13 +101,16 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
             f'study of its own, or one of them part = "B"'
         )
     others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
-    if asked.evaluation.temperature != 1 and others:
+    if how.temperature != 1 and others:
         raise UserError(
-            f"{path}: temperature = {asked.evaluation.temperature:g} is of pixel flows, and "
-            f"{others[0]} is none; choose 1, or a study of pixel flows alone"
+            f"{path}: temperature = {how.temperature:g} is of pixel flows, and {others[0]} is "
+            f"none; choose 1, or a study of pixel flows alone"
         )
-    plans = tuple(Plan(r, seeds) for r in recipes)
-    return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation, asked.edition)
+
+
+def _repeated(names: Sequence[Any]) -> Any:
+    """The first that is there more than once, if one is."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _name_of(path: Path) -> str:

@@ -1,0 +1,57 @@
+"""What made a run's scores: versions, hardware, the commit of the code, and what it cost."""
+
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SCHEMA = 1
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
+
+
+def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
+    """Versions, hardware, commit, data and cost of a run."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = platform.machine()
+    return {
+        "schema": SCHEMA,
+        "triptych": version("triptych"),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "system": platform.system(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "git_commit": git_commit(),
+        "data_sha256": data_sha256,
+        "seconds": {k: round(v, 1) for k, v in seconds.items()},
+        "peak_memory_bytes": peak if sys.platform != "darwin" else peak // 1024,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with "+" when it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if git("status", "--porcelain") else "") if commit else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
