@@ -19,8 +19,9 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import at_random, judge, sampler, sampling_protocol
+from triptych.evaluate.judge_match import any_draws, match_scores
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
-from triptych.evaluate.judge_vae import any_draws, match_scores, of_all
+from triptych.evaluate.judge_vae import of_all
 from triptych.evaluate.likelihood import Bounds, Estimate
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape

@@ -11,6 +11,7 @@ from triptych.errors import UserError
 from triptych.protocols import Score
 from triptych.samplers import NOISY, OF_ANY_TIMES, SAMPLERS
 
+DRAWN = {"split": "samples"}  # a protocol of what the model draws
 Say = Callable[[str], None]  # told what is being done, for whoever waits
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 

@@ -23,12 +23,12 @@ from triptych.evaluate.drawing import (
     sampling_protocol,
     seen,
 )
-from triptych.evaluate.evaluation import Evaluation, Judgement, Say, of_first, quiet
+from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, Say, of_first, quiet
 from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
 from triptych.evaluate.judge_samples import from_training, sample_scores
-from triptych.evaluate.judge_vae import DRAWN, judge_vae
+from triptych.evaluate.judge_vae import judge_vae
 from triptych.evaluate.likelihood import bits
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed

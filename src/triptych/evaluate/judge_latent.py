@@ -14,8 +14,8 @@ from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import latents, sampling_protocol
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
+from triptych.evaluate.judge_match import CLASSIFIED, told_apart
 from triptych.evaluate.judge_samples import reference_protocol
-from triptych.evaluate.judge_vae import CLASSIFIED, told_apart
 from triptych.latent import LatentDDPM
 from triptych.protocols import Score
 

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from triptych.data import Dataset, view
 from triptych.evaluate.classifier import grey
 from triptych.evaluate.drawing import as_bytes, seen, shows_means
-from triptych.evaluate.judge_vae import DRAWN
+from triptych.evaluate.evaluation import DRAWN
 from triptych.evaluate.memory import in_halves
 from triptych.evaluate.nearest import nearest, share_nearer
 from triptych.latent import LatentDDPM

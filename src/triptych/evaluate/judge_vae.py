@@ -1,7 +1,6 @@
 """The scores of a VAE, each with its protocol, and what its latent figure draws."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +9,14 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_map
 
-from triptych.evaluate.aggregate import (
-    aggregate_match,
-    encode_all,
-    latent_plane,
-)
+from triptych.evaluate.aggregate import encode_all, latent_plane
 from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.drawing import as_bytes
-from triptych.evaluate.evaluation import Evaluation, Judgement, of_first
+from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, of_first
+from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
 from triptych.evaluate.likelihood import Bounds, Estimate, importance_bounds, marks
 from triptych.evaluate.pareto import unreliable_above
-from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, squared_mmd
 from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import Bernoulli
 from triptych.maths import bits_per_dim
@@ -32,11 +26,7 @@ from triptych.protocols import Score
 from triptych.train.precision import bf16_helps
 from triptych.vae import VAE
 
-COMPARED = 1_000  # draws of prior and aggregate posterior that kernels compare
-CLASSIFIED = 5_000  # and that a classifier does
-FEWEST_CLASSIFIED = 20
 MANIFOLD = 15
-DRAWN = {"split": "samples"}
 
 
 def judge_vae(
@@ -177,73 +167,9 @@ def ais_scores(
     ]
 
 
-def match_scores(
-    model: VAE, h: Any, elbo: Estimate, protocol: dict[str, Any], g: Generator
-) -> list[Score]:
-    """ELBO surgery, reconstruction - mutual information - KL(q(z)||p(z)), and whether draws of q(z)
-    and of p(z) can be told apart. One z an image: the parts' error is of images and draws at once.
-    """
-    z, log_qz = sample_aggregate(model, h, protocol["n"], g)
-    match = aggregate_match(model, h, z, log_qz)
-    drawn = protocol | {"draws": match.draws}
-    reconstruction = elbo.values.double() + match.rate
-    error = reconstruction.std().item() / math.sqrt(len(reconstruction))
-    parts = {
-        "reconstruction": (reconstruction.mean().item(), error),
-        "mutual-information": (match.mutual_information, match.mutual_information_mc_std),
-        "kl-aggregate": (match.kl, match.kl_mc_std),
-    }
-    return [
-        *(Score(name, value, "nats", None, drawn, error) for name, (value, error) in parts.items()),
-        *told_apart(any_draws(model, h, len(z), g), model.prior.sample, protocol, g),
-    ]
-
-
-@torch.no_grad()
-def told_apart(
-    z: Float[Tensor, "N M"],
-    draw: Callable[[int, Generator], Tensor],
-    protocol: dict[str, Any],
-    g: Generator,
-) -> list[Score]:
-    """Three tests of whether independent z ~ q(z) and what `draw` gives can be told apart, each
-    with its null level."""
-    n, m = min(COMPARED, len(z)), min(CLASSIFIED, len(z))
-    prior = draw(m, g)
-    energy = energy_distance(z[:n], prior[:n], g)
-    mmd = squared_mmd(z[:n], prior[:n], g)
-    compared = protocol | {"samples": n}
-    scores = [
-        Score("energy-distance", energy.value, "", None, compared | {"null95": energy.null95}),
-        Score("mmd2", mmd.value, "", None, compared | {"null95": mmd.null95}),
-    ]
-    if m < FEWEST_CLASSIFIED:
-        return scores
-    accuracy, null95 = classifier_accuracy(z[:m], prior)
-    guessing = protocol | {"samples": m, "null95": null95}
-    return [*scores, Score("classifier-accuracy", accuracy, "", None, guessing)]
-
-
 def _score(metric: str, estimate: Estimate, protocol: dict[str, Any]) -> Score:
     error = estimate.mc_std
     return Score(metric, estimate.mean, "nats", error, protocol, estimate.image_std)
-
-
-@torch.no_grad()
-def sample_aggregate(model: VAE, h: Any, n: int, g: Generator) -> tuple[Tensor, Tensor]:
-    """One z ~ q(z|x_n) for each of the n images and its log q(z|x_n): n draws of the aggregate
-    posterior."""
-    eps = torch.randn(n, model.posterior.latent_dim, generator=g, device=g.device)
-    return model.posterior.rsample(h, eps)
-
-
-@torch.no_grad()
-def any_draws(model: VAE, h: Any, n: int, g: Generator) -> Float[Tensor, "n M"]:
-    """Independent draws of the aggregate posterior, each of any of the n images. One of every image
-    would be more even than chance, and no test that asks for chance would ever find it."""
-    of = torch.randint(n, (n,), generator=g, device=g.device)
-    z, _ = sample_aggregate(model, tree_map(lambda a: a[of], h), n, g)
-    return z
 
 
 def latent_arrays(
