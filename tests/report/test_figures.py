@@ -13,12 +13,13 @@ from triptych.report.canvas import TEXT_WIDTH, wrapped
 from triptych.report.classes import classes
 from triptych.report.curves import (
     dimensions,
+    frame,
     frechet,
     growth,
     likelihood,
     log_ticks,
     terms,
-    tradeoff,
+    worth_drawing,
 )
 from triptych.report.figures import manifold, nearest, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
@@ -30,6 +31,7 @@ from triptych.report.latent_panel import (
     spread_apart,
 )
 from triptych.report.load import read_latent, read_study
+from triptych.report.quality_time import tradeoff
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
 DRAWN += [terms, tradeoff, classes]
@@ -250,3 +252,15 @@ def test_a_logarithmic_axis_has_as_many_numbers_as_there_is_room_for(high, shown
     log_ticks(ax)
     ticks = [t for t in ax.xaxis.get_majorticklocs() if 0.9 <= t <= high]
     assert ticks == pytest.approx(shown)
+
+
+def test_a_frame_holds_the_bands_unless_they_dwarf_what_the_means_tell():
+    means = np.array([-80.0, -70.0])
+    low, high = frame(means, np.array([-84.0, -80.0, -70.0, -69.0]))
+    assert low < -84 < -69 < high
+    low, high = frame(means, np.array([-500.0, -80.0, -70.0, 300.0]))
+    assert -95 < low < -90 < -60 < high < -55
+
+
+def test_terms_that_are_next_to_nothing_are_not_drawn():
+    np.testing.assert_array_equal(worth_drawing(np.array([0.0, 1e-9, 1e-3, 5.0])) > 0, [0, 0, 1, 1])

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from triptych.report.classes import classes
-from triptych.report.curves import dimensions, frechet, growth, likelihood, terms, tradeoff
+from triptych.report.curves import dimensions, frechet, growth, likelihood, terms
 from triptych.report.explorer import write_explorer
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.latent_figure import latent_ddpm, prior_posterior
 from triptych.report.load import read_study
 from triptych.report.page import write_page
+from triptych.report.quality_time import tradeoff
 from triptych.report.snippets import Ask
 
 __all__ = ["handin", "write_explorer", "write_report"]

@@ -10,19 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
-from triptych.evaluate.tradeoff import WAYS as DRAWN
 from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
 from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary, read_arrays
 from triptych.report.tables import best_iwae
 from triptych.report.wording import count
 
-SMALLEST_TERM = 1e-6  # of the largest, that is drawn
+SMALLEST_TERM = 1e-6  # of the largest, that is drawn: L_0 may be nil
 ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three numbers a decade
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
 LINE_COLOURS = [CLASS_COLOURS[i] for i in (0, 3, 2, 8, 6, 7, 5, 9, 4, 1)]  # the pale ones last
-TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 BESIDE: dict[str, Any] = {
     "frameon": False,
     "loc": "upper left",
@@ -151,14 +149,20 @@ def terms(study: Study) -> Path | None:
         _draw_means(
             ax,
             {
-                f"{name} (L_T: {ends[name]:.1g})": (r[0]["t"] + 1, [a["bits"] for a in r])
+                f"{name} (L_T: {ends[name]:.1g})": (
+                    r[0]["t"] + 1,
+                    [worth_drawing(a["bits"]) for a in r],
+                )
                 for name, r in lines.items()
             },
         )
-        most = max(float(a["bits"].max()) for r in lines.values() for a in r)
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], SMALLEST_TERM * most))  # L_0 may be nil
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "bound-terms")
+
+
+def worth_drawing(bits: np.ndarray) -> np.ndarray:
+    """The terms but for those that are next to nothing."""
+    return np.where(bits < SMALLEST_TERM * bits.max(), np.nan, bits)
 
 
 def runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
@@ -172,50 +176,6 @@ def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]])
         ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **style(i))
 
 
-LABEL = "DPM-Solver++, eta = {eta:g}, rho = {rho:g}"
-WAYS = {
-    "asked": ("*", "as in the tables"),
-    "dpm-solver++": ("o", "DPM-Solver++"),
-    "dpm-solver++ sde": ("P", LABEL.format(**DRAWN["dpm-solver++ sde"][0])),
-    "unipc": ("v", "UniPC, rho = {rho:g}".format(**DRAWN["unipc"][0])),
-    "heun": ("^", "Heun"),
-    "ddim": ("s", "DDIM"),
-    "ancestral": ("D", "ancestral"),
-}
-
-
-def tradeoff(study: Study) -> Path | None:
-    """FID against seconds a sample: colours are models, markers their samplers, a line joins the
-    numbers of steps of one sampler. One run each."""
-    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
-    rows = {name: runs[0] for name, runs in found.items()}
-    if not rows:
-        return None
-    with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
-        first = next(iter(rows.values()))
-        n = count(int(first["n"]))
-        ax.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=f"FID, N = {n}")
-        for i, (name, run) in enumerate(rows.items()):
-            ax.plot([], [], "-", lw=3, color=style(i)["color"], label=wrapped(name, 4.8))
-            for way, (marker, _) in WAYS.items():
-                mine = run["sampler"] == way
-                size = 9 if way == "asked" else 4
-                drawn = {"color": style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
-                ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **drawn)
-        for way, (marker, said) in WAYS.items():
-            steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
-            if not any(map(len, steps)):
-                continue
-            calls = "" if way == "asked" else _calls(max(steps, key=len))
-            ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
-        ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
-        log_ticks(ax)
-        ax.legend(**BESIDE)
-        return write(figure, study.folder / "figures", "quality-time")
-
-
 def log_ticks(ax: Axes) -> None:
     """Numbers at 1, 2 and 5 of each decade, or where there are too many for that, at 1."""
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
@@ -223,10 +183,6 @@ def log_ticks(ax: Axes) -> None:
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axis.set_major_formatter("{x:,g}")
         axis.set_minor_formatter(NullFormatter())
-
-
-def _calls(evaluations: np.ndarray) -> str:
-    return f" ({', '.join(str(e) for e in evaluations)} evaluations)" if len(evaluations) else ""
 
 
 def style(i: int) -> dict[str, Any]:
@@ -237,23 +193,34 @@ def style(i: int) -> dict[str, Any]:
 def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Each of the [runs, points] as its mean and band; the legend in the order of their ends."""
     means = np.concatenate([rows.mean(0) for _, rows in lines.values()])
-    margin = 0.15 * max(np.ptp(means), 1e-9)
-    ends = means.min() - margin, means.max() + margin
-    ax.set_ylim(*ends)
-    title, said = None, "mean, 95% interval over runs"
+    bands = {name: _band(rows) for name, (_, rows) in lines.items() if len(rows) > 2}
+    low, high = frame(means, np.concatenate([means, *(band.ravel() for band in bands.values())]))
+    ax.set_ylim(low, high)
     for i, (name, (x, rows)) in enumerate(lines.items()):
         ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style(i))
-        if len(rows) > 2:
-            band = np.array([summarise(column.tolist()).interval95 for column in rows.T]).T
-            low, high = seen = np.clip(band, *ends)
-            ax.fill_between(x, low, high, color=style(i)["color"], alpha=0.2, lw=0)
-            # Of few runs it may be far wider than all that the means have to tell.
-            if (band != seen).any():
-                said = "mean, 95% interval over runs\n(cut where it leaves the frame)"
-            title = said
+        if name in bands:
+            band = np.clip(bands[name], low, high)
+            ax.fill_between(x, *band, color=style(i)["color"], alpha=0.2, lw=0)
     last = [rows.mean(0)[-1] for _, rows in lines.values()]
     handles, names = ax.get_legend_handles_labels()
     order = np.argsort(last)[::-1]
-    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
     ordered = [handles[i] for i in order], [names[i] for i in order]
-    ax.legend(*ordered, frameon=False, fontsize=FONT_SIZE, title=title, **place)
+    title = "mean, 95% interval over runs" if bands else None
+    if any(band.min() < low or band.max() > high for band in bands.values()):
+        title = f"{title}\n(cut where it leaves the frame)"
+    ax.legend(*ordered, fontsize=FONT_SIZE, title=title, **BESIDE)
+
+
+def _band(rows: np.ndarray) -> np.ndarray:
+    """The ends of the 95% interval at each point, [2, points]."""
+    return np.array([summarise(column.tolist()).interval95 for column in rows.T]).T
+
+
+def frame(means: np.ndarray, all_: np.ndarray) -> tuple[float, float]:
+    """Ends that hold the means, and the bands too unless these reach beyond the means by more than
+    all that those have to tell: of few runs they may."""
+    spread = max(float(np.ptp(means)), 1e-9)
+    low = max(float(all_.min()), float(means.min()) - spread)
+    high = min(float(all_.max()), float(means.max()) + spread)
+    margin = 0.15 * spread
+    return low - margin, high + margin

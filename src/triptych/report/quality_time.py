@@ -1,0 +1,60 @@
+"""FID against the time of a sample, for every model and every way to draw from it."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+
+from triptych.evaluate.tradeoff import WAYS as DRAWN
+from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
+from triptych.report.curves import BESIDE, HEIGHT, PLACE, log_ticks, runs_of_part_b, style
+from triptych.report.load import Study
+from triptych.report.wording import count
+
+TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
+LABEL = "DPM-Solver++, eta = {eta:g}, rho = {rho:g}"
+WAYS = {
+    "asked": ("*", "as in the tables"),
+    "dpm-solver++": ("o", "DPM-Solver++"),
+    "dpm-solver++ sde": ("P", LABEL.format(**DRAWN["dpm-solver++ sde"][0])),
+    "unipc": ("v", "UniPC, rho = {rho:g}".format(**DRAWN["unipc"][0])),
+    "heun": ("^", "Heun"),
+    "ddim": ("s", "DDIM"),
+    "ancestral": ("D", "ancestral"),
+}
+
+
+def tradeoff(study: Study) -> Path | None:
+    """FID against seconds a sample: colours are models, markers their samplers, a line joins the
+    numbers of steps of one sampler. One run each."""
+    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
+    rows = {name: runs[0] for name, runs in found.items()}
+    if not rows:
+        return None
+    with rc_context(STYLE):
+        figure = blank(HEIGHT)
+        ax = axes_at(figure, PLACE)
+        first = next(iter(rows.values()))
+        n = count(int(first["n"]))
+        ax.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=f"FID, N = {n}")
+        for i, (name, run) in enumerate(rows.items()):
+            ax.plot([], [], "-", lw=3, color=style(i)["color"], label=wrapped(name, 4.8))
+            for way, (marker, _) in WAYS.items():
+                mine = run["sampler"] == way
+                size = 9 if way == "asked" else 4
+                drawn = {"color": style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
+                ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **drawn)
+        for way, (marker, said) in WAYS.items():
+            steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
+            if not any(map(len, steps)):
+                continue
+            calls = "" if way == "asked" else _calls(max(steps, key=len))
+            ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
+        ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
+        log_ticks(ax)
+        ax.legend(**BESIDE)
+        return write(figure, study.folder / "figures", "quality-time")
+
+
+def _calls(evaluations: np.ndarray) -> str:
+    return f" ({', '.join(str(e) for e in evaluations)} evaluations)" if len(evaluations) else ""
