@@ -358,3 +358,18 @@ def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypat
     (run.path / "latent.npz").unlink()
     main(["report", "study"])
     assert "without latent.npz of study/vae/seed-0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "reminded"),
+    [
+        ([], True),
+        (["--features", "mnist_classifier.pth"], False),
+        (["--dataset", "fashion"], False),
+    ],
+)
+def test_the_2026_edition_asks_for_the_courses_classifier(more, reminded, tmp_path, capsys):
+    nowhere = ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(["study", "brief-2026", *nowhere, *more])
+    assert ("--features mnist_classifier.pth" in capsys.readouterr().out) == reminded
