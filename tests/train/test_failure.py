@@ -98,6 +98,18 @@ def test_a_gradient_that_is_not_finite_is_named_by_its_parameter(tmp_path):
     assert failure.term == "the gradient of left"
 
 
+class WideFuse(Fuse):
+    """Each gradient is finite, and the sum of their squares is not."""
+
+    def terms(self, x, noise):
+        return super().terms(x, noise) | {"fuse": (1e30 * self.w).sum().expand(len(x))}
+
+
+def test_a_gradient_whose_norm_alone_is_not_finite(tmp_path):
+    (failure,), _ = run([0.3], tmp_path, WideFuse)
+    assert (failure.step, failure.term) == (0, "the norm of the gradient")
+
+
 def test_in_a_stack_only_the_bad_seed_stops(tmp_path):
     lefts = [100.0, 0.3, 200.0]
     (failure,), together = run(lefts, tmp_path / "together")

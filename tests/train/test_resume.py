@@ -201,3 +201,17 @@ def test_handlers_are_restored():
 def test_going_on_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
         fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("seed", "epochs", "said"),
+    [(4, 4, "seed = 3, and 4 is asked for"), (3, 8, "steps = 12, and 24 is asked for")],
+)
+def test_going_on_with_another_training_is_refused(seed, epochs, said, tmp_path):
+    data = training_data()
+    fit([built("vae-gaussian")], [3], [tmp_path], data, CONFIG)
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoint").iterdir())
+    other = dataclasses.replace(CONFIG, epochs=epochs)
+    with pytest.raises(UserError, match=said):
+        fit([built("vae-gaussian")], [seed], [tmp_path], data, other, resume=True)
+    assert before == sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoint").iterdir())

@@ -49,8 +49,8 @@ def drop_failed(trainer: Trainer) -> list[Failure]:
 
 
 def non_finite_term(trainer: Trainer, s: int, x: Tensor, noise: object) -> str:
-    """The first term of the loss, or the gradient of the first parameter, that is not finite. There
-    may be none: a seed alone rounds otherwise than in a stack, or compiled."""
+    """The first term of the loss, or the gradient of the first parameter, that is not finite, or
+    their norm. There may be none: a seed alone rounds otherwise than in a stack, or compiled."""
     model = trainer.models[s]
     model.load_state_dict(trainer.ensemble.full_state(s, trainer.parameters()))
     for name, value in model.terms(x, noise).items():  # pyright: ignore[reportCallIssue]
@@ -58,9 +58,16 @@ def non_finite_term(trainer: Trainer, s: int, x: Tensor, noise: object) -> str:
             return name
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     loss = model.loss(x, noise).mean()  # pyright: ignore[reportCallIssue]
-    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    bad = [n for n, g in zip(named, grads, strict=True) if g is not None and not g.isfinite().all()]
-    return f"the gradient of {bad[0]}" if bad else "a number that is finite when the seed is alone"
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    grads = {n: g for n, g in zip(named, found, strict=True) if g is not None}
+    for name, grad in grads.items():
+        if not bool(grad.isfinite().all()):
+            return f"the gradient of {name}"
+    norm = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    finite = bool(norm.isfinite())
+    return (
+        "a number that is finite when the seed is alone" if finite else "the norm of the gradient"
+    )
 
 
 def keep_batch(run: Run, x: Tensor, noise: object) -> None:

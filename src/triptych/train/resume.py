@@ -12,7 +12,7 @@ from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint
 from triptych.train.distributed import leads, world
 from triptych.train.files import flush
-from triptych.train.trainer import Trainer
+from triptych.train.trainer import Run, Trainer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -64,6 +64,7 @@ def resume(trainer: Trainer) -> None:
             f"{trainer.runs[0].folder} and its stack have no step in common; delete them"
         )
     for model, run, c in zip(trainer.models, trainer.runs, saved, strict=True):
+        _check_same_training(trainer, c, run)
         checkpoint.load_into(model, c.model, run.folder)
         _check(trainer, c, run.folder)
         run.best_loss, run.early = c.loop["best"], c.early
@@ -85,6 +86,18 @@ def resume(trainer: Trainer) -> None:
             "exp_avg": torch.empty_like(p).copy_(exp_avg),
             "exp_avg_sq": torch.empty_like(p).copy_(exp_avg_sq),
         }
+
+
+def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
+    """Refuse a checkpoint of another seed, or of another number of steps: images, noise and
+    learning rate would go on as those of neither."""
+    for name, mine in (("seed", run.seed), ("steps", trainer.steps)):
+        theirs = saved.loop.get(name, mine)  # which earlier versions did not note
+        if theirs != mine:
+            raise UserError(
+                f"{run.folder} has the checkpoint of a training with {name} = {theirs}, and "
+                f"{mine} is asked for; go on as it began, or train into another folder"
+            )
 
 
 def _check(trainer: Trainer, saved: Checkpoint, folder: Path) -> None:
