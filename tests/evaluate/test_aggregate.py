@@ -113,6 +113,15 @@ def test_information_and_aggregate_kl_make_up_the_elbos_kl():
     assert match.mutual_information > 0
 
 
+def test_the_error_of_the_divergence_knows_that_its_parts_share_their_draws():
+    """Where both are of all draws, it is that of the mean of log q(z) - log p(z)."""
+    h, model = posteriors(300), tiny_vae()
+    z, log_qz_x = h.rsample(torch.randn(300, 2))
+    match = aggregate_match(model, h, z, log_qz_x)
+    ratio = aggregate_log_prob(model.posterior, z, h) - model.prior.log_prob(z)
+    assert match.kl_mc_std == pytest.approx(ratio.std().item() / math.sqrt(300), rel=1e-3)
+
+
 def test_equal_posteriors_carry_no_information_and_their_kl_is_known():
     one = GaussianParameters(torch.tensor([[0.5, -1.0]]), torch.tensor([[-0.2, 0.3]]))
     h = GaussianParameters(one.mu.expand(5000, 2), one.log_sigma.expand(5000, 2))

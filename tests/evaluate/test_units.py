@@ -36,6 +36,21 @@ def test_activity_of_every_posterior_is_that_of_its_mean(name, g):
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.06)
 
 
+class Shifted:
+    """z = its image's number and noise, of no distribution that is known."""
+
+    latent_dim = 1
+
+    def rsample(self, h, eps):
+        return h["number"] + eps, None
+
+
+def test_activity_from_draws_is_unbiased_for_few_images(g):
+    h = {"number": torch.tensor([[0.0], [1.0], [2.0]])}
+    found = activity(Shifted(), h, 3, g, draws=4000)
+    assert found.item() == pytest.approx(1.0, abs=0.1)
+
+
 def of_gaussians(prior, h, g):
     posterior = DiagonalGaussian(torch.nn.Identity(), h.mu.shape[1])
     return divergence_by_dimension(prior, posterior, h, len(h.mu), g)
