@@ -42,7 +42,13 @@ class Shifted:
     latent_dim = 1
 
     def rsample(self, h, eps):
-        return h["number"] + eps, None
+        return h["number"] + eps, eps[:, 0]
+
+    def encode(self, x):
+        raise NotImplementedError
+
+    def log_prob(self, z, h):
+        raise NotImplementedError
 
 
 def test_activity_from_draws_is_unbiased_for_few_images(g):
