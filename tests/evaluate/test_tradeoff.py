@@ -12,7 +12,7 @@ from triptych.evaluate.drawing import sampler
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
-from triptych.report import curves
+from triptych.report import quality_time
 from triptych.train.order import Stream, generator_for
 
 HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
@@ -63,7 +63,7 @@ def test_every_way_is_drawn_as_it_is_called():
     assert noisy == {"dpm-solver++ sde": (1.0, 7.0), "unipc": (0.0, 12.0)}
     assert all(source is model and way.guidance == 1 for _, source, way in others)
     assert all(name.startswith(way.sampler) for name, _, way in others)
-    assert set(tradeoff.WAYS) | {"asked", "ancestral"} == set(curves.WAYS)
+    assert set(tradeoff.WAYS) | {"asked", "ancestral"} == set(quality_time.WAYS)
 
 
 def test_a_model_without_a_chain_has_one_row(digits):
