@@ -373,3 +373,11 @@ def test_the_2026_edition_asks_for_the_courses_classifier(more, reminded, tmp_pa
     with pytest.raises(SystemExit):
         main(["study", "brief-2026", *nowhere, *more])
     assert ("--features mnist_classifier.pth" in capsys.readouterr().out) == reminded
+
+
+def test_a_study_of_part_a_alone_has_no_use_for_a_classifier(tmp_path, capsys):
+    study = tmp_path / "a.toml"
+    study.write_text('dataset = "mnist"\nedition = "2026"\n[[recipe]]\nbase = "vae-flow"\n')
+    with pytest.raises(SystemExit):
+        main(["study", str(study), "--data", str(tmp_path / "nowhere")])
+    assert "--features" not in capsys.readouterr().out
