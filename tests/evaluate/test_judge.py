@@ -659,3 +659,15 @@ def test_a_gpu_may_not_round_what_is_measured(digits, monkeypatch):
         judge(built("pixelflow"), digits, "raw", QUICK, 0)
     assert seen == [False]
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_latent_space_of_one_dimension_is_judged_without_its_plane(digits):
+    how = Evaluation(importance_samples=3, elbo_samples=2, images=20)
+    found = judge(tiny_vae(dim=1), digits, "threshold", how, 0)
+    assert "elbo" in {score.metric for score in found.scores}
+    assert "latent" not in found.arrays
+
+
+def test_a_model_in_double_precision_is_refused(digits):
+    with pytest.raises(UserError, match=r"parameters of torch\.float64; judge model\.float\(\)"):
+        judge(tiny_vae().double(), digits, "threshold", Evaluation(images=20), 0)
