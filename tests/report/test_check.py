@@ -94,6 +94,52 @@ def test_anything_in_a_margin(tmp_path, mark, side):
     assert error.measured.startswith(f"{side} margin of ")
 
 
+def drawn(folder: Path, size: float) -> None:
+    """A figure of 5 x 5 cm in figure.pdf: a letter in it and a line across it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 / 2.54, 5 / 2.54))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    ax.text(0.5, 0.6, "x", size=size)
+    ax.plot([0, 1], [0.5, 0.5], scalex=False)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    figure.savefig(folder / "figure.pdf")
+
+
+@pytest.mark.parametrize(
+    ("size", "place", "limit"),
+    [
+        (10, "width: 5cm", None),
+        (9, "width: 5cm", "at least 10 pt font"),
+        (10, "width: 4.5cm", "at least 10 pt font"),
+        (9, "width: 5.6cm", None),
+    ],
+)
+def test_letters_inside_a_figure_are_as_large_as_they_are_printed(tmp_path, size, place, limit):
+    drawn(tmp_path, size)
+    body = whole(f'#image("figure.pdf", {place})')
+    if limit is None:
+        assert check_pdf(compiled(tmp_path, body)).smallest_font == pytest.approx(10, abs=0.1)
+    else:
+        assert refused(tmp_path, body).limit == limit
+
+
+@pytest.mark.parametrize(("dx", "side"), [(-1, "left"), (13, "right")])
+def test_lines_inside_a_figure_are_where_they_are_printed(tmp_path, dx, side):
+    drawn(tmp_path, 10)
+    error = refused(tmp_path, whole(f'#move(dx: {dx}cm, image("figure.pdf", width: 5cm))'))
+    assert (error.limit, error.page) == ("2 cm margins", 1)
+    assert error.measured.startswith(f"{side} margin of ")
+    assert "'line'" in error.measured
+
+
+def test_an_f_hangs_over_its_lines_end_and_a_letter_in_the_margin_does_not(tmp_path):
+    end = '#place(top + right, dx: {}pt, text(style: "italic")[f])'
+    assert check_pdf(compiled(tmp_path, whole(end.format(0)))).parts
+    assert refused(tmp_path, whole(end.format(1))).limit == "2 cm margins"
+
+
 def test_margins_set_too_small(tmp_path):
     error = refused(tmp_path, whole(), PAGE.replace("2cm", "1.9cm"))
     assert (error.limit, error.page) == ("2 cm margins", 1)

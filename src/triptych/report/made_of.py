@@ -6,7 +6,7 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
-import pdfplumber
+from triptych.report.pdf import read_pdf
 
 OWN = ("group.toml", "ai.md")  # beside the study or in the folder where the program runs
 
@@ -37,7 +37,5 @@ def keywords(found: dict[str, Path | None]) -> list[str]:
 
 def changed_since(report: Path, found: dict[str, Path | None]) -> list[str]:
     """Names of those that are not what they were when the report was written."""
-    with pdfplumber.open(report) as pdf:
-        noted = str(pdf.metadata.get("Keywords", "")).split(", ")
-    differs = set(noted) ^ set(keywords(found))
+    differs = set(read_pdf(report).keywords) ^ set(keywords(found))
     return [name for name in found if any(word.startswith(f"{name} ") for word in differs)]

@@ -183,26 +183,33 @@ def _spread_out(press: Press) -> None:
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
     """The optional pieces that the page still holds in the last look but one, which has some air;
     then the first look whose snippets end on the page on which they start, or the tightest."""
+    pieces = {name: cut(name) for ask in snippets for name in (*ask.names, *ask.optional)}
     turns = zip_longest(*(ask.optional for ask in snippets))
     extras: list[str] = []
     for name in (name for turn in turns for name in turn if name is not None):
-        if _code_fits(press, snippets, CODE_LOOKS[-2], [*extras, name]):
+        if _code_fits(press, _chosen(snippets, pieces, [*extras, name]), CODE_LOOKS[-2]):
             extras.append(name)
+    chosen = _chosen(snippets, pieces, extras)
     for look in CODE_LOOKS:
-        if _code_fits(press, snippets, look, extras):
+        if _code_fits(press, chosen, look):
             return
 
 
-def _code_fits(
-    press: Press, snippets: Sequence[Ask], look: CodeLook, extras: Sequence[str]
-) -> bool:
-    """Sets the snippets with these optional pieces; whether they keep to one page."""
-    pieces: list[tuple[Ask, list[Snippet]]] = []
-    for ask in snippets:
-        optional = [name for name in ask.optional if name in extras]
-        pieces.append((ask, [cut(name) for name in (*ask.names, *optional)]))
-    code = asdict(look) | _columns([snippet for _, found in pieces for snippet in found])
-    press.update(code=code, snippets=[_listing(ask, found) for ask, found in pieces])
+def _chosen(
+    snippets: Sequence[Ask], pieces: dict[str, Snippet], extras: Sequence[str]
+) -> list[tuple[Ask, list[Snippet]]]:
+    """What stands under each heading: what must, and these of its optional pieces."""
+    optional = [[name for name in ask.optional if name in extras] for ask in snippets]
+    return [
+        (ask, [pieces[name] for name in (*ask.names, *more)])
+        for ask, more in zip(snippets, optional, strict=True)
+    ]
+
+
+def _code_fits(press: Press, chosen: list[tuple[Ask, list[Snippet]]], look: CodeLook) -> bool:
+    """Sets the snippets in this look; whether they keep to one page."""
+    code = asdict(look) | _columns([snippet for _, found in chosen for snippet in found])
+    press.update(code=code, snippets=[_listing(ask, found) for ask, found in chosen])
     marks = press.marks()
     return marks["code-end"].page == marks["code-start"].page
 
