@@ -53,6 +53,14 @@ def test_kernel_distance_does_not_depend_on_how_a_file_is_ordered():
     assert found.mc_std < 10  # in the order of the file: 250 +- 30
 
 
+def test_features_in_single_precision_are_measured_in_double():
+    """Sums of (x.y / D + 1)^3 are of 1e9 here, and differences of them of 1e5."""
+    a, b = 30 + torch.randn(2, 400, 12)
+    x, y = a.double(), b.double()
+    assert kernel_distance(a, b) == kernel_distance(x, y)
+    assert frechet_distance(moments(a), moments(b)) == frechet_distance(moments(x), moments(y))
+
+
 def test_kernel_distance_refuses_what_has_no_blocks():
     with pytest.raises(ValueError, match="20 or more, not 19 and 19"):
         kernel_distance(torch.randn(19, 2), torch.randn(19, 2))
