@@ -30,8 +30,9 @@ from triptych.report.latent_panel import (
     posterior_density,
     spread_apart,
 )
-from triptych.report.load import read_latent, read_study
+from triptych.report.load import read_study
 from triptych.report.quality_time import tradeoff
+from triptych.report.runs import read_latent
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
 DRAWN += [terms, tradeoff, classes]

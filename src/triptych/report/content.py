@@ -14,8 +14,9 @@ from triptych.report.edition import (
 )
 from triptych.report.group import Group
 from triptych.report.likelihood_table import likelihood_table
-from triptych.report.load import Latent, Study, read_latent, read_samples
+from triptych.report.load import Study
 from triptych.report.made_of import own_file
+from triptych.report.runs import Latent, read_latent, read_samples
 from triptych.report.sampling_table import sampling_table
 from triptych.report.tables import Table
 from triptych.report.wording import Span, called, listed

@@ -12,7 +12,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from triptych.evaluate.stats import summarise
 from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
 from triptych.report.latent_panel import CLASS_COLOURS
-from triptych.report.load import Study, Summary, read_arrays
+from triptych.report.load import Study, Summary
+from triptych.report.runs import read_arrays
 from triptych.report.tables import best_iwae
 from triptych.report.wording import count
 

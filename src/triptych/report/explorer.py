@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from triptych.report.load import Recipe, Study, read_images, read_study
+from triptych.report.load import Recipe, Study, read_study
 from triptych.report.panels import metrics
+from triptych.report.runs import read_images
 from triptych.report.training import HEIGHT, WIDTH, Chart, charts
 from triptych.report.wording import capital, count, dataset_name, labels, number
 from triptych.train.files import read_json, write_text

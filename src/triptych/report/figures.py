@@ -18,7 +18,8 @@ from triptych.report.canvas import (
     wrapped,
     write,
 )
-from triptych.report.load import Study, read_arrays, read_samples
+from triptych.report.load import Study
+from triptych.report.runs import read_arrays, read_samples
 from triptych.report.wording import labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5

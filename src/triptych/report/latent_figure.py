@@ -29,7 +29,8 @@ from triptych.report.latent_panel import (
     draw_prior_samples,
     write_digits,
 )
-from triptych.report.load import Latent, Recipe, Study, read_latent
+from triptych.report.load import Recipe, Study
+from triptych.report.runs import Latent, read_latent
 
 # Room in cm for the ticks and labels left of and below the panels.
 LEFT, RIGHT, BELOW, LEGEND = 1.25, 0.1, 1.05, 0.55

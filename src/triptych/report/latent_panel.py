@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import Stroke
 
 from triptych.report.canvas import TEXT_WIDTH
-from triptych.report.load import Latent
+from triptych.report.runs import Latent
 
 # Ten hues that stay apart under the common colour deficiencies and differ in lightness; the
 # digits written on the clouds carry the meaning where hue cannot.
