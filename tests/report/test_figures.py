@@ -54,6 +54,21 @@ def test_figures_are_as_wide_as_the_text_with_letters_of_ten_points(folder, draw
     assert path.with_suffix(".png").is_file()
 
 
+def test_a_sampler_is_named_with_the_noise_that_it_was_drawn_with(folder):
+    """Where that was kept, which earlier runs did not."""
+
+    def said():
+        with pdfplumber.open(tradeoff(read_study(folder))) as pdf:
+            return " ".join(pdf.pages[0].extract_text().split())
+
+    assert "DPM-Solver++, eta = 1, rho = 6" in said()
+    for path in folder.glob("*/seed-*/tradeoff.npz"):
+        with np.load(path) as kept:
+            np.savez(path, **{name: kept[name] for name in kept if name not in ("eta", "rho")})
+    assert "(10, 20, 40 evaluations)" in said()
+    assert "rho" not in said()
+
+
 def test_regions_hold_the_mass_that_the_caption_names(folder):
     study = read_study(folder)
     latent = read_latent(study, study.part("A")[0])

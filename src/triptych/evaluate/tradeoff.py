@@ -59,18 +59,22 @@ def tradeoff(
     seed: int,
     say: Say = quiet,
 ) -> dict[str, NDArray[Any]]:
-    """A row for each way: sampler, network evaluations, seconds a sample, FID of
-    `how.tradeoff_images` samples against all test images. `floor` is that of training images."""
+    """A row for each way: sampler, its eta and rho (nan where it has none), network evaluations,
+    seconds a sample, FID of `how.tradeoff_images` samples against all test images. `floor` is that
+    of training images."""
     device, n = data.test_images.device, how.tradeoff_images
     test = moments(features(grey(data.test_images, data.levels)))
     real = moments(features(grey(from_training(data, n), data.levels)))
-    rows: dict[str, list[Any]] = {"sampler": [], "evaluations": [], "seconds": [], "fid": []}
+    names = ("sampler", "eta", "rho", "evaluations", "seconds", "fid")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):
         said = sampling_protocol(model, way)
         say(f"quality against time, {name}, {said.get('evaluations', 1)} network evaluations")
         draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
         samples, seconds = timed(draw, n, device)
         rows["sampler"].append(name)
+        rows["eta"].append(said.get("eta", np.nan))
+        rows["rho"].append(said.get("rho", np.nan))
         rows["evaluations"].append(said.get("evaluations", 1))
         rows["seconds"].append(seconds / n)
         rows["fid"].append(frechet_distance(moments(features(samples)), test))

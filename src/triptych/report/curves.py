@@ -166,9 +166,13 @@ def worth_drawing(bits: np.ndarray) -> np.ndarray:
     return np.where(bits < SMALLEST_TERM * bits.max(), np.nan, bits)
 
 
-def runs_of_part_b(study: Study, file: str, *names: str) -> dict[str, list[dict[str, Any]]]:
+def runs_of_part_b(
+    study: Study, file: str, *names: str, optional: tuple[str, ...] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """The arrays of each model of part B that has them, by its title."""
-    found = ((r.title, read_arrays(study, r, file, *names)) for r in study.part("B"))
+    found = (
+        (r.title, read_arrays(study, r, file, *names, optional=optional)) for r in study.part("B")
+    )
     return {name: runs for name, runs in found if runs}
 
 

@@ -1,23 +1,23 @@
 """FID against the time of a sample, for every model and every way to draw from it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 
-from triptych.evaluate.tradeoff import WAYS as DRAWN
 from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
 from triptych.report.curves import BESIDE, HEIGHT, PLACE, log_ticks, runs_of_part_b, style
 from triptych.report.load import Study
 from triptych.report.wording import count
 
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
-LABEL = "DPM-Solver++, eta = {eta:g}, rho = {rho:g}"
+NOISE = ("eta", "rho")  # which earlier runs did not keep
 WAYS = {
     "asked": ("*", "as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
-    "dpm-solver++ sde": ("P", LABEL.format(**DRAWN["dpm-solver++ sde"][0])),
-    "unipc": ("v", "UniPC, rho = {rho:g}".format(**DRAWN["unipc"][0])),
+    "dpm-solver++ sde": ("P", "DPM-Solver++"),
+    "unipc": ("v", "UniPC"),
     "heun": ("^", "Heun"),
     "ddim": ("s", "DDIM"),
     "ancestral": ("D", "ancestral"),
@@ -27,7 +27,7 @@ WAYS = {
 def tradeoff(study: Study) -> Path | None:
     """FID against seconds a sample: colours are models, markers their samplers, a line joins the
     numbers of steps of one sampler. One run each."""
-    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF)
+    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF, optional=NOISE)
     rows = {name: runs[0] for name, runs in found.items()}
     if not rows:
         return None
@@ -45,16 +45,25 @@ def tradeoff(study: Study) -> Path | None:
                 drawn = {"color": style(i)["color"], "marker": marker, "ms": size, "lw": 1.0}
                 ax.plot(1000 * run["seconds"][mine], run["fid"][mine], **drawn)
         for way, (marker, said) in WAYS.items():
-            steps = [run["evaluations"][run["sampler"] == way] for run in rows.values()]
-            if not any(map(len, steps)):
-                continue
-            calls = "" if way == "asked" else _calls(max(steps, key=len))
-            ax.plot([], [], marker, color="black", ms=5, label=wrapped(said + calls, 4.8))
+            mine = [_rows(run, way) for run in rows.values()]
+            most = max(mine, key=lambda run: len(run["evaluations"]))
+            if len(most["evaluations"]):
+                label = said if way == "asked" else said + _settings(most)
+                ax.plot([], [], marker, color="black", ms=5, label=wrapped(label, 4.8))
         ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
         log_ticks(ax)
         ax.legend(**BESIDE)
         return write(figure, study.folder / "figures", "quality-time")
 
 
-def _calls(evaluations: np.ndarray) -> str:
-    return f" ({', '.join(str(e) for e in evaluations)} evaluations)" if len(evaluations) else ""
+def _rows(run: dict[str, Any], way: str) -> dict[str, np.ndarray]:
+    """What was drawn in one way."""
+    mine = run["sampler"] == way
+    return {name: run[name][mine] for name in ("evaluations", *NOISE) if name in run}
+
+
+def _settings(rows: dict[str, np.ndarray]) -> str:
+    """Its noise, where it has any, and its network evaluations."""
+    noise = [(name, rows[name][0]) for name in NOISE if name in rows]
+    said = "".join(f", {name} = {value:g}" for name, value in noise if value > 0)
+    return f"{said} ({', '.join(str(e) for e in rows['evaluations'])} evaluations)"

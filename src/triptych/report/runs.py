@@ -74,7 +74,9 @@ def read_images(path: Path, least: int = 1) -> np.ndarray:
     return images[:, 0]
 
 
-def read_arrays(study: Study, recipe: Recipe, file: str, *names: str) -> list[dict[str, Any]]:
+def read_arrays(
+    study: Study, recipe: Recipe, file: str, *names: str, optional: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
     """The arrays of every run of the recipe that has `file`, in the order of the seeds."""
     paths = [folder / file for _, folder in study.runs(recipe)]
-    return [read_npz(path, names) for path in paths if path.is_file()]
+    return [read_npz(path, names, optional) for path in paths if path.is_file()]
