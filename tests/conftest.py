@@ -1,6 +1,7 @@
 """Shapes are checked by beartype in every test; nothing is written outside temporary folders."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 def seeded() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """What a command that was stopped leaves ignored, for its process would end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 from toys import built, images, tiny_vae
 
+from triptych import cli
 from triptych.cli import REQUEUE, main
 from triptych.errors import UserError
 from triptych.evaluate import classifier
@@ -26,7 +27,13 @@ from triptych.evaluate.ode import ode_bound
 from triptych.study import display
 from triptych.train import checkpoint
 from triptych.train.faults import explain, is_out_of_memory
-from triptych.train.signals import Stopped, stop_on_signals, stopped_by_sigterm
+from triptych.train.signals import (
+    Stopped,
+    StopRequested,
+    sigterm_waits,
+    stop_on_signals,
+    stopped_by_sigterm,
+)
 from triptych.train.trainer import Trainer
 from triptych.vae import VAE
 
@@ -209,9 +216,7 @@ def test_sigterm_saves_and_asks_to_be_queued_again(capsys, tmp_path, monkeypatch
 
 def test_sigterm_outside_of_training_does_too(capsys, monkeypatch):
     monkeypatch.setattr("triptych.data.load", lambda *a: signal.raise_signal(signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
     assert left(capsys, *WORDS)[0] == REQUEUE
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigterm_twice_still_saves_and_ctrl_c_twice_does_not_wait():
@@ -225,6 +230,40 @@ def test_sigterm_twice_still_saves_and_ctrl_c_twice_does_not_wait():
             signal.raise_signal(signal.SIGINT)
     with pytest.raises(Stopped), stopped_by_sigterm():
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_while_a_stop_is_on_its_way_breaks_no_cleaning_up(capsys, monkeypatch):
+    done = []
+
+    def stopped_when_all_agreed(*a):
+        try:
+            raise StopRequested(7, 9, signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            done.append("cleaned up")
+
+    def told_as_it_speaks(code, words):
+        signal.raise_signal(signal.SIGTERM)
+        return told(code, words)
+
+    told = cli.told
+    monkeypatch.setattr(cli, "told", told_as_it_speaks)
+    monkeypatch.setattr("triptych.data.load", stopped_when_all_agreed)
+    code, said = left(capsys, *WORDS)
+    assert (code, done) == (REQUEUE, ["cleaned up"])
+    assert "stopped at step 7 of 9" in said
+
+
+def test_sigterm_waits_for_what_must_not_be_left_half_done():
+    done = []
+
+    def undone():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("all")
+
+    with pytest.raises(Stopped), stopped_by_sigterm(), sigterm_waits():
+        undone()
+    assert done == ["all"]
 
 
 def test_ctrl_c_twice_leaves_without_a_traceback(capsys, tmp_path, monkeypatch):

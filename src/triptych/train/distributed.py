@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from triptych.errors import RunFailed, UserError
+from triptych.train.signals import sigterm_waits
 
 AGREE_EVERY = 8  # steps between two questions whether to save or to stop: each waits for the device
 
@@ -52,8 +53,9 @@ def joined(device: str) -> Iterator[None]:
         if dist.is_initialized():
             # Only a group that nobody holds joins its threads here. One that is left would give
             # its tensors back while the interpreter goes down, which aborts the process.
-            gc.collect()
-            dist.destroy_process_group()
+            with sigterm_waits():
+                gc.collect()
+                dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int) -> str:

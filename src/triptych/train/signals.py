@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM ask a training to save and stop; a second Ctrl-C stops it at once."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,13 +55,30 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own."""
+    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own.
+
+    One that comes while another stop is on its way is passed over: it would break off the cleaning
+    up. With several processes that is usual, for one is told by the others before its own signal.
+    """
 
     def handle(number: int, frame: Any) -> None:
-        raise Stopped("stopped; what was finished before is saved", number)
+        if not isinstance(sys.exception(), Stopped):
+            raise Stopped("stopped; what was finished before is saved", number)
 
     with handling(handle, signal.SIGTERM):
         yield
+
+
+@contextmanager
+def sigterm_waits() -> Iterator[None]:
+    """Let SIGTERM wait until what must not be left half done is done."""
+    told: list[int] = []
+    try:
+        with handling(lambda number, frame: told.append(number), signal.SIGTERM):
+            yield
+    finally:
+        for number in told[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager
