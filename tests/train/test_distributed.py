@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from socket import socket
 
 import pytest
@@ -13,11 +14,12 @@ from torch.utils._pytree import tree_map
 from toys import MODELS, built, training_data
 
 from triptych.cli import main
-from triptych.errors import UserError
+from triptych.errors import RunFailed, UserError
 from triptych.train import checkpoint, distributed, fit, trainer
 from triptych.train.batches import step_noise
-from triptych.train.distributed import check_batch, image_dimensions, share
+from triptych.train.distributed import check_batch, image_dimensions, joined, share
 from triptych.train.order import generator_for
+from triptych.train.signals import StopRequested
 
 CASES = {
     "vae": ["vae", "--prior", "resampled"],
@@ -151,6 +153,30 @@ def test_a_lost_process_ends_the_others_with_a_sentence(tmp_path, program):
     assert "another process of this training cannot be reached" in said
     assert "Traceback" not in said
     assert said.endswith("threads left:\n")
+
+
+@pytest.mark.parametrize("error", [StopRequested(1, 2), RuntimeError("Connection reset")])
+def test_nothing_holds_a_group_that_is_destroyed(error, monkeypatch):
+    """Not even the frames that the error came through: the last holder would join gloo's threads
+    without letting them have Python, for which one of them may wait."""
+    models, left = [], []
+
+    def training():
+        model = torch.nn.Linear(1, 1)
+        models.append(weakref.ref(model))
+        raise error
+
+    def destroy():
+        left.append(models[0]())
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", destroy)
+    with pytest.raises((StopRequested, RunFailed)), joined("cpu"):
+        training()
+    assert left == [None]
 
 
 def test_what_torchrun_asks_for_must_be_there(monkeypatch, capsys, tmp_path):

@@ -10,6 +10,8 @@ In a process that torchrun did not start there is a world of one, and nothing he
 
 import gc
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,11 +53,20 @@ def joined(device: str) -> Iterator[None]:
         ) from error
     finally:
         if dist.is_initialized():
-            # Only a group that nobody holds joins its threads here. One that is left would give
-            # its tensors back while the interpreter goes down, which aborts the process.
+            # Only a group that nobody holds joins its threads here. One that is left joins them
+            # when its last holder goes, and then may wait for a thread that waits for Python; or
+            # it gives its tensors back while the interpreter goes down, which aborts the process.
             with sigterm_waits():
+                let_go(sys.exception())
                 gc.collect()
                 dist.destroy_process_group()
+
+
+def let_go(error: BaseException | None) -> None:
+    """Drop what the frames that an error came through hold, a model that trains among it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def choose_device(device: str, local_rank: int) -> str:
