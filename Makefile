@@ -13,7 +13,7 @@ test: $(VENV)/checks
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto
 
 check: $(VENV)/checks
 	$(BIN)/ruff check .

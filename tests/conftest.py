@@ -18,13 +18,6 @@ from triptych.data import Dataset, load  # noqa: E402
 from triptych.evaluate.classifier import Features, features_for  # noqa: E402
 
 
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """The digits' feature network is trained by one worker, which has all tests that ask for it."""
-    for item in items:
-        if "digit_features" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("digit_features"))
-
-
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)

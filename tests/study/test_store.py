@@ -149,6 +149,6 @@ def test_a_manifest_says_what_ran_where():
     found = manifest("abc", torch.device("cpu"), {"train": 1.26, "evaluate": 2.0})
     assert found["data_sha256"] == "abc"
     assert found["seconds"] == {"train": 1.3, "evaluate": 2.0}
-    assert found["libraries"]["torch"] == torch.__version__
+    assert found["libraries"]["torch"] == torch.__version__  # "+cu130" and the like with it
     assert found["peak_memory_bytes"] > 1e6
     json.dumps(found)

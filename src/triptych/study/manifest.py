@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 SCHEMA = 1
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
@@ -27,7 +27,8 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         "schema": SCHEMA,
         "triptych": version("triptych"),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        # A build of torch for another device has the same metadata: it alone knows what it is.
+        "libraries": {"torch": str(torch.__version__)} | {name: version(name) for name in LIBRARIES},
         "system": platform.system(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
