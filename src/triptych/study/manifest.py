@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 SCHEMA = 1
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "safetensors")
 
 
 def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
@@ -27,8 +26,7 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         "schema": SCHEMA,
         "triptych": version("triptych"),
         "python": platform.python_version(),
-        # A build of torch for another device has the same metadata: it alone knows what it is.
-        "libraries": {"torch": str(torch.__version__)} | {name: version(name) for name in LIBRARIES},
+        "libraries": libraries(),
         "system": platform.system(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
@@ -39,6 +37,12 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         "peak_memory_bytes": peak if sys.platform != "darwin" else peak // 1024,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def libraries() -> dict[str, str]:
+    """The versions of what computes; torch itself says for which device it is built."""
+    others = ("numpy", "scipy", "scikit-learn", "safetensors")
+    return {"torch": str(torch.__version__)} | {name: version(name) for name in others}
 
 
 def git_commit() -> str | None:
