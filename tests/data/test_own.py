@@ -41,6 +41,16 @@ def test_parts_are_what_was_written(folder, arrays):
     assert data.sha256 in verify("letters", folder)[0]
 
 
+def test_images_without_labels_are_of_one_class(folder, arrays):
+    bare = {k: a for k, a in arrays.items() if k.endswith("images")}
+    np.savez(folder / "bare.npz", **bare)
+    np.savez(folder / "one.npz", **bare, train_labels=[0] * N, test_labels=[0] * M)
+    data = load("bare", folder)
+    assert data.classes == 1
+    assert len(data.validation_images) == N // 10
+    assert data.sha256 == load("one", folder).sha256
+
+
 def test_a_channel_of_its_own_and_the_folder_of_the_environment(folder, arrays, monkeypatch):
     np.savez(folder / "flat.npz", **arrays)
     deep = {k: a[:, None] if a.ndim == 3 else a for k, a in arrays.items()}
@@ -63,6 +73,10 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
     ("changes", "said"),
     [
         ({"test_labels": None}, "no array 'test_labels'; it needs train_images, train_labels"),
+        (
+            {"train_labels": None, "test_labels": None, "test_images": None},
+            "no array 'test_images'; it needs train_images, test_images",
+        ),
         ({"train_images": np.zeros((N, 4, 6))}, r"train_images is float64 \[50, 4, 6\]"),
         ({"train_images": np.zeros((N, 3, 4, 6), np.uint8)}, r"uint8 \[50, 3, 4, 6\]"),
         ({"test_images": np.zeros((0, 4, 6), np.uint8)}, r"test_images is uint8 \[0, 4, 6\]"),

@@ -67,7 +67,7 @@ def test_other_weights_have_another_hash(tmp_path, digits):
 def test_labels_of_one_class_teach_no_features(digits):
     parts = ("train_labels", "validation_labels", "test_labels")
     unlabelled = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in parts})
-    with pytest.raises(UserError, match="labels of digits are all of one class"):
+    with pytest.raises(UserError, match="digits has labels of one class, or none"):
         train_classifier(unlabelled)
 
 

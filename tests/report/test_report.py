@@ -53,6 +53,12 @@ def page_text(path, page=0) -> str:
     return " ".join(text.replace("-\n", "").split())
 
 
+def bold_digits(path) -> str:
+    """Those of the first page: the names of classes."""
+    with pdfplumber.open(path) as pdf:
+        return "".join(c["text"] for c in pdf.pages[0].chars if "STIXGeneral-Bold" in c["fontname"])
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A finished report of a study with M = 2, on the package's own snippets."""
@@ -66,6 +72,18 @@ def test_the_report_keeps_the_limits(report):
     assert measured.parts["Mini-project 1"] == measured.parts["Code snippets"] == 1
     assert measured.smallest_font >= 9.95
     assert not report.with_name("report.draft.pdf").exists()
+
+
+def test_classes_are_named_where_images_have_labels(report, tmp_path):
+    assert "Dots: q(z) by class;" in page_text(report)
+    assert set(bold_digits(report)) == set("0123456789")
+    bare = shutil.copytree(report.parent, tmp_path / "bare")
+    for file in bare.glob("*/seed-*/latent.npz"):
+        with np.load(file) as kept:
+            np.savez(file, **{**kept, "labels": 0 * kept["labels"]})
+    bare = set_page(bare)
+    assert "Dots: q(z);" in page_text(bare)
+    assert bold_digits(bare) == ""
 
 
 def test_page_one_says_what_the_assignment_asks(report):

@@ -1,7 +1,7 @@
 """Images of one's own: NAME.npz, in the folder of the data files.
 
     train_images, test_images   uint8 [N, H, W], 0 to levels - 1
-    train_labels, test_labels   integers [N], classes counted from 0
+    train_labels, test_labels   integers [N], classes counted from 0; without both, all are of one
     levels                      optional, of a grey value: 2 to 256, which it is if left out
 
 `numpy.savez(path, train_images=..., ...)` writes one.
@@ -21,6 +21,7 @@ from triptych.errors import UserError
 
 OWN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+IMAGES, LABELS = ARRAYS[::2], ARRAYS[1::2]
 FEWEST = 20  # training images; with fewer there is nothing to split
 MOST_LEVELS = MOST_CLASSES = 256
 Own = tuple[int, list[Tensor], str]
@@ -33,10 +34,12 @@ def read_own(path: Path) -> Own:
         UserError: no such file, no such arrays in it, or numbers that images cannot have.
     """
     arrays = _read(path)
-    if absent := [name for name in ARRAYS if name not in arrays]:
-        raise UserError(f"{path} has no array {absent[0]!r}; it needs {', '.join(ARRAYS)}")
+    labelled = any(name in arrays for name in LABELS)
+    needed = ARRAYS if labelled else IMAGES
+    if absent := [name for name in needed if name not in arrays]:
+        raise UserError(f"{path} has no array {absent[0]!r}; it needs {', '.join(needed)}")
     levels = _levels(arrays.get("levels", np.array(MOST_LEVELS)), path)
-    found = {name: _images(arrays[name], name, path) for name in ARRAYS[::2]}
+    found = {name: _images(arrays[name], name, path) for name in IMAGES}
     for name, images in found.items():
         if (top := int(images.max())) >= levels:
             raise UserError(
@@ -55,8 +58,9 @@ def read_own(path: Path) -> Own:
             f"{path} has training images of {_times(train)} and test images of {_times(test)}; "
             f"both must be of one height and width, {FEWEST} or more to train on and 2 to test on"
         )
-    for part, images in zip(("train", "test"), (train, test), strict=True):
-        found[f"{part}_labels"] = _labels(arrays[f"{part}_labels"], len(images), part, path)
+    for name, images in zip(LABELS, (train, test), strict=True):
+        given = arrays[name] if labelled else np.zeros(len(images), np.uint8)
+        found[name] = _labels(given, len(images), name, path)
     content = hashlib.sha256(str((levels, train.shape, test.shape)).encode())
     for name in ARRAYS:
         content.update(found[name].tobytes())
@@ -93,11 +97,11 @@ def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array)
 
 
-def _labels(array: NDArray[Any], n: int, part: str, path: Path) -> NDArray[np.uint8]:
+def _labels(array: NDArray[Any], n: int, name: str, path: Path) -> NDArray[np.uint8]:
     whole = array.dtype.kind in "iu" and array.shape == (n,)
     if not whole or array.min() < 0 or array.max() >= MOST_CLASSES:
         raise UserError(
-            f"{path}: {part}_labels must be {n} whole numbers, a class of 0 to {MOST_CLASSES - 1} "
+            f"{path}: {name} must be {n} whole numbers, a class of 0 to {MOST_CLASSES - 1} "
             f"for each image"
         )
     return array.astype(np.uint8)

@@ -150,7 +150,7 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     """
     if data.classes < 2:
         raise UserError(
-            f"the labels of {data.name} are all of one class, from which no features are learned; "
+            f"{data.name} has labels of one class, or none, from which no features are learned; "
             f"label the images, or judge samples with --features inception"
         )
     with torch.random.fork_rng():

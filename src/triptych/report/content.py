@@ -148,7 +148,8 @@ def _posterior_caption(study: Study) -> list[Span]:
         if r.family == "latent" and (latent := read_latent(study, r))
     ]
     lead: Span = {"strong": "Prior and aggregate posterior"}
-    dots = "Dots: q(z) by class"
+    coloured = any(latent.classes.size > 1 for latent in (*found, *(last for _, last in chains)))
+    dots = "Dots: q(z) by class" if coloured else "Dots: q(z)"
     if not found:
         ((name, latent), *_) = chains
         where = f" of {name} ({_seeds([latent])}){_plane([latent])}"

@@ -118,7 +118,7 @@ def posterior_density(latent: Latent) -> np.ndarray:
         np.append(axis, axis[-1] + step) - step / 2 for axis, step in zip(axes, steps, strict=True)
     ]
     smooth = np.zeros_like(latent.density, np.float64)
-    for c in np.unique(latent.labels):
+    for c in latent.classes:
         points = latent.posterior[latent.labels == c][:, ::-1]
         counts, *_ = np.histogram2d(*points.T, bins=edges)
         width = points.std(0) * len(points) ** (-1 / 6)
@@ -148,16 +148,19 @@ def draw_prior_samples(ax: Axes, latent: Latent) -> None:
 
 def write_digits(ax: Axes, latent: Latent) -> None:
     """The name of each class at its median, black on a rim of its colour; none where they would
-    hide the cloud."""
+    hide the cloud, or where there is one class."""
+    if latent.classes.size < 2:
+        return
     low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
     origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
     side = ax.get_position().width * TEXT_WIDTH
     if np.ptp(np.quantile(latent.posterior, [0.01, 0.99], axis=0), 0).max() / reach * side < CLEAR:
         return
-    classes = np.unique(latent.labels)
-    centres = np.array([np.median(latent.posterior[latent.labels == c], axis=0) for c in classes])
+    centres = np.array(
+        [np.median(latent.posterior[latent.labels == c], axis=0) for c in latent.classes]
+    )
     places = spread_apart((centres - origin) / reach * side, APART, side) / side * reach + origin
-    for c, centre, (x, y) in zip(classes, centres, places, strict=True):
+    for c, centre, (x, y) in zip(latent.classes, centres, places, strict=True):
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
         # A line leads a digit that had to stand aside back to where its class is.
         ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)

@@ -30,6 +30,11 @@ class Latent:
     chain_draws: np.ndarray | None = None
     """Some of what it drew; earlier results have none."""
 
+    @property
+    def classes(self) -> np.ndarray:
+        """Those of the cloud's images; one where they have no labels."""
+        return np.unique(self.labels)
+
 
 def read_latent(study: Study, recipe: Recipe) -> Latent | None:
     """latent.npz of the first run that has one; None when no run of the recipe does."""
