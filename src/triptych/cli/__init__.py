@@ -59,7 +59,7 @@ def run(command: Any) -> int:
             command.run()
         return 0
     except Stopped as stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would be the exit code
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more would end it without its code
         terminated = stop.number == signal.SIGTERM
         code, words = (REQUEUE if terminated else 1), f"{stop}; {again} goes on"
     except KeyboardInterrupt:
