@@ -119,6 +119,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
         ("sample", "temperature", "0.5", "pixel flow"),
         ("sample", "sampler", "heun", "DDPM or a latent DDPM"),
         ("sample", "rho", "7.5", "DDPM or a latent DDPM"),
+        ("sample", "noise-below", "4.0", "DDPM or a latent DDPM"),
         ("evaluate", "steps", "20", "DDPM or a latent DDPM"),
         ("evaluate", "ode-images", "9", "DDPM"),
         ("evaluate", "set", "bound_draws=9", "pixel flow or a DDPM"),
@@ -176,14 +177,17 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert 0 < fid["floor"] < scores["fid"]["value"]
     assert scores["bpd"]["value"] > 0
 
-    for option, value in (("--steps", "50"), ("--eta", "0.5"), ("--rho", "7")):
-        assert "every step" in refused(capsys, "sample", str(run), option, value)
+    for option in ("--steps", "--eta", "--noise-below", "--rho"):
+        assert "every step" in refused(capsys, "sample", str(run), option, "50")
     words = ["sample", str(run), "-n", "2", "--sampler", "ddim", "--steps", "2"]
     for seed, name in ((0, "a.npz"), (0, "b.npz"), (1, "c.npz")):
         main([*words, "--seed", str(seed), "--out", name])
     a, b, c = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
+    assert "no use with eta = 0" in refused(capsys, *words, "--noise-below", "4")
+    main([*words, "--seed", "0", "--eta", "1", "--noise-below", "0.001", "--out", "e.npz"])
+    assert np.array_equal(np.load("e.npz", allow_pickle=False)["images"], a)
     noisier = ["--sampler", "heun", "--steps", "3", "--out", "d.npz"]
     main([*words, *noisier])
     even = np.load("d.npz", allow_pickle=False)["images"]

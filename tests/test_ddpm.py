@@ -20,6 +20,7 @@ from triptych.samplers import (
     evenly_less_noisy_times,
     exponential_integral,
     heun,
+    noise_levels,
     spaced_times,
     unipc,
 )
@@ -454,6 +455,25 @@ def test_times_of_a_rho_are_as_even_in_that_root_of_the_noise_as_the_chain_has_t
     assert (times[0], len(times)) == (0, 20)
     assert steps.std() < 0.03 * steps.mean()
     assert s.log().diff().std() > 0.3 * s.log().diff().mean()
+
+
+@pytest.mark.parametrize("sampler", [ddim, dpm_solver])
+def test_noise_enters_below_its_bound_alone(sampler, monkeypatch):
+    model, drawn, draw = chain(1000, schedule=cosine_beta), [], DDPM.gaussian_noise
+    monkeypatch.setattr(DDPM, "gaussian_noise", lambda *a: drawn.append(a) or draw(*a))
+
+    def images(**how):
+        drawn.clear()
+        return sampler(model, 3, 8, torch.Generator().manual_seed(0), **how)
+
+    assert torch.equal(images(eta=1.0), images(eta=1.0, noise_below=1e9))
+    assert len(drawn) == 1 + 7
+    assert torch.equal(images(eta=0.0), images(eta=1.0, noise_below=1e-9))
+    assert len(drawn) == 1
+    times = spaced_times(1000, 8) if sampler is ddim else evenly_less_noisy_times(model, 8)
+    alpha, sigma, _ = noise_levels(model)
+    images(eta=1.0, noise_below=1.0)
+    assert 1 < len(drawn) - 1 == sum(sigma[t] < alpha[t] for t in times[1:]) < 7
 
 
 @pytest.mark.parametrize("sampler", [dpm_solver, unipc, heun])

@@ -46,7 +46,12 @@ def spaced_times(T: int, steps: int) -> list[int]:
 
 @torch.no_grad()
 def ddim(
-    model: DDPM, n: int, steps: int, generator: Generator, eta: float = 0.0
+    model: DDPM,
+    n: int,
+    steps: int,
+    generator: Generator,
+    eta: float = 0.0,
+    noise_below: float = math.inf,
 ) -> Float[Tensor, "n C H W"]:
     """DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12) in `steps` network evaluations.
 
@@ -55,7 +60,9 @@ def ddim(
 
     from each time t to the next lower one s, and from t = 0 to the image itself (ab = 1).
     eta = 0 is deterministic; eta = 1 with all steps is the ancestral chain of variance "small".
-    No sampler but the ancestral one has use for another variance.
+    No sampler but the ancestral one has use for another variance. Steps from a time at which
+    sigma_t / alpha_t is not below `noise_below` are deterministic, whatever eta is (S_tmax of
+    Karras et al. 2022, arXiv:2206.00364, algorithm 2).
     """
     x = model.gaussian_noise(n, generator)
     times = spaced_times(model.T, steps)
@@ -63,10 +70,11 @@ def ddim(
     for t, s in pairwise(times[::-1]):
         x_0 = denoised(model, x, t)
         eps_hat = (x - alpha[t] * x_0) / sigma[t]
-        noise = eta * sigma[s] / sigma[t] * math.sqrt(1 - (alpha[t] / alpha[s]) ** 2)
+        noisy = eta if sigma[t] / alpha[t] < noise_below else 0.0
+        noise = noisy * sigma[s] / sigma[t] * math.sqrt(1 - (alpha[t] / alpha[s]) ** 2)
         kept = max(sigma[s] ** 2 - noise**2, 0.0)  # rounding may take it below
         x = alpha[s] * x_0 + math.sqrt(kept) * eps_hat
-        if eta > 0:
+        if noisy > 0:
             x = x + noise * model.gaussian_noise(n, generator)
     return model.grey(denoised(model, x, 0))
 
@@ -79,6 +87,7 @@ def dpm_solver(
     generator: Generator,
     eta: float = 0.0,
     rho: float | None = None,
+    noise_below: float = math.inf,
 ) -> Float[Tensor, "n C H W"]:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2, and its SDE version,
     section 5) in `steps` network evaluations.
@@ -89,9 +98,9 @@ def dpm_solver(
 
     with alpha = sqrt(ab), sigma = sqrt(1 - ab), h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t)
     and t', h' those of the step before, which costs nothing and makes it of second order. The first
-    and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version. Times
-    are those of `evenly_less_noisy_times`; even in t, the second order would be lost on a cosine
-    schedule.
+    and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version, and
+    `noise_below` as in `ddim`. Times are those of `evenly_less_noisy_times`; even in t, the second
+    order would be lost on a cosine schedule.
     """
     x = model.gaussian_noise(n, generator)
     times = evenly_less_noisy_times(model, steps, rho)
@@ -100,10 +109,11 @@ def dpm_solver(
     for t, s in pairwise(times[::-1]):
         x_0, h = denoised(model, x, t), half_log_snr[s] - half_log_snr[t]
         D = x_0 if before is None else x_0 + h / (2 * h_before) * (x_0 - before)
-        keep = sigma[s] / sigma[t] * math.exp(-eta * h)
-        x = keep * x - alpha[s] * math.expm1(-(1 + eta) * h) * D
-        if eta > 0:
-            noise = sigma[s] * math.sqrt(-math.expm1(-2 * eta * h))
+        noisy = eta if sigma[t] / alpha[t] < noise_below else 0.0
+        keep = sigma[s] / sigma[t] * math.exp(-noisy * h)
+        x = keep * x - alpha[s] * math.expm1(-(1 + noisy) * h) * D
+        if noisy > 0:
+            noise = sigma[s] * math.sqrt(-math.expm1(-2 * noisy * h))
             x = x + noise * model.gaussian_noise(n, generator)
         before, h_before = x_0, h
     return model.grey(denoised(model, x, 0))

@@ -283,6 +283,10 @@ def test_eta_reaches_the_sampler():
     ("how", "expected"),
     [
         (Evaluation(steps=3, eta=0.5), ("ddim", 3, 3, {"eta": 0.5})),
+        (
+            Evaluation(sampler="dpm-solver++", steps=3, eta=1.0, noise_below=4.0),
+            ("dpm-solver++", 3, 3, {"eta": 1.0, "noise_below": 4.0}),
+        ),
         (Evaluation(steps=50), ("ddim", 6, 6, {"eta": 0.0})),
         (Evaluation(sampler="ancestral", steps=3), ("ancestral", 6, 6, {})),
         (Evaluation(sampler="heun", steps=4), ("heun", 4, 7, {})),

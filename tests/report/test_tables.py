@@ -119,6 +119,9 @@ def test_a_guided_sampler_is_said_to_be(folder):
     change_protocol(folder, "ddpm", "fid", sampler="dpm-solver++", rho=7.0)
     caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
     assert "DPM-Solver++, 50 steps, eta = 1, rho = 7, autoguidance 2" in caption
+    change_protocol(folder, "ddpm", "fid", noise_below=4.0)
+    caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
+    assert "eta = 1 below sigma/alpha = 4, rho = 7" in caption
 
 
 def test_mutual_information_that_can_be_no_higher_has_no_column(folder):

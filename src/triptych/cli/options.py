@@ -136,6 +136,8 @@ class Sampling:
     """steps, unless ancestral"""
     eta: Annotated[float | None, usually("FLOAT", "0")] = None
     """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
+    noise_below: Annotated[float | None, usually("FLOAT", "all")] = None
+    """that noise in steps below this sigma / alpha"""
     rho: Annotated[float | None, usually("FLOAT", "even in log s")] = None
     """times of dpm-solver++, unipc and heun, even in s^(1/rho), s = sigma / alpha"""
     guidance: Annotated[float | None, usually("FLOAT", "1, none")] = None

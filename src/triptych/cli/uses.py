@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from triptych.study.configs import ModelConfig
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
+OF_STEPS = ("steps", "eta", "noise_below", "rho")  # which ancestral sampling has no choice of
 AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
 USERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
-    **dict.fromkeys(("sampler", "steps", "eta", "rho", "guidance"), ("ddpm", "latent")),
+    **dict.fromkeys(("sampler", *OF_STEPS, "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
     "bound_draws": ("pixelflow", "ddpm"),
     "temperature": ("pixelflow",),
@@ -27,7 +28,7 @@ def check_use(model: "ModelConfig", asked: dict[str, Any], sampler: str) -> None
             raise UserError(
                 f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
             )
-        if name in ("steps", "eta", "rho") and sampler == "ancestral":
+        if name in OF_STEPS and sampler == "ancestral":
             raise UserError(
                 f"{name} = {asked[name]} cannot be used with sampler = 'ancestral', which "
                 f"takes every step of the chain; choose another --sampler, or leave it out"

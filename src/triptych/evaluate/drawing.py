@@ -61,9 +61,12 @@ def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tenso
     if how.sampler == "ancestral":
         return chain.sample(n, g)
     chosen = {"eta": how.eta} if how.sampler in NOISY else {}
-    if how.rho is not None:
-        chosen["rho"] = how.rho
-    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, **chosen)
+    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, **chosen, **left_open(how))
+
+
+def left_open(how: Evaluation) -> dict[str, float]:
+    """What a sampler has a usual value for, where another is asked for."""
+    return {n: v for n in ("noise_below", "rho") if (v := getattr(how, n)) is not None}
 
 
 @torch.no_grad()
@@ -130,6 +133,5 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     }
     if how.sampler in NOISY:
         said["eta"] = how.eta
-    if how.rho is not None:
-        said["rho"] = how.rho
+    said |= left_open(how)
     return said if networks == 1 else said | {"guidance": how.guidance}

@@ -54,6 +54,8 @@ class Evaluation:
     """Of a DDPM's sampler, as many as its chain has at most; ancestral sampling takes all."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
+    noise_below: Annotated[float, Gt(0)] | None = None
+    """That noise only in steps from a sigma / alpha below this; left out, in all."""
     rho: Annotated[float, Ge(1), Le(100)] | None = None
     """Of the times of DPM-Solver++, UniPC and Heun's method: even in s^(1/rho), s = sigma / alpha;
     left out, in log s."""
@@ -76,6 +78,11 @@ class Evaluation:
             raise UserError(
                 f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which is "
                 f"deterministic; choose eta = 0, or another sampler"
+            )
+        if self.noise_below is not None and not self.eta:
+            raise UserError(
+                f"noise_below = {self.noise_below:g} has no use with eta = 0, which is without "
+                f"noise; leave it out, or choose eta above 0"
             )
         if self.rho is not None and self.sampler not in OF_ANY_TIMES:
             raise UserError(

@@ -22,7 +22,7 @@ from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.speed import BATCH, clocked
 from triptych.train.order import Stream, generator_for
 
-PLAIN = {"eta": 0.0, "rho": None, "guidance": 1.0}
+PLAIN = {"eta": 0.0, "noise_below": None, "rho": None, "guidance": 1.0}
 WAYS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "dpm-solver++": ({"sampler": "dpm-solver++"}, (5, 10, 20)),
     # The SDE's noise; of the rho that were tried, 20 steps are best with this (results/README.md).

@@ -142,6 +142,8 @@ def way_of_sampling(protocol: dict[str, Any]) -> str:
     steps = count(int(protocol["steps"]))
     equals = f"{NO_BREAK_SPACE}={NO_BREAK_SPACE}"
     noise = f", eta{equals}{protocol['eta']:g}" if "eta" in protocol else ""
+    if below := protocol.get("noise_below"):
+        noise += f" below sigma/alpha{equals}{below:g}"
     spaced = f", rho{equals}{rho:g}" if (rho := protocol.get("rho")) else ""
     guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
     shown = f", {pixels}" if pixels else ""

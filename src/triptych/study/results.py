@@ -19,6 +19,7 @@ SAMPLING = (
     "evaluations",
     "clip",
     "eta",
+    "noise_below",
     "rho",
     "guidance",
     "temperature",
