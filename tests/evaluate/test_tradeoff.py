@@ -34,6 +34,7 @@ def test_the_way_that_was_asked_for_comes_first_and_every_sampler_after(row):
     assert found["sampler"].tolist() == ["asked", "heun", "ddim", "ddim"]
     assert found["evaluations"].tolist() == [4, 5, 2, 5]
     np.testing.assert_equal(found["eta"], [1.0, np.nan, 0.0, 0.0])
+    assert np.isnan(found["noise_below"]).all()
     assert np.isnan(found["rho"]).all()
     assert (found["seconds"] > 0).all()
 

@@ -240,8 +240,8 @@ def _write_sampling(folder: Path, family: str, rng: np.random.Generator) -> None
     way, evaluations = (np.array(c) for c in zip(*(rows or [("asked", 1)]), strict=True))
     seconds, fid = evaluations * rng.uniform(1e-4, 1e-2), 9 + rng.uniform(5, 50) / evaluations
     known = {"seconds": seconds, "fid": fid, "n": np.array(1000), "floor": np.array(5.0)}
-    noise = {"eta": {"dpm-solver++ sde": 1.0, "unipc": np.nan}, "rho": {"dpm-solver++ sde": 6.0}}
-    default = {"eta": 0.0, "rho": np.nan}
+    sde, default = "dpm-solver++ sde", {"eta": 0.0, "noise_below": np.nan, "rho": np.nan}
+    noise = {"eta": {sde: 1.0, "unipc": np.nan}, "noise_below": {sde: 3.0}, "rho": {sde: 6.0}}
     for name, values in noise.items():
         known[name] = np.array([values.get(w, default[name]) for w in way])
     np.savez(folder / "tradeoff.npz", sampler=way, evaluations=evaluations, **known)

@@ -31,7 +31,7 @@ from triptych.report.latent_panel import (
     spread_apart,
 )
 from triptych.report.load import read_study
-from triptych.report.quality_time import tradeoff
+from triptych.report.quality_time import NOISE, tradeoff
 from triptych.report.runs import read_latent
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
@@ -61,10 +61,10 @@ def test_a_sampler_is_named_with_the_noise_that_it_was_drawn_with(folder):
         with pdfplumber.open(tradeoff(read_study(folder))) as pdf:
             return " ".join(pdf.pages[0].extract_text().split())
 
-    assert "DPM-Solver++, eta = 1, rho = 6" in said()
+    assert "DPM-Solver++, eta = 1 below sigma/alpha = 3, rho = 6" in said()
     for path in folder.glob("*/seed-*/tradeoff.npz"):
         with np.load(path) as kept:
-            np.savez(path, **{name: kept[name] for name in kept if name not in ("eta", "rho")})
+            np.savez(path, **{name: kept[name] for name in kept if name not in NOISE})
     assert "(10, 20, 40 evaluations)" in said()
     assert "rho" not in said()
 

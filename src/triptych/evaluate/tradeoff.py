@@ -23,6 +23,7 @@ from triptych.evaluate.speed import BATCH, clocked
 from triptych.train.order import Stream, generator_for
 
 PLAIN = {"eta": 0.0, "noise_below": None, "rho": None, "guidance": 1.0}
+NOISE = ("eta", "noise_below", "rho")
 WAYS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "dpm-solver++": ({"sampler": "dpm-solver++"}, (5, 10, 20)),
     # The SDE's noise; of the rho that were tried, 20 steps are best with this (results/README.md).
@@ -59,13 +60,13 @@ def tradeoff(
     seed: int,
     say: Say = quiet,
 ) -> dict[str, NDArray[Any]]:
-    """A row for each way: sampler, its eta and rho (nan where it has none), network evaluations,
-    seconds a sample, FID of `how.tradeoff_images` samples against all test images. `floor` is that
-    of training images."""
+    """A row for each way: sampler, its eta, noise_below and rho (nan where it has none), network
+    evaluations, seconds a sample, FID of `how.tradeoff_images` samples against all test images.
+    `floor` is that of training images."""
     device, n = data.test_images.device, how.tradeoff_images
     test = moments(features(grey(data.test_images, data.levels)))
     real = moments(features(grey(from_training(data, n), data.levels)))
-    names = ("sampler", "eta", "rho", "evaluations", "seconds", "fid")
+    names = ("sampler", *NOISE, "evaluations", "seconds", "fid")
     rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):
         said = sampling_protocol(model, way)
@@ -73,8 +74,8 @@ def tradeoff(
         draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
         samples, seconds = timed(draw, n, device)
         rows["sampler"].append(name)
-        rows["eta"].append(said.get("eta", np.nan))
-        rows["rho"].append(said.get("rho", np.nan))
+        for setting in NOISE:
+            rows[setting].append(said.get(setting, np.nan))
         rows["evaluations"].append(said.get("evaluations", 1))
         rows["seconds"].append(seconds / n)
         rows["fid"].append(frechet_distance(moments(features(samples)), test))

@@ -31,9 +31,9 @@ ACROSS = 8  # samples in a row
 SHEET = 240  # pixels that a row should have on the screen
 PAPER = 255  # white; digits are drawn in black
 CAPTIONS = {
-    "prior-posterior": "prior and aggregate posterior, a run each. Dots: q(z) by class; dashed: "
-    "50, 80 and 95% of q(z); grey: of the prior; rings: draws from a prior seen in projection; "
-    "lines: of a latent DDPM, on axes of its own",
+    "prior-posterior": "prior and aggregate posterior, a run each. Dots: q(z), by class where "
+    "images have one; dashed: 50, 80 and 95% of q(z); grey: of the prior; rings: draws from a "
+    "prior seen in projection; lines: of a latent DDPM, on axes of its own",
     "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior, on axes of each its own",
     "likelihood": "bounds on the log-likelihood of test images, means and 95% intervals over runs",
     "iwae-growth": "IWAE-k against k: what more importance samples bring",

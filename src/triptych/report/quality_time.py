@@ -9,10 +9,10 @@ from matplotlib import rc_context
 from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
 from triptych.report.curves import BESIDE, HEIGHT, PLACE, log_ticks, runs_of_part_b, style
 from triptych.report.load import Study
-from triptych.report.wording import count
+from triptych.report.wording import count, noise_and_times
 
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
-NOISE = ("eta", "rho")  # which earlier runs did not keep
+NOISE = ("eta", "noise_below", "rho")  # which earlier runs did not keep
 WAYS = {
     "asked": ("*", "as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
@@ -64,6 +64,6 @@ def _rows(run: dict[str, Any], way: str) -> dict[str, np.ndarray]:
 
 def _settings(rows: dict[str, np.ndarray]) -> str:
     """Its noise, where it has any, and its network evaluations."""
-    noise = [(name, rows[name][0]) for name in NOISE if name in rows]
-    said = "".join(f", {name} = {value:g}" for name, value in noise if value > 0)
-    return f"{said} ({', '.join(str(e) for e in rows['evaluations'])} evaluations)"
+    noise = {name: rows[name][0] for name in NOISE if name in rows and rows[name][0] > 0}
+    calls = ", ".join(str(e) for e in rows["evaluations"])
+    return f"{noise_and_times(noise)} ({calls} evaluations)"

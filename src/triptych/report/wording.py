@@ -140,14 +140,18 @@ def way_of_sampling(protocol: dict[str, Any]) -> str:
     sampler = str(protocol.get("sampler") or "")
     how = SAMPLERS.get(sampler, sampler) or "sampled"
     steps = count(int(protocol["steps"]))
+    guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
+    shown = f", {pixels}" if pixels else ""
+    return f"{how}, {steps} steps{noise_and_times(protocol)}{guided}{shown}"
+
+
+def noise_and_times(protocol: dict[str, Any]) -> str:
+    """ ", eta = 1 below sigma/alpha = 4, rho = 7" of what of these a protocol has."""
     equals = f"{NO_BREAK_SPACE}={NO_BREAK_SPACE}"
     noise = f", eta{equals}{protocol['eta']:g}" if "eta" in protocol else ""
     if below := protocol.get("noise_below"):
         noise += f" below sigma/alpha{equals}{below:g}"
-    spaced = f", rho{equals}{rho:g}" if (rho := protocol.get("rho")) else ""
-    guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
-    shown = f", {pixels}" if pixels else ""
-    return f"{how}, {steps} steps{noise}{spaced}{guided}{shown}"
+    return noise + (f", rho{equals}{rho:g}" if (rho := protocol.get("rho")) else "")
 
 
 def dataset_name(name: str) -> str:
