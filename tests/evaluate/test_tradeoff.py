@@ -61,14 +61,15 @@ def test_all_have_the_same_number_of_samples_and_the_same_reference(row, digits)
 
 def test_every_way_is_drawn_as_it_is_called():
     model, guided = built("ddpm"), built("ddpm")
-    noise: Any = {"eta": 1.0, "noise_below": 4.0}
+    noise: Any = {"eta": 1.0, "noise_below": 2.0}
     how = Evaluation(sampler="dpm-solver++", steps=40, rho=3.0, guidance=1.25, **noise)
     (_, first, asked), *others = tradeoff.ways(model, guided, how, torch.device("cuda"))
     assert (first, asked) == (guided, how)
-    noisy = {name: (way.eta, way.rho) for name, _, way in others if way.eta or way.rho}
-    assert noisy == {"dpm-solver++ sde": (1.0, 7.0), "unipc": (0.0, 12.0)}
+    chosen = {name: (way.eta, way.noise_below, way.rho) for name, _, way in others}
+    plain = dict.fromkeys(tradeoff.WAYS, (0.0, None, None))
+    noisy = {"dpm-solver++ sde": (1.0, 6.0, 7.0), "unipc": (0.0, None, 12.0)}
+    assert chosen == plain | noisy | {"ancestral": (0.0, None, None)}
     assert all(source is model and way.guidance == 1 for _, source, way in others)
-    assert all(way.noise_below is None for _, _, way in others)
     assert all(name.startswith(way.sampler) for name, _, way in others)
     assert set(tradeoff.WAYS) | {"asked", "ancestral"} == set(quality_time.WAYS)
 

@@ -122,6 +122,7 @@ def test_a_guided_sampler_is_said_to_be(folder):
     change_protocol(folder, "ddpm", "fid", noise_below=4.0)
     caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
     assert "eta = 1 below sigma/alpha = 4, rho = 7" in caption
+    assert [caption.count(key) for key in ("lu2022", "karras2022", "karras2024")] == [1, 1, 1]
 
 
 def test_mutual_information_that_can_be_no_higher_has_no_column(folder):

@@ -24,6 +24,8 @@ WAYS = {
     "DPM-Solver++": "lu2022",
     "UniPC": "zhao2023",
     "Heun": "karras2022",
+    "below sigma/alpha": "karras2022",
+    "rho": "karras2022",
     "autoguidance": "karras2024",
 }
 PRIOR_FID = "own prior"
@@ -141,7 +143,7 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
     spans: list[Span] = []
     for way, names in said.items():
         who = f"{len(names)} models" if len(said) == 1 and len(names) > 2 else listed(names)
-        papers = [key for word, key in WAYS.items() if word in way]
+        papers = dict.fromkeys(key for word, key in WAYS.items() if word in way)
         lead, gap = "; " if spans else " ", NO_BREAK_SPACE if papers else ""
         spans += [f"{lead}{who}: {way}{gap}", *({"cite": key} for key in papers)]
     return [*spans, "."]

@@ -36,14 +36,15 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     """The 2024 assignment: three priors x 3 seeds, and a VAE, a flow and a DDPM for their samples.
 
     The cpu preset fits an afternoon on two cores. The gpu preset trains longer, its flow and DDPM
-    are larger (`recipes.on_gpu`), the DDPM draws in more steps and is guided less, and there are
-    five seeds of the priors and two of part B.
+    are larger (`recipes.on_gpu`), the DDPM draws in more steps, with noise in all of them, and is
+    guided less, and there are five seeds of the priors and two of part B.
     """
     recipes = brief_recipes(dataset)
     how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0, tradeoff_images=1000)
     if preset == "cpu":
         plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
         how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
+        how = replace(how, noise_below=6.0, rho=7.0)
         return Study("brief-2024", dataset, tuple(plans), how)
     few, many = (0, 1), (0, 1, 2, 3, 4)
     plans = [Plan(on_gpu(r, dataset), many if r.part == "A" else few) for r in recipes]
