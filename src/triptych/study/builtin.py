@@ -43,8 +43,8 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
     how = Evaluation(sampler="dpm-solver++", steps=20, eta=1.0, guidance=2.0, tradeoff_images=1000)
     if preset == "cpu":
         plans = [Plan(r, (0, 1, 2) if r.part == "A" else (0,)) for r in recipes]
-        how = replace(how, importance_images=1000, elbo_samples=20, bound_draws=2)
-        how = replace(how, noise_below=6.0, rho=7.0)
+        fewer = {"importance_images": 1000, "elbo_samples": 20, "bound_draws": 2}
+        how = replace(how, **fewer, noise_below=6.0, rho=7.0)
         return Study("brief-2024", dataset, tuple(plans), how)
     few, many = (0, 1), (0, 1, 2, 3, 4)
     plans = [Plan(on_gpu(r, dataset), many if r.part == "A" else few) for r in recipes]
