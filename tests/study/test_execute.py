@@ -68,23 +68,22 @@ def test_a_study_trains_every_recipe_with_every_seed(tmp_path, fits):
 
 
 def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
-    def on(name, features, seeds=(0,)):
+    def on(name, features, seeds=(0,), rejudge=False):
         net = Features(FeatureNet((1, 8, 8)).eval(), name, name, None)
         monkeypatch.setattr(execute_module, "features_for", lambda *a: net)
         monkeypatch.setattr(run_module, "features_for", lambda *a: net)
         grey = override(recipes_for("digits")["vae-grey"], hidden=[8], epochs=0.3)
         asked = Study("tiny", "digits", (Plan(grey, seeds),), QUICK)
         place = replace(PLACE, features=features)
-        return execute(asked, tmp_path, place, lambda job, said: None, 1).results
+        return execute(asked, tmp_path, place, lambda job, said: None, 1, rejudge=rejudge).results
 
     first = on("ours", None)
     with pytest.raises(UserError, match=r"seed-0 was judged on the features 'ours', not 'course'"):
         on("course", Path("course.pth"))
-    with pytest.raises(UserError, match=r"delete the scores\.json"):
+    with pytest.raises(UserError, match="add --rejudge"):
         on("course", None, seeds=(0, 1))
     assert on("course", None) == first  # nothing is left to judge
-    (tmp_path / "vae-grey" / "seed-0" / "scores.json").unlink()
-    found = on("course", Path("course.pth"))["scores"]
+    found = on("course", Path("course.pth"), rejudge=True)["scores"]
     assert {s["protocol"]["features"] for s in found if s["metric"] == "fid"} == {"course"}
 
 
@@ -143,7 +142,7 @@ def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):
         (study(lr=0.02), r"a/seed-0 was trained with lr = 0\.01, and 0\.02 is asked for"),
         (
             replace(study(), evaluation=replace(QUICK, elbo_samples=3)),
-            r"a/seed-0 was judged with elbo_samples = 2, and 3 is asked for; delete the scores",
+            r"a/seed-0 was judged with elbo_samples = 2, and 3 is asked for; add --rejudge",
         ),
     ):
         with pytest.raises(UserError, match=said):
@@ -160,6 +159,34 @@ def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(found))
     assert not list(tmp_path.glob("*/seed-*/failure.json"))
     assert go(study(), tmp_path) == found
+
+
+def test_runs_are_judged_anew_where_their_scores_would_be_others(tmp_path):
+    digits = recipes_for("digits")
+    vae = override(digits["vae-gaussian"], hidden=[8], epochs=0.3)
+    flow = override(digits["pixelflow-mlp"], width=8, steps=2, epochs=0.3)
+    plans = (Plan(vae, (0,)), Plan(flow, (0,)))
+
+    def judged(rejudge=False, **settings):
+        asked = Study("tiny", "digits", plans, replace(QUICK, **settings))
+        execute(asked, tmp_path, PLACE, lambda job, said: None, 1, rejudge=rejudge)
+        files = [tmp_path / p.recipe.name / "seed-0" / "scores.json" for p in plans]
+        return [(f.stat().st_mtime_ns, json.loads(f.read_text())["scores"]) for f in files]
+
+    def trained():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/seed-0/checkpoint/*")}
+
+    first, weights = judged(), trained()
+    assert len(weights) >= 8
+    assert judged(steps=7, sampler="heun") == first  # neither has a chain
+    with pytest.raises(UserError, match=r"bound_draws = 4, and 2 is asked for; add --rejudge"):
+        judged(bound_draws=2)
+    again = judged(bound_draws=2, rejudge=True)
+    assert again[0] == first[0]
+    assert again[1] != first[1]
+    assert {s["protocol"]["samples"] for s in again[1][1] if s["metric"] == "bpd"} == {2}
+    assert judged(bound_draws=2) == again
+    assert trained() == weights
 
 
 def test_features_of_a_study_without_part_b_are_refused(tmp_path, fits):

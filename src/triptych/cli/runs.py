@@ -25,7 +25,6 @@ from triptych.cli.options import (
     parsed,
     usually,
 )
-from triptych.cli.uses import check_use
 from triptych.errors import RunFailed, UserError
 
 RECIPES_OWN = "the recipe's"
@@ -152,6 +151,7 @@ class Evaluate:
         from triptych.study.lock import locked
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
+        from triptych.study.uses import check_use
         from triptych.validation import validated
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
@@ -204,6 +204,7 @@ class Sample:
         from triptych.study.display import line_for
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
+        from triptych.study.uses import check_use
         from triptych.train.order import Stream, generator_for
         from triptych.validation import validated
 

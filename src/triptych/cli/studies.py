@@ -51,6 +51,8 @@ class Study:
     """runs of every model"""
     workers: int = 0
     """processes; 0: one for each core, and one on a GPU"""
+    rejudge: bool = False
+    """judge anew, without training, runs that were judged otherwise"""
     on: Annotated[str | None, usually("STR", "here, without Ray")] = None
     """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
     gpus_per_run: Annotated[float | None, usually("FLOAT", "1")] = None
@@ -93,7 +95,7 @@ class Study:
             track=Track(self.track, folder),
             deterministic=where.deterministic,
         )
-        outcome = execute(study, folder, place, Bars(), self.workers, cluster)
+        outcome = execute(study, folder, place, Bars(), self.workers, cluster, self.rejudge)
         print(f"wrote {folder / 'results.json'}")
         for failure in outcome.results["failures"]:
             print(f"failed: {failure['model']} seed {failure['seed']}: {failure['reason']}")

@@ -44,8 +44,12 @@ def execute(
     display: Display,
     workers: int = 0,
     cluster: Cluster | None = None,
+    rejudge: bool = False,
 ) -> Outcome:
-    """Train and judge all runs that are not finished, then write results.json."""
+    """Train and judge all runs that are not finished, then write results.json.
+
+    `rejudge` those too that were judged otherwise, which are refused else.
+    """
     if workers < 0:
         raise UserError(
             f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core, and "
@@ -63,12 +67,15 @@ def execute(
     asked = study_json(study, data.shape, data.levels)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     with locked(folder, wait=True):
-        claim(folder, asked, jobs, study.evaluation, data)
+        claim(folder, asked, jobs, study.evaluation, data, rejudge)
+    part_b = any(plan.recipe.part == "B" for plan in study.plans)
+    # Fails early, and trains once what is cached.
+    features = features_for(data, place.features) if part_b else None
+    if rejudge:
+        forget_others(jobs, study.evaluation, features)
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
-    if any(plan.recipe.part == "B" for plan in study.plans):
-        features = features_for(data, place.features)  # fails early; trains once what is cached
-        if todo or place.features:
-            check_features(jobs, features)
+    if features is not None and (todo or place.features):
+        check_features(jobs, features)
     count = workers or (default_workers(len(todo)) if place.device.type == "cpu" else 1)
     for wait in (False, True):  # what other processes have is waited for when all else is done
         if cluster is not None:
@@ -84,23 +91,42 @@ def execute(
 
 def check_features(jobs: Sequence[Job], features: Features) -> None:
     """Refuse to judge runs on other features than those before: no table could hold both."""
-    runs = [job.folder(s) for job in jobs for s in job.seeds if job.recipe.part == "B"]
-    for run in (run for run in runs if run.finished):
-        for protocol in (score.protocol for score in run.scores()):
-            if protocol.get("feature_hash", features.hash) != features.hash:
-                raise UserError(
-                    f"{run.path} was judged on the features {protocol.get('features')!r}, not "
-                    f"{features.name!r}; choose --features as then, or delete the scores.json of "
-                    f"all runs, which are then judged anew without being trained"
-                )
+    for run in (job.folder(s) for job in jobs for s in job.seeds):
+        if other := other_features(run, features):
+            raise UserError(
+                f"{run.path} was judged on the features {other!r}, not {features.name!r}; choose "
+                f"--features as then, or add --rejudge, which judges such runs anew without "
+                f"training them"
+            )
+
+
+def other_features(run: RunFolder, features: Features) -> str:
+    """The name of the features that a run was judged on, if it was and they are others."""
+    protocols = [score.protocol for score in run.scores()] if run.finished else []
+    others = [p for p in protocols if p.get("feature_hash", features.hash) != features.hash]
+    return str(others[0].get("features")) if others else ""
+
+
+def forget_others(jobs: Sequence[Job], how: Evaluation, features: Features | None) -> None:
+    """Drop the scores of runs that were judged by other settings, or on other features."""
+    for job in jobs:
+        for run in map(job.folder, job.seeds):
+            elsewhere = features is not None and other_features(run, features)
+            if run.judged_otherwise(job.recipe, how) or elsewhere:
+                run.forget_scores()
 
 
 def claim(
-    folder: Path, plain: dict[str, Any], jobs: Sequence[Job], how: Evaluation, data: Dataset
+    folder: Path,
+    plain: dict[str, Any],
+    jobs: Sequence[Job],
+    how: Evaluation,
+    data: Dataset,
+    rejudge: bool = False,
 ) -> None:
     """Write study.json, or refuse: a folder that holds a study of another name or data set, and
-    runs that were trained or judged otherwise, of which the report would say what is not so.
-    Recipes and seeds may come and go."""
+    runs that were trained or (unless they are to be judged anew) judged otherwise, of which the
+    report would say what is not so. Recipes and seeds may come and go."""
     path = folder / "study.json"
     before = read_json(path) if path.exists() else plain
     if not isinstance(before, dict):
@@ -117,7 +143,8 @@ def claim(
             if run.readable:  # else its job says what is wrong, and the others are run
                 run.check_config(job.recipe, data.name, seed)
                 run.check_data(data)
-                run.check_judged(how)
+                if not rejudge:
+                    run.check_judged(job.recipe, how)
     write_text(path, pretty(sealed(plain)))
 
 

@@ -13,6 +13,7 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
 from triptych.study.recipes import Recipe, from_dict, to_dict
+from triptych.study.uses import judged_by
 from triptych.train import checkpoint
 from triptych.train.files import read_json, sealed, write_bytes, write_text
 from triptych.validation import validated
@@ -80,18 +81,27 @@ class RunFolder:
                 f"--out"
             )
 
-    def check_judged(self, how: Evaluation) -> None:
-        """UserError for a run that was judged otherwise, as far as its scores.json says how."""
+    def check_judged(self, recipe: Recipe, how: Evaluation) -> None:
+        """UserError for a run that was judged otherwise."""
+        if found := self.judged_otherwise(recipe, how):
+            raise UserError(
+                f"{self.path} was judged with {found}; add --rejudge, which judges such runs anew "
+                f"without training them, or choose another folder with --out"
+            )
+
+    def judged_otherwise(self, recipe: Recipe, how: Evaluation) -> str:
+        """The first setting by which its scores would be others, as far as scores.json says how it
+        was judged; nothing where there is none."""
         path = self.path / "scores.json"
         plain = read_json(path) if path.is_file() else {}
         if not isinstance(plain, dict) or "evaluation" not in plain:
-            return
+            return ""
         was = validated(Evaluation, plain["evaluation"], str(path))
-        if found := first_difference(asdict(was), asdict(how)):
-            raise UserError(
-                f"{self.path} was judged with {found}; delete the scores.json of the runs that "
-                f"were, and they are judged anew without being trained"
-            )
+        return first_difference(judged_by(recipe, was), judged_by(recipe, how))
+
+    def forget_scores(self) -> None:
+        """Drop the scores, before the run is judged anew."""
+        (self.path / "scores.json").unlink(missing_ok=True)
 
     def ready(self, resume: bool) -> None:
         """Refuse to overwrite a run, or to go on with one that never began."""

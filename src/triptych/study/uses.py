@@ -1,17 +1,19 @@
-"""Which options are of which models."""
+"""Which settings of judging and sampling are of which models."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from triptych.errors import UserError
-
-if TYPE_CHECKING:
-    from triptych.study.configs import ModelConfig
+from triptych.evaluate.evaluation import Evaluation
+from triptych.study.configs import ModelConfig
+from triptych.study.recipes import Recipe
 
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 OF_STEPS = ("steps", "eta", "noise_below", "rho")  # which ancestral sampling has no choice of
-AIS = ("ais_images", "ais_steps", "ais_chains", "ais_leapfrog")
+OF_AIS = ("ais_steps", "ais_chains", "ais_leapfrog")
+OF_WEIGHTS = ("importance_samples", "importance_images", "elbo_samples")
 USERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("importance_samples", "importance_images", "elbo_samples", *AIS), ("vae",)),
+    **dict.fromkeys((*OF_WEIGHTS, "ais_images", *OF_AIS), ("vae",)),
     **dict.fromkeys(("sampler", *OF_STEPS, "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
     "bound_draws": ("pixelflow", "ddpm"),
@@ -19,7 +21,17 @@ USERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_use(model: "ModelConfig", asked: dict[str, Any], sampler: str) -> None:
+def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
+    """The settings that the scores of a recipe's runs depend on."""
+    unused = {name for name, kinds in USERS.items() if recipe.model.kind not in kinds}
+    unused |= {"tradeoff_images"} if recipe.part == "A" else set()
+    unused |= set(OF_STEPS) if how.sampler == "ancestral" else set()
+    unused |= set() if how.ais_images else set(OF_AIS)
+    unused |= set() if how.ode_images else {"ode_trace"}
+    return {name: value for name, value in asdict(how).items() if name not in unused}
+
+
+def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
     """UserError for an option that the model, or its sampler, has no use for."""
     kind, T = model.kind, getattr(model, "timesteps", None)
     for name in (n for n in USERS if n in asked):
