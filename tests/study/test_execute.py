@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,13 @@ def test_runs_are_judged_anew_where_their_scores_would_be_others(tmp_path):
     assert {s["protocol"]["samples"] for s in again[1][1] if s["metric"] == "bpd"} == {2}
     assert judged(bound_draws=2) == again
     assert trained() == weights
+    asked = (tmp_path / "study.json").read_bytes()
+    for place in (tmp_path / "vae-gaussian" / "seed-0").glob("checkpoint*"):
+        shutil.rmtree(place)
+    with pytest.raises(UserError, match=r"vae-gaussian/seed-0 has no checkpoint left"):
+        judged(images=20, bound_draws=3, rejudge=True)
+    assert judged(bound_draws=2) == again  # nothing is lost
+    assert (tmp_path / "study.json").read_bytes() == asked
 
 
 def test_features_of_a_study_without_part_b_are_refused(tmp_path, fits):

@@ -108,12 +108,18 @@ def other_features(run: RunFolder, features: Features) -> str:
 
 
 def forget_others(jobs: Sequence[Job], how: Evaluation, features: Features | None) -> None:
-    """Drop the scores of runs that were judged by other settings, or on other features."""
-    for job in jobs:
-        for run in map(job.folder, job.seeds):
-            elsewhere = features is not None and other_features(run, features)
-            if run.judged_otherwise(job.recipe, how) or elsewhere:
-                run.forget_scores()
+    """Drop the scores of runs that were judged by other settings, or on other features; of none, if
+    one of them has lost its weights."""
+    others = [
+        run
+        for job in jobs
+        for run in map(job.folder, job.seeds)
+        if run.judged_otherwise(job.recipe, how) or (features and other_features(run, features))
+    ]
+    for run in others:
+        run.check_weights()
+    for run in others:
+        run.forget_scores()
 
 
 def claim(
@@ -145,6 +151,8 @@ def claim(
                 run.check_data(data)
                 if not rejudge:
                     run.check_judged(job.recipe, how)
+                elif run.judged_otherwise(job.recipe, how):
+                    run.check_weights()
     write_text(path, pretty(sealed(plain)))
 
 

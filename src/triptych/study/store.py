@@ -99,6 +99,14 @@ class RunFolder:
         was = validated(Evaluation, plain["evaluation"], str(path))
         return first_difference(judged_by(recipe, was), judged_by(recipe, how))
 
+    def check_weights(self) -> None:
+        """UserError for a run that can be judged anew only if it is trained anew."""
+        if not checkpoint.exists(self.path):
+            raise UserError(
+                f"{self.path} has no checkpoint left, and --rejudge cannot judge it anew; choose "
+                f"another folder with --out, or delete this one, and it is trained anew"
+            )
+
     def forget_scores(self) -> None:
         """Drop the scores, before the run is judged anew."""
         (self.path / "scores.json").unlink(missing_ok=True)
