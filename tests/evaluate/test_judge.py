@@ -624,6 +624,18 @@ def test_means_are_set_beside_means(digits):
     assert abs(ratios[1] - 1) > 0.2
 
 
+def test_how_images_are_drawn_changes_nothing_of_what_a_chain_has_learned_of_the_latents(digits):
+    model = randomised(built("latent-ddpm"), 0.3)
+    few = dataclasses.replace(QUICK, sampler="dpm-solver++", steps=5, rho=7.0)
+    noisy = dataclasses.replace(few, eta=1.0, noise_below=9.0, guidance=2.0)
+    one, other = (judge(model, digits, "raw", how, 0) for how in (few, noisy))
+    tests = ("classifier-accuracy", "energy-distance", "mmd2")
+    assert [by_metric(one)[m] for m in tests] == [by_metric(other)[m] for m in tests]
+    assert by_metric(one)["mmd2"].protocol["eta"] == 1
+    np.testing.assert_array_equal(one.arrays["latent"]["chain"], other.arrays["latent"]["chain"])
+    assert (one.arrays["samples"]["images"] != other.arrays["samples"]["images"]).any()
+
+
 @pytest.mark.parametrize(
     ("name", "pixels"), [("vae-flow", "drawn"), ("latent-ddpm", "means"), ("ddpm", None)]
 )

@@ -11,7 +11,7 @@ from toys import built
 from triptych.evaluate import speed, tradeoff
 from triptych.evaluate.classifier import grey
 from triptych.evaluate.drawing import sampler
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
 from triptych.report import quality_time
@@ -22,7 +22,7 @@ HOW = Evaluation(steps=4, eta=1.0, tradeoff_images=30)
 
 @pytest.fixture
 def row(digits, monkeypatch):
-    few = {"heun": ({"sampler": "heun"}, (3,)), "ddim": ({"sampler": "ddim"}, (2, 5))}
+    few = {"heun": (Drawing("heun"), (3,)), "ddim": (Drawing("ddim"), (2, 5))}
     monkeypatch.setattr(tradeoff, "WAYS", few)
     model, asked = built("ddpm"), built("ddpm", seed=1)
     model.net, asked.net = Counted(model.net), Counted(asked.net)

@@ -12,7 +12,7 @@ import torch
 
 from triptych.errors import UserError
 from triptych.evaluate.classifier import FeatureNet, Features
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.likelihoods import Gaussian
 from triptych.study import execute as execute_module
 from triptych.study import run as run_module
@@ -484,11 +484,11 @@ def test_a_latent_ddpm_whose_vae_failed_says_so(tmp_path, digits, monkeypatch):
 def test_a_latent_ddpm_is_judged_beside_its_vaes_own_prior(tmp_path, digits):
     job = Job(latent_recipe(), (0,), tmp_path)
     train(job, digits)
-    evaluate(job.folder(0), digits, Evaluation(images=60, steps=3))
+    evaluate(job.folder(0), digits, Evaluation(images=60, latent=Drawing("heun", steps=3)))
     found = {s.metric: s for s in job.folder(0).scores()}
     for metric in ("fid", "fid-prior", "fid-reconstruction"):
         assert found[metric].protocol["n"] == 60
-    assert found["fid"].protocol["steps"] == 3
+    assert (found["fid"].protocol["sampler"], found["fid"].protocol["steps"]) == ("heun", 3)
     assert {"energy-distance", "energy-distance-prior"} <= found.keys()
     assert "bpd" not in found
     arrays = np.load(job.folder(0).path / "latent.npz")

@@ -399,7 +399,8 @@ def test_the_study_that_the_documentation_shows_can_be_run(tmp_path):
     path = tmp_path / "wide.toml"
     path.write_text(shown)
     assert named_study(str(path)).name == "wide"
-    settings = set(re.findall(r"^(?:# )?(\w+) +=", shown, re.MULTILINE))
+    settings = set(re.findall(r"^(?:# )?(\w+) +=|^\[evaluation\.(\w+)\]", shown, re.MULTILINE))
+    settings = {name for pair in settings for name in pair}
     assert {f.name for f in fields(Evaluation)} <= settings
 
 
@@ -450,6 +451,8 @@ def test_a_gaussian_likelihoods_variance_is_learned_or_given(sigma, said):
     trained = [name for name, _ in likelihood.named_parameters()]
     assert ("log_sigma" in trained) == (sigma is None)
     assert likelihood.log_sigma.exp().item() == pytest.approx(sigma or 0.1)
+    mu = likelihood.net(100 * torch.randn(50, recipe.model.vae.latent_dim))
+    assert 0 <= mu.min() < mu.max() <= 1  # no haze where images are black
     assert f"Gaussian likelihood with {said}" in describe(recipe, (1, 8, 8))
 
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from triptych.data import view
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
-from triptych.evaluate.evaluation import Evaluation, Say, quiet
+from triptych.evaluate.evaluation import Drawing, Evaluation, Say, quiet
 from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
@@ -56,7 +56,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     return lambda n: in_halves(together, torch.arange(n))
 
 
-def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n C H W"]:
+def run_chain(chain: DDPM, how: Drawing, n: int, g: Generator) -> Float[Tensor, "n C H W"]:
     """n draws of a chain by the sampler that is asked for."""
     if how.sampler == "ancestral":
         return chain.sample(n, g)
@@ -64,13 +64,13 @@ def run_chain(chain: DDPM, how: Evaluation, n: int, g: Generator) -> Float[Tenso
     return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, **chosen, **left_open(how))
 
 
-def left_open(how: Evaluation) -> dict[str, float]:
+def left_open(how: Drawing) -> dict[str, float]:
     """What a sampler has a usual value for, where another is asked for."""
     return {n: v for n in ("noise_below", "rho") if (v := getattr(how, n)) is not None}
 
 
 @torch.no_grad()
-def latents(model: LatentDDPM, how: Evaluation, n: int, g: Generator) -> Float[Tensor, "n M"]:
+def latents(model: LatentDDPM, how: Drawing, n: int, g: Generator) -> Float[Tensor, "n M"]:
     """n draws of a latent DDPM before they are decoded."""
     return model.latents(run_chain(model.ddpm, how, n, g))
 
@@ -120,9 +120,13 @@ def pixels_protocol(model: nn.Module) -> dict[str, Any]:
 
 def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     """How the samples were drawn, where there is a choice."""
-    chain = chain_of(model)
-    if chain is None:
-        return {} if how.temperature == 1 else {"temperature": how.temperature}
+    if (chain := chain_of(model)) is not None:
+        return chain_protocol(chain, how)
+    return {} if how.temperature == 1 else {"temperature": how.temperature}
+
+
+def chain_protocol(chain: DDPM, how: Drawing) -> dict[str, Any]:
+    """How a chain was drawn from."""
     steps = chain.T if how.sampler == "ancestral" else min(how.steps, chain.T)
     networks = 1 if how.guidance == 1 else 2
     said = {

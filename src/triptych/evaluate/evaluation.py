@@ -1,4 +1,4 @@
-"""How to judge, what of the protocol a user may choose; and what judging gives."""
+"""How to draw and to judge, what of the protocol a user may choose; and what judging gives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,10 +17,48 @@ SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Settings of `judge`, as a study file and the command line have them."""
+class Drawing:
+    """How a DDPM is drawn from."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    sampler: SamplerName = "ddim"
+    steps: Annotated[int, Ge(2)] = 50
+    """As many as its chain has at most; ancestral sampling takes all."""
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
+    noise_below: Annotated[float, Gt(0)] | None = None
+    """That noise only in steps from a sigma / alpha below this; left out, in all."""
+    rho: Annotated[float, Ge(1), Le(100)] | None = None
+    """Of the times of DPM-Solver++, UniPC and Heun's method: even in s^(1/rho), s = sigma / alpha;
+    left out, in log s."""
+    guidance: Annotated[float, Ge(1), Le(10)] = 1.0
+    """Weight of its own prediction over that of its early self, 1 for its own alone."""
+
+    def __post_init__(self) -> None:
+        """Not every sampler has noise or a choice of times."""
+        if self.eta and self.sampler in set(SAMPLERS).difference(NOISY):
+            raise UserError(
+                f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which is "
+                f"deterministic; choose eta = 0, or another sampler"
+            )
+        if self.noise_below is not None and not self.eta:
+            raise UserError(
+                f"noise_below = {self.noise_below:g} has no use with eta = 0, which is without "
+                f"noise; leave it out, or choose eta above 0"
+            )
+        if self.rho is not None and self.sampler not in OF_ANY_TIMES:
+            raise UserError(
+                f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, which has "
+                f"times of its own; leave it out, or choose another of {', '.join(OF_ANY_TIMES)}"
+            )
+
+
+@dataclass(frozen=True)
+class Evaluation(Drawing):
+    """Settings of `judge`, as a study file and the command line have them."""
+
+    latent: Drawing | None = None
+    """How latent DDPMs are drawn from; left out, as others."""
     importance_samples: Annotated[int, Ge(1), Le(1_000_000)] = 1000
     """K of IWAE-K."""
     importance_images: Annotated[int, Ge(2)] = 10_000
@@ -49,45 +87,19 @@ class Evaluation:
     """Its divergence: by one random direction an image, or whole, a pass for each pixel."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
     """Dequantizations, or (t, eps) pairs, an image; K of a pixel flow's bpd-iwae-K."""
-    sampler: SamplerName = "ddim"
-    steps: Annotated[int, Ge(2)] = 50
-    """Of a DDPM's sampler, as many as its chain has at most; ancestral sampling takes all."""
-    eta: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
-    noise_below: Annotated[float, Gt(0)] | None = None
-    """That noise only in steps from a sigma / alpha below this; left out, in all."""
-    rho: Annotated[float, Ge(1), Le(100)] | None = None
-    """Of the times of DPM-Solver++, UniPC and Heun's method: even in s^(1/rho), s = sigma / alpha;
-    left out, in log s."""
     tradeoff_images: Annotated[int, Ge(0)] = 0
     """Samples of each model by each sampler and several numbers of steps, for their FID against
     the time they take; 0: none."""
-    guidance: Annotated[float, Ge(1), Le(10)] = 1.0
-    """Weight of a DDPM's own prediction over that of its early self, 1 for its own alone."""
     temperature: Annotated[float, Gt(0), Le(10)] = 1.0
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def __post_init__(self) -> None:
-        """Not every sampler has noise or a choice of times; one image has no covariance."""
+        """One image has no covariance."""
+        super().__post_init__()
         if self.tradeoff_images == 1:
             raise UserError(
                 "tradeoff_images = 1 cannot be judged, a FID is of 2 images or more; choose so "
                 "many, or 0 for none"
-            )
-        if self.eta and self.sampler in set(SAMPLERS).difference(NOISY):
-            raise UserError(
-                f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which is "
-                f"deterministic; choose eta = 0, or another sampler"
-            )
-        if self.noise_below is not None and not self.eta:
-            raise UserError(
-                f"noise_below = {self.noise_below:g} has no use with eta = 0, which is without "
-                f"noise; leave it out, or choose eta above 0"
-            )
-        if self.rho is not None and self.sampler not in OF_ANY_TIMES:
-            raise UserError(
-                f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, which has "
-                f"times of its own; leave it out, or choose another of {', '.join(OF_ANY_TIMES)}"
             )
 
 

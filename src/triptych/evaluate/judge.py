@@ -139,7 +139,7 @@ def judge_model(
     if isinstance(model, VAE):
         return judge_vae(model, x, labels, how, protocol, g)
     if isinstance(model, LatentDDPM):
-        return judge_latent(model, x, labels, how, protocol, g)
+        return judge_latent(model, x, labels, protocol, g)
     if isinstance(model, PixelFlow):
         return Judgement(judge_flow(model, x, how, protocol, g))
     if isinstance(model, DDPM | VDM):

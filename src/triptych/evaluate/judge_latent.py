@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from triptych.data import Dataset
 from triptych.evaluate.aggregate import latent_plane
 from triptych.evaluate.classifier import Features, grey
-from triptych.evaluate.drawing import latents, sampling_protocol
-from triptych.evaluate.evaluation import Evaluation, Judgement
+from triptych.evaluate.drawing import chain_protocol, latents
+from triptych.evaluate.evaluation import Drawing, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_match import CLASSIFIED, told_apart
 from triptych.evaluate.judge_samples import reference_protocol
@@ -20,25 +20,27 @@ from triptych.latent import LatentDDPM
 from triptych.protocols import Score
 
 CHUNK = 500
+# The SDE by so many steps that no test tells how many. Guidance narrows what the chain has learned,
+# and few steps, or noise at some levels alone, widen it: which may be good for images.
+LEARNED = Drawing(sampler="dpm-solver++", steps=100, eta=1.0)
 
 
 def judge_latent(
     model: LatentDDPM,
     x: Float[Tensor, "N C H W"],
     labels: Tensor,
-    how: Evaluation,
     protocol: dict[str, Any],
     g: Generator,
 ) -> Judgement:
     """Tests of the chain's latents, and of the VAE's prior (`...-prior`), against z ~ q(z); and the
-    plane in which all three are drawn. They are of what the chain has learned: guidance, which
-    narrows it, is left out."""
-    z, unguided = aggregate(model, x, g), replace(how, guidance=1.0)
-    drawn = latents(model, unguided, min(CLASSIFIED, len(x)), g)
+    plane in which all three are drawn. They are of what the chain has learned (`LEARNED`), however
+    images are drawn."""
+    z = aggregate(model, x, g)
+    drawn = latents(model, LEARNED, min(CLASSIFIED, len(x)), g)
     prior = model.autoencoder.prior
     of = torch.randint(len(x), (len(x),), generator=g, device=g.device)  # see `any_draws`
     some = aggregate(model, x[of], g)
-    said = protocol | sampling_protocol(model, unguided)
+    said = protocol | chain_protocol(model.ddpm, LEARNED)
     scores = told_apart(some, lambda n, _: drawn[:n], said, g)
     beside = told_apart(some, prior.sample, protocol, g)
     scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]

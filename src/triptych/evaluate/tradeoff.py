@@ -5,7 +5,7 @@ they may be compared with each other; with the FID of more samples they may not.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,24 @@ from torch import Tensor, nn
 from triptych.data import Dataset
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import chain_of, enough, sampler, sampling_protocol
-from triptych.evaluate.evaluation import Evaluation, Say, quiet
+from triptych.evaluate.evaluation import Drawing, Evaluation, Say, quiet
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.speed import BATCH, clocked
 from triptych.train.order import Stream, generator_for
 
-PLAIN = {"eta": 0.0, "noise_below": None, "rho": None, "guidance": 1.0}
 NOISE = ("eta", "noise_below", "rho")
-WAYS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "dpm-solver++": ({"sampler": "dpm-solver++"}, (5, 10, 20)),
+WAYS: dict[str, tuple[Drawing, tuple[int, ...]]] = {
+    "dpm-solver++": (Drawing("dpm-solver++"), (5, 10, 20)),
     # The SDE's noise, at the levels and times that were chosen with guidance (results/README.md).
     "dpm-solver++ sde": (
-        {"sampler": "dpm-solver++", "eta": 1.0, "noise_below": 6.0, "rho": 7.0},
+        Drawing("dpm-solver++", eta=1.0, noise_below=6.0, rho=7.0),
         (10, 20, 40),
     ),
     # With this rho, of 4, 7, 12 and none, 20 steps end nearest to where all 1,000 do.
-    "unipc": ({"sampler": "unipc", "rho": 12.0}, (5, 10, 20)),
-    "heun": ({"sampler": "heun"}, (5, 10)),
-    "ddim": ({"sampler": "ddim"}, (10, 25, 50)),
+    "unipc": (Drawing("unipc", rho=12.0), (5, 10, 20)),
+    "heun": (Drawing("heun"), (5, 10)),
+    "ddim": (Drawing("ddim"), (10, 25, 50)),
 }
 
 
@@ -47,11 +46,11 @@ def ways(
     yield "asked", drawn_by, how
     if chain_of(model) is None:
         return
-    for name, (settings, counts) in WAYS.items():
+    for name, (way, counts) in WAYS.items():
         for steps in counts:
-            yield name, model, replace(how, **PLAIN | settings, steps=steps)
+            yield name, model, replace(how, **asdict(replace(way, steps=steps)))
     if device.type == "cuda":
-        yield "ancestral", model, replace(how, **PLAIN, sampler="ancestral")
+        yield "ancestral", model, replace(how, **asdict(Drawing("ancestral")))
 
 
 def tradeoff(

@@ -75,7 +75,13 @@ def likelihood_of(config: VAEConfig, n_in: int, shape: Shape, levels: int) -> Li
         "continuous-bernoulli": lambda: ContinuousBernoulli(
             decoder_of(config, n_in, shape), shape, levels
         ),
-        "gaussian": lambda: Gaussian(decoder_of(config, n_in, shape), shape, levels, config.sigma),
+        # Most pixels are 0, where a linear end would leave a haze.
+        "gaussian": lambda: Gaussian(
+            nn.Sequential(decoder_of(config, n_in, shape), nn.Sigmoid()),
+            shape,
+            levels,
+            config.sigma,
+        ),
         "logistic": lambda: DiscretizedLogisticMixture(
             decoder_of(config, n_in, shape, 3 * config.logistics), shape, levels, config.logistics
         ),

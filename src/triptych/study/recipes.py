@@ -92,7 +92,8 @@ def mnist_recipes() -> list[Recipe]:
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational")
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
-    grey = VAEConfig(likelihood="gaussian", beta=1e-6)
+    grey = VAEConfig(likelihood="gaussian", network="residual", channels=(32, 64), beta=1e-6)
+    sharp = LatentDDPMConfig(vae=grey, vae_train=TrainConfig(epochs=10, clip=1000.0))
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
@@ -103,7 +104,7 @@ def mnist_recipes() -> list[Recipe]:
         Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
         Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
-        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", LatentDDPMConfig(vae=grey), latent),
+        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", sharp, latent),
     ]
 
 
@@ -150,7 +151,13 @@ ON_GPU: dict[str, dict[str, Any]] = {
         "ema": 0.9995,
         "early": 0.05,  # as the cpu preset's guide, of few epochs: one of a quarter guides badly
     },
-    "latent": {"epochs": 200, "batch_size": 512, "lr": 2e-3, "early": 0.05},
+    "latent": {
+        "epochs": 200,
+        "batch_size": 512,
+        "lr": 2e-3,
+        "early": 0.05,
+        "vae_train": {"epochs": 100, "batch_size": 256, "lr": 3e-3, "bent": 1.0},
+    },
 }
 
 
