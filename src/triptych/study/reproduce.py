@@ -12,15 +12,12 @@ import torch
 
 from triptych.data import Dataset
 from triptych.errors import UserError
-from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import locked
 from triptych.study.run import Job, Tell, evaluate, train
 from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
 from triptych.train.determinism import deterministic
-from triptych.train.files import read_json
-from triptych.validation import validated
 
 WALL_CLOCK = ("samples-per-second",)  # what no run can repeat
 
@@ -66,19 +63,11 @@ def reproduce(
         deterministic(first.loop.get("deterministic") is True)
         train(job, data, progress=progress)
         rows = compare_training(run, first, again)
-        if run.finished and (how := judged_how(run)):
+        # Before they were noted with the scores, they were those of the study.
+        if run.finished and (how := run.judged_how() or run.study_judges()):
             evaluate(again, data, how, features)
             rows += compare_scores(run, again)
     return rows
-
-
-def judged_how(run: RunFolder) -> Evaluation | None:
-    """The settings noted with the scores; before they were, those of the study."""
-    path = run.path / "scores.json"
-    plain = read_json(path) if path.is_file() else {}
-    if isinstance(plain, dict) and "evaluation" in plain:
-        return validated(Evaluation, plain["evaluation"], str(path))
-    return run.study_judges()
 
 
 def compare_training(run: RunFolder, first: Checkpoint, again: RunFolder) -> list[Row]:

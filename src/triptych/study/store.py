@@ -36,9 +36,7 @@ class RunFolder:
     @property
     def lost(self) -> list[str]:
         """Files of the arrays that came with its scores and are gone."""
-        path = self.path / "scores.json"
-        plain = read_json(path) if path.is_file() else {}
-        arrays = plain.get("arrays", []) if isinstance(plain, dict) else []
+        arrays = noted(self.path / "scores.json", "arrays") or []
         return [f"{name}.npz" for name in arrays if not (self.path / f"{name}.npz").is_file()]
 
     def claim(self, recipe: Recipe, data: Dataset, seed: int) -> None:
@@ -92,12 +90,8 @@ class RunFolder:
     def judged_otherwise(self, recipe: Recipe, how: Evaluation) -> str:
         """The first setting by which its scores would be others, as far as scores.json says how it
         was judged; nothing where there is none."""
-        path = self.path / "scores.json"
-        plain = read_json(path) if path.is_file() else {}
-        if not isinstance(plain, dict) or "evaluation" not in plain:
-            return ""
-        was = validated(Evaluation, plain["evaluation"], str(path))
-        return first_difference(judged_by(recipe, was), judged_by(recipe, how))
+        was = self.judged_how()
+        return first_difference(judged_by(recipe, was), judged_by(recipe, how)) if was else ""
 
     def check_weights(self) -> None:
         """UserError for a run that can be judged anew only if it is trained anew."""
@@ -162,13 +156,13 @@ class RunFolder:
         steps = loop.get("steps", 0)  # which earlier versions did not note
         return f"step {loop['step']} of {steps}" if loop["step"] < steps else ""
 
+    def judged_how(self) -> Evaluation | None:
+        """The settings noted with its scores, if there are any."""
+        return evaluation_in(self.path / "scores.json")
+
     def study_judges(self) -> Evaluation | None:
         """How the study that the run is part of judges its runs; None if it is part of none."""
-        path = self.path.resolve().parents[1] / "study.json"
-        plain = read_json(path) if path.is_file() else {}
-        if not isinstance(plain, dict) or "evaluation" not in plain:
-            return None
-        return validated(Evaluation, plain["evaluation"], str(path))
+        return evaluation_in(self.path.resolve().parents[1] / "study.json")
 
     def write_failure(self, reason: str, final: bool = True) -> None:
         """Note why the run has no scores: `final` if it would fail again, as mathematics does."""
@@ -199,6 +193,18 @@ class RunFolder:
                 f"{path} is not what a run writes; delete it, and the run is tried again"
             )
         return {"final": "not finite" in str(plain["reason"])} | plain
+
+
+def noted(path: Path, key: str) -> Any:
+    """What a JSON file has under a key; None where there is no such file, or nothing there."""
+    plain = read_json(path) if path.is_file() else {}
+    return plain.get(key) if isinstance(plain, dict) else None
+
+
+def evaluation_in(path: Path) -> Evaluation | None:
+    """The settings of judging that a study's or a run's file holds, if it does."""
+    plain = noted(path, "evaluation")
+    return None if plain is None else validated(Evaluation, plain, str(path))
 
 
 def first_difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
