@@ -20,8 +20,8 @@ from triptych.latent import LatentDDPM
 from triptych.protocols import Score
 
 CHUNK = 500
-# The SDE by so many steps that no test tells how many. Guidance narrows what the chain has learned,
-# and few steps, or noise at some levels alone, widen it: which may be good for images.
+# In so many steps that tests see the chain and not its sampler. What is good for images may be
+# neither: guidance narrows a distribution, few steps or noise at some levels alone widen it.
 LEARNED = Drawing(sampler="dpm-solver++", steps=100, eta=1.0)
 
 

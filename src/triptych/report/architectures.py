@@ -1,5 +1,6 @@
 """What page 1 says of the models: whose they are, and how each is built."""
 
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 
@@ -9,6 +10,12 @@ from triptych.report.wording import Span, bare, capital, count, dataset_name, li
 
 MOST_NAMED = 4
 MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
+SAID_ONCE = {
+    r", images bent at random( \(.*?\))?": ", images bent as before",
+    r"; T\s=\s\d+, \w+ schedule, [\w-]+": "; T, schedule and prediction as before",
+    r", sinusoidal time embedding": "",
+    r" \([\d-]+ hidden units\)": "",
+}
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
     "flow": ("the flows", "dinh2017"),
@@ -64,40 +71,49 @@ def _cited(papers: Sequence[tuple[str, str]]) -> list[Span]:
     return spans
 
 
-def sentences(study: Study, details: bool) -> list[dict[str, str]]:
+def sentences(study: Study, details: bool, terse: bool = False) -> list[dict[str, str]]:
     """A sentence per architecture; the models of part A, and latent DDPMs, say once what they have
-    in common."""
+    in common. `terse`: without what stands in brackets."""
     chains = [recipe for recipe in study.part("B") if recipe.family == "latent"]
     others = [[recipe] for recipe in study.part("B") if recipe.family != "latent"]
     groups = [*others, chains] if chains else others
     if study.part("A"):
         groups.insert(0, study.part("A"))
     texts = [_shared_and_own([r.architecture for r in recipes]) for recipes in groups]
+    if terse:
+        texts = [re.sub(r" \([^()]*\)", "", text) for text in texts]
     return [
         {
-            "title": _group_title(study, recipes),
+            "title": _group_title(study, recipes, terse),
             "detail": _detail(recipes) if details else "",
-            "text": _unlike(texts[0], text) if i else text,
+            "text": _unlike(texts[:i], text),
         }
         for i, (recipes, text) in enumerate(zip(groups, texts, strict=True))
     ]
 
 
-def _unlike(first: str, text: str) -> str:
-    """The text without its clauses of the networks where those are the first text's."""
+def _unlike(earlier: Sequence[str], text: str) -> str:
+    """The text without what it has in common with those before it: the networks of the last VAE,
+    and clauses that are said once."""
     networks, mirrored, rest = text.partition(MIRRORED)
-    same = mirrored and first.startswith(networks + mirrored)
-    return f"encoder and decoder as before{rest}" if same else text
+    before = [one for one in earlier if MIRRORED in one][-1:]
+    if before and mirrored and before[0].startswith(networks + mirrored):
+        text = f"encoder and decoder as before{rest}"
+    for pattern, short in SAID_ONCE.items():
+        found = re.search(pattern, text)
+        if found and any(found[0] in one for one in earlier):
+            text = text.replace(found[0], short)
+    return text
 
 
-def _group_title(study: Study, recipes: list[Recipe]) -> str:
+def _group_title(study: Study, recipes: list[Recipe], terse: bool) -> str:
     if len(recipes) == 1:
         return recipes[0].title
     if recipes[0].family == "latent":
         return f"Latent DDPMs ({len(recipes)})"
     if len(recipes) > MOST_NAMED:
         return f"VAEs ({len(recipes)} priors)"
-    return f"VAEs ({listed([bare(study, r) for r in recipes])})"
+    return "VAEs" if terse else f"VAEs ({listed([bare(study, r) for r in recipes])})"
 
 
 def _shared_and_own(sentences: list[str]) -> str:

@@ -60,12 +60,13 @@ def build(
     discussion: list[Paragraph],
     details: bool = True,
     brief: bool = False,
+    terse: bool = False,
 ) -> dict[str, Any]:
     """The template's data for page 1 and the headings.
 
     `heights`: of the figures that there are, in cm where room is to be kept for one, None where it
     is drawn. `details`: parameters and epochs beside each architecture. `brief`: of papers, those
-    on the models, not on their parts.
+    on the models, not on their parts. `terse`: of architectures, what is not in brackets.
     """
     wide: list[dict[str, Any]] = []
     last = None
@@ -90,7 +91,7 @@ def build(
         "wide": wide,
         "last": last,
         "table2": None if sampling is None else _table(2 if likelihood else 1, sampling, 6.0),
-        "models": sentences(study, details),
+        "models": sentences(study, details, terse),
         "models-intro": papers(study, brief),
         "discussion": [{"head": p.head, "spans": p.spans} for p in discussion],
         "before": _before_table(discussion),

@@ -189,7 +189,8 @@ def _told_apart(
         )
         some = f" ({above} of {runs(n)} exceed their 95% level)" if above else ""
         return f" {test} tells q(z) from p(z) for no model{some}."
-    if len(rest) < len(told) and len(tested) > MOST_NAMED:
+    many = len(tested) > (MOST_NAMED if rest else 2)
+    if len(rest) < len(told) and many:
         return f" {test} tells q(z) from p(z) for every model{f' but {few(rest)}' if rest else ''}."
     but = f", not for {few(rest)}" if rest and not brief else ""
     return f" {test} tells q(z) from p(z) for {few(told)}{but}."

@@ -65,6 +65,7 @@ LOOKS = (
     Look(2.5, True, 1.0, details=False, terse=True),
     Look(2.0, True, 0.6, details=False, terse=True),
     Look(1.7, True, 0.4, details=False, terse=True),
+    Look(1.5, True, 0.2, details=False, terse=True),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0),
@@ -143,7 +144,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         if panels is not None:
             heights["prior-posterior"] = panels.height
         text = discuss(study, CITATIONS, look.brief, look.terse)
-        content = build(study, edition, group, heights, text, look.details, look.brief)
+        content = build(study, edition, group, heights, text, look.details, look.brief, look.terse)
         press.update(leading=look.leading, gap=0.0, snippets=[], **content)
         if _fit_columns(press):
             _spread_out(press)

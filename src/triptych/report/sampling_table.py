@@ -127,26 +127,38 @@ def _bound(score: Summary, said: bool) -> str:
 
 
 def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
-    """Which models were sampled how, and the papers on it; and whose pixels are means."""
-    said: dict[str, list[str]] = {}
+    """Which models were sampled how, and the papers on it, each once; and whose pixels are
+    means."""
+    said: dict[str, list[Recipe]] = {}
     for recipe in study.part("B"):
         protocol = fid[recipe.name].protocol if recipe.name in fid else {}
-        name = capital(bare(study, recipe))
         for way in (
             way_of_sampling(protocol | {"pixels": ""}),
             PIXELS.get(protocol.get("pixels", "")),
         ):
             if way:
-                said.setdefault(way, []).append(name)
+                said.setdefault(way, []).append(recipe)
     if not said:
         return []
     spans: list[Span] = []
-    for way, names in said.items():
-        who = f"{len(names)} models" if len(said) == 1 and len(names) > 2 else listed(names)
+    cited: set[str] = set()
+    for way, recipes in said.items():
+        all_alike = len(said) == 1 and len(recipes) > 2
+        who = f"{len(recipes)} models" if all_alike else listed(_names(study, recipes))
         papers = dict.fromkeys(key for word, key in WAYS.items() if word in way)
+        papers = [key for key in papers if key not in cited]
+        cited.update(papers)
         lead, gap = "; " if spans else " ", NO_BREAK_SPACE if papers else ""
         spans += [f"{lead}{who}: {way}{gap}", *({"cite": key} for key in papers)]
     return [*spans, "."]
+
+
+def _names(study: Study, recipes: list[Recipe]) -> list[str]:
+    """The models, all latent DDPMs in two words where there are several."""
+    latents = [recipe for recipe in study.part("B") if recipe.family == "latent"]
+    together = latents if len(latents) > 1 and all(r in recipes for r in latents) else []
+    names = ["Latent DDPMs" if r in together else capital(bare(study, r)) for r in recipes]
+    return list(dict.fromkeys(names))
 
 
 def _features(protocol: dict[str, Any]) -> str:

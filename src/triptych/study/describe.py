@@ -131,7 +131,7 @@ def describe_network(config: VAEConfig, shape: Shape) -> str:
     if config.network == "residual":
         channels = "-".join(str(c) for c in config.channels)
         return (
-            f"Residual convolutional encoder behind a pixel-unshuffle, {channels} channels, "
+            f"Residual convolutional encoder of 2x2 patches, {channels} channels, "
             f"{_count(config.blocks, 'block')} a level"
         )
     widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))

@@ -86,14 +86,15 @@ def _part_a(
 
 def mnist_recipes() -> list[Recipe]:
     """The recipes for MNIST-class images, at the budget of the cpu preset."""
-    vae = VAEConfig(prior="flow", mean_samples=True)
+    small: dict[str, Any] = {"network": "residual", "channels": (32, 64)}
+    vae = VAEConfig(prior="spline", mean_samples=True, **small)
     logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational")
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
-    grey = VAEConfig(likelihood="gaussian", network="residual", channels=(32, 64), beta=1e-6)
-    sharp = LatentDDPMConfig(vae=grey, vae_train=TrainConfig(epochs=10, clip=1000.0))
+    beta_vae = VAEConfig(likelihood="gaussian", beta=1e-6, **small)
+    chain = LatentDDPMConfig(vae=beta_vae, vae_train=TrainConfig(epochs=10, clip=1000.0))
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
@@ -104,7 +105,7 @@ def mnist_recipes() -> list[Recipe]:
         Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
         Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
-        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", sharp, latent),
+        Recipe("latent-ddpm", "Latent DDPM", "B", "raw", chain, latent),
     ]
 
 
