@@ -16,6 +16,7 @@ from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
 from triptych.cli import main
 from triptych.errors import UserError
 from triptych.report import handin, write_report
+from triptych.report.architectures import sentences
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
 from triptych.report.load import read_study
@@ -333,6 +334,25 @@ def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
         write_run(run, Synthetic(latent_dim=32, side=28), recipe, 0)
     measured = check_pdf(set_page(tmp_path), EDITIONS["2026" if "2026" in name else "2024"])
     assert measured.parts
+
+
+def test_what_models_have_in_common_is_said_once(tmp_path):
+    shutil.copy(RESULTS / "brief-2026" / "results.json", tmp_path)
+    plain = study_json(named_study("brief-2026", "gpu", "mnist"), (1, 28, 28), 256)
+    (tmp_path / "study.json").write_text(json.dumps(plain))
+    study = read_study(tmp_path)
+    vaes, ddpm, vae, latents = (s["text"] for s in sentences(study, details=False))
+    assert "encoder and decoder as before" not in vae  # its own are others than part A's
+    assert latents.startswith("encoder and decoder as before, Gaussian likelihood")
+    assert "(100% at first, none at the end)" in vaes
+    assert "images bent as before" in vae
+    assert "images bent as before" in latents
+    assert "sinusoidal time embedding; T" in ddpm
+    assert "latents; T, schedule and prediction as before; beta" in latents
+    terse = sentences(study, details=False, terse=True)
+    assert [s["title"] for s in terse] == ["VAEs", "DDPM", "VAE", "Latent DDPMs (3)"]
+    assert not any("(" in s["text"] for s in terse)
+    assert "images bent as before" in terse[2]["text"]
 
 
 @pytest.mark.parametrize("chains", [2, 3])

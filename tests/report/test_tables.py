@@ -1,7 +1,7 @@
 """A column holds one protocol; what is printed is what was stored."""
 
 import pytest
-from synthetic import edit
+from synthetic import OF_2026, Synthetic, edit, write_study
 
 from triptych.errors import UserError
 from triptych.report.discussion import discuss
@@ -123,6 +123,20 @@ def test_a_guided_sampler_is_said_to_be(folder):
     caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
     assert "eta = 1 below sigma/alpha = 4, rho = 7" in caption
     assert [caption.count(key) for key in ("lu2022", "karras2022", "karras2024")] == [1, 1, 1]
+
+
+def test_latents_drawn_alike_are_named_together_and_papers_once(tmp_path):
+    folder = write_study(tmp_path, Synthetic(pixel=OF_2026, edition="2026"))
+    noisy = {"sampler": "dpm-solver++", "steps": 50, "eta": 1.0, "guidance": 2.0}
+    change_protocol(folder, "ddpm", "fid", **noisy, rho=7.0)
+    for name in ("latent-small", "latent-one"):
+        change_protocol(folder, name, "fid", **noisy)
+    caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
+    assert "; Latent DDPMs: DPM-Solver++, 50 steps, eta = 1, autoguidance 2" in caption
+    assert [caption.count(key) for key in ("lu2022", "karras2022", "karras2024")] == [1, 1, 1]
+    change_protocol(folder, "latent-one", "fid", sampler="heun")
+    caption = str(sampling_table(read_study(folder)))
+    assert "Latent DDPMs" not in caption
 
 
 def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
