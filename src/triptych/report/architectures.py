@@ -10,6 +10,7 @@ from triptych.report.wording import Span, bare, capital, count, dataset_name, li
 
 MOST_NAMED = 4
 MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
+# Clauses, and what stands in their place where a model before has the same.
 SAID_ONCE = {
     r", images bent at random( \(.*?\))?": ", images bent as before",
     r"; T\s=\s\d+, \w+ schedule, [\w-]+": "; T, schedule and prediction as before",
