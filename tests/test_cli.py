@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -61,6 +62,8 @@ def refused(capsys, *words):
         (["sample", "nowhere"], "nowhere"),
         (["sample", "nowhere", "-n", "0"], "-n 0"),
         (["sample", "nowhere", "--out", "grid.gif"], "grid.gif"),
+        (["score", "nowhere.npz"], "nowhere.npz"),
+        (["score", "nowhere.npz", "--out", "scores.txt"], "scores.txt"),
         (["report", "nowhere"], "nowhere"),
         (["explore", "nowhere"], "nowhere"),
         (["train", "vae", "--device", "mps"], "mps"),
@@ -293,6 +296,18 @@ def test_samples_of_a_run_that_is_not_at_its_end_say_so(capsys, tmp_path):
     checkpoint.save(run, saved)
     main(["sample", str(run), "-n", "2"])
     assert f"weights of step {saved.loop['step']} of 900" in capsys.readouterr().out
+
+
+def test_samples_are_scored_from_the_file_that_they_were_drawn_to(capsys, tmp_path):
+    main(["train", "pixelflow", *TINY, "--out", "r"])
+    main(["sample", "r/pixelflow/seed-0", "-n", "370", "--out", "drawn.npz"])
+    capsys.readouterr()
+    main(["score", "drawn.npz", "--out", "scores.json"])
+    said = capsys.readouterr().out
+    scores = {s["metric"]: s for s in json.loads(Path("scores.json").read_text())["scores"]}
+    assert re.search(rf"^fid +{scores['fid']['value']:.4f} ", said)
+    assert scores["fid"]["protocol"]["n"] == 360
+    assert "the first 360 of 370 images" in said
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):

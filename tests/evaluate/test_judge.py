@@ -14,13 +14,15 @@ from triptych.data import view
 from triptych.errors import UserError
 from triptych.evaluate import judge as judge_module
 from triptych.evaluate.aggregate import encode_all
-from triptych.evaluate.classifier import Features
+from triptych.evaluate.classifier import Features, grey
+from triptych.evaluate.drawing import enough
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge import at_random, judge, sampler, sampling_protocol
+from triptych.evaluate.judge import at_random, judge, judge_samples, sampler, sampling_protocol
 from triptych.evaluate.judge_match import any_draws, match_scores
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
+from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.judge_vae import of_all
 from triptych.evaluate.likelihood import Bounds, Estimate
 from triptych.flows.flow import Flow
@@ -121,6 +123,24 @@ def test_a_frechet_distance_stands_beside_its_floor_n_and_features(judged):
     assert protocol["feature_hash"] == seen.hash
     assert protocol["floor"] > 0
     assert ("sampler" in protocol) == (kind == "ddpm")
+
+
+def test_samples_in_a_file_are_scored_as_the_models_own(digits):
+    """The same ones by `judge` and by `judge_samples`; and real images score what stands beside
+    all scores as real."""
+    model = built("ddpm")
+    how = dataclasses.replace(QUICK, images=len(digits.test_images))
+    draw = sampler(model, how, generator_for(0, 0, torch.device("cpu"), stream=Stream.SAMPLES))
+    samples = enough(draw(64), draw, len(digits.test_images))
+    found = by_metric(judge(model, digits, "raw", how, 0, features()))
+    more = torch.cat([samples, samples[:3]])  # than there are test images
+    for score in judge_samples(more, digits, features()):
+        assert score.value == pytest.approx(found[score.metric].value, rel=1e-6), score.metric
+        assert score.protocol.items() <= found[score.metric].protocol.items()
+    real = grey(from_training(digits, len(digits.test_images)), digits.levels)
+    for score in judge_samples(real, digits, features()):
+        usual = score.protocol.get("floor", score.protocol.get("real"))
+        assert score.value == pytest.approx(usual, rel=1e-6), score.metric
 
 
 def test_references_are_grey_test_images_and_floors_grey_training_images(judged, digits):

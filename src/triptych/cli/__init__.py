@@ -9,8 +9,9 @@ from typing import Any
 import tyro
 
 from triptych.cli.data import Data, TrainFeatures
+from triptych.cli.judging import Evaluate, Score
 from triptych.cli.reproduce import Reproduce
-from triptych.cli.runs import Evaluate, Sample, Train
+from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
 from triptych.errors import UserError
 
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "score": Score,
     "reproduce": Reproduce,
     "report": Report,
     "explore": Explore,

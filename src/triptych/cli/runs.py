@@ -1,10 +1,10 @@
-"""Commands about one run: train it, judge it, draw from it."""
+"""Commands that make something: a trained run, images drawn from it."""
 
 import shlex
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -12,8 +12,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 from triptych.cli.options import (
     IMAGES,
     Computing,
-    Judged,
-    Judging,
     PriorName,
     Sampling,
     Settings,
@@ -122,66 +120,6 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Judge a trained run on the test set and write its scores.json."""
-
-    path: Positional[Path]
-    """folder of a run, STUDY/MODEL/seed-S"""
-    where: Judging = field(default_factory=Judged)
-    importance_samples: int = 1000
-    """K of the importance-weighted bound"""
-    images: int = 10_000
-    """use so many test images, at random"""
-    ais_images: int = 0
-    """anneal so many too, for a tight log p(x)"""
-    ais_steps: int = 300
-    """temperatures of the annealing"""
-    ode_images: int = 0
-    """likelihood of so many by a DDPM's ODE"""
-    bf16: bool = True
-    """decode and draw in bfloat16 where the hardware has it"""
-    settings: Settings = ()
-    """any other settings that a study's [evaluation] may have"""
-    sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
-
-    def run(self) -> None:
-        from triptych.data import load
-        from triptych.evaluate.evaluation import Evaluation
-        from triptych.study.display import line_for
-        from triptych.study.lock import locked
-        from triptych.study.run import evaluate
-        from triptych.study.store import RunFolder
-        from triptych.study.uses import check_use, settings_for
-        from triptych.validation import validated
-
-        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
-        usual = asdict(Evaluation())
-        ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
-        asked = merged(ours | self.sampling.asked(), parsed(self.settings))
-        folder = RunFolder(self.path)
-        recipe, dataset, _ = folder.config()
-        if (study := folder.study_judges()) is None:
-            check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
-        how = validated(Evaluation, asked, "evaluate")
-        if study and settings_for(recipe, study) != settings_for(recipe, how):
-            raise UserError(
-                f"{self.path} is a run of a study, which judges it as its study.json says; copy "
-                f"the folder to a place outside of the study, and evaluate the copy"
-            )
-        if recipe.part == "A" and self.where.features is not None:
-            raise UserError(
-                f"--features {self.where.features} has no use for {recipe.name}, of whose samples "
-                f"there is no FID; leave it out, or evaluate a model of part B"
-            )
-        data = load(dataset, self.where.data).to(self.where.ready())
-        with locked(folder.path), line_for(f"evaluating {recipe.name}") as say:
-            evaluate(folder, data, how, self.where.features, say=say)
-        for score in folder.scores():
-            print(said(score))
-        print(f"wrote {self.path / 'scores.json'}")
-
-
-@dataclass(frozen=True)
 class Sample:
     """Draw images from a trained run, to a picture (.png) or to an array (.npz)."""
 
@@ -228,27 +166,3 @@ class Sample:
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
         at = folder.where()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))
-
-
-def said(score: Any) -> str:
-    """A line of a score: its errors, and what real images or the null have, without which it may
-    mean nothing."""
-    notes = []
-    if score.mc_std:
-        notes.append(f"Monte Carlo error {score.mc_std:.2g}")
-    if score.image_std:
-        notes.append(f"of so many images {score.image_std:.2g}")
-    if "features" in score.protocol:
-        notes.append(f"N = {score.protocol['n']}")
-    levels = {
-        "null95": "95% of the null",
-        "floor": "real images",
-        "real": "real images",
-        "bpd": "their bound",
-    }
-    found = ((words, score.protocol.get(key)) for key, words in levels.items())
-    notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
-    if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):
-        notes.append(f"too few for {score.protocol['dimensions']} features: far too large")
-    beside = f"   ({'; '.join(notes)})" if notes else ""
-    return f"{score.metric:20s} {score.value:12.4f} {score.unit}{beside}"

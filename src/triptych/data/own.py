@@ -8,7 +8,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def read_own(path: Path) -> Own:
     Raises:
         UserError: no such file, no such arrays in it, or numbers that images cannot have.
     """
-    arrays = _read(path)
+    arrays = read_arrays(path, (*ARRAYS, "levels"))
     labelled = any(name in arrays for name in LABELS)
     needed = ARRAYS if labelled else IMAGES
     if absent := [name for name in needed if name not in arrays]:
@@ -67,10 +67,11 @@ def read_own(path: Path) -> Own:
     return levels, [torch.from_numpy(found[name]) for name in ARRAYS], content.hexdigest()
 
 
-def _read(path: Path) -> Mapping[str, NDArray[Any]]:
+def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+    """Those of these arrays that the .npz file has; a UserError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in (*ARRAYS, "levels") if name in file}
+            return {name: file[name] for name in names if name in file}
     except Exception as error:  # of the system, the archive, its compression or its headers
         reason = getattr(error, "strerror", None) or "it is no .npz file, or damaged"
         raise UserError(f"{path} cannot be read ({reason}); write it with numpy.savez") from None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from triptych.data import Dataset
@@ -99,6 +100,15 @@ def judge(
         train = seen(from_training(data, len(images)), data.levels, view_name)
         result.scores += latent_limits(model, train, data, features, g)
     return result
+
+
+@full_precision()
+def judge_samples(
+    samples: Float[Tensor, "n C H W"], data: Dataset, features: Features
+) -> list[Score]:
+    """The scores of samples from anywhere, as `judge` has them of a model's: of no more than there
+    are test images."""
+    return sample_scores(samples[: len(data.test_images)], at_random(data), features, {})[0]
 
 
 def at_random(data: Dataset) -> Dataset:

@@ -202,13 +202,10 @@ def evaluate(
 ) -> None:
     """Judge a trained run and write its scores, its arrays and its manifest.
 
-    Numbers that are reported need float64, which mps lacks: there the CPU judges. Samples are
-    judged where the assignment asks for it, in part B.
+    Samples are judged where the assignment asks for it, in part B.
     """
-    device = data.test_images.device
-    if device.type == "mps":
-        device = torch.device("cpu")
-        data = data.to(device)
+    device = judging_device(data.test_images.device)
+    data = data.to(device)
     recipe, _, seed = folder.config()
     how = settings_for(recipe, how)
     began, loop = time.monotonic(), checkpoint.load(folder.path).loop
@@ -223,3 +220,9 @@ def evaluate(
     folder.write_judgement(judgement, how)
     with tracking(folder.path, track) as tell:
         tell(loop["step"], {f"test {s.metric}": s.value for s in judgement.scores})
+
+
+def judging_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of mps: numbers that are reported need float64, which that
+    lacks."""
+    return torch.device("cpu") if device.type == "mps" else device

@@ -1,6 +1,7 @@
 """What is on disk: a study's folder, its runs, their configs and scores."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -139,10 +140,8 @@ class RunFolder:
             raw = BytesIO()
             np.savez_compressed(raw, allow_pickle=False, **arrays)
             write_bytes(self.path / f"{name}.npz", raw.getvalue())
-        scores = [asdict(s) for s in judgement.scores]
-        arrays = sorted(judgement.arrays)
-        plain = {"schema": SCHEMA, "evaluation": asdict(how), "arrays": arrays, "scores": scores}
-        write_text(self.path / "scores.json", pretty(sealed(plain)))
+        made = {"evaluation": asdict(how), "arrays": sorted(judgement.arrays)}
+        write_scores(self.path / "scores.json", judgement.scores, made)
 
     def scores(self) -> list[Score]:
         """The scores of a finished run."""
@@ -193,6 +192,12 @@ class RunFolder:
                 f"{path} is not what a run writes; delete it, and the run is tried again"
             )
         return {"final": "not finite" in str(plain["reason"])} | plain
+
+
+def write_scores(path: Path, scores: Sequence[Score], made: dict[str, Any] | None = None) -> None:
+    """Scores with their protocols, and what is to be noted of how they were made."""
+    plain = {"schema": SCHEMA, **(made or {}), "scores": [asdict(s) for s in scores]}
+    write_text(path, pretty(sealed(plain)))
 
 
 def noted(path: Path, key: str) -> Any:

@@ -1,0 +1,140 @@
+"""Commands that judge: a trained run, images that any program has drawn."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from triptych.cli.options import (
+    IMAGES,
+    Judged,
+    Judging,
+    Sampling,
+    Settings,
+    merged,
+    parsed,
+    usually,
+)
+from triptych.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge a trained run on the test set and write its scores.json."""
+
+    path: Positional[Path]
+    """folder of a run, STUDY/MODEL/seed-S"""
+    where: Judging = field(default_factory=Judged)
+    importance_samples: int = 1000
+    """K of the importance-weighted bound"""
+    images: int = 10_000
+    """use so many test images, at random"""
+    ais_images: int = 0
+    """anneal so many too, for a tight log p(x)"""
+    ais_steps: int = 300
+    """temperatures of the annealing"""
+    ode_images: int = 0
+    """likelihood of so many by a DDPM's ODE"""
+    bf16: bool = True
+    """decode and draw in bfloat16 where the hardware has it"""
+    settings: Settings = ()
+    """any other settings that a study's [evaluation] may have"""
+    sampling: OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.evaluate.evaluation import Evaluation
+        from triptych.study.display import line_for
+        from triptych.study.lock import locked
+        from triptych.study.run import evaluate
+        from triptych.study.store import RunFolder
+        from triptych.study.uses import check_use, settings_for
+        from triptych.validation import validated
+
+        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
+        usual = asdict(Evaluation())
+        ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
+        asked = merged(ours | self.sampling.asked(), parsed(self.settings))
+        folder = RunFolder(self.path)
+        recipe, dataset, _ = folder.config()
+        if (study := folder.study_judges()) is None:
+            check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
+        how = validated(Evaluation, asked, "evaluate")
+        if study and settings_for(recipe, study) != settings_for(recipe, how):
+            raise UserError(
+                f"{self.path} is a run of a study, which judges it as its study.json says; copy "
+                f"the folder to a place outside of the study, and evaluate the copy"
+            )
+        if recipe.part == "A" and self.where.features is not None:
+            raise UserError(
+                f"--features {self.where.features} has no use for {recipe.name}, of whose samples "
+                f"there is no FID; leave it out, or evaluate a model of part B"
+            )
+        data = load(dataset, self.where.data).to(self.where.ready())
+        with locked(folder.path), line_for(f"evaluating {recipe.name}") as say:
+            evaluate(folder, data, how, self.where.features, say=say)
+        for score in folder.scores():
+            print(said(score))
+        print(f"wrote {self.path / 'scores.json'}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score images that any program has drawn, as `evaluate` scores what a model draws."""
+
+    path: Positional[Path]
+    """.npz file, array `images`: [n, 1, H, W], bytes or floats of 0 to 1"""
+    where: Judging = field(default_factory=Judged)
+    dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
+    """images that they should be like; or OWN.npz of --data"""
+    out: Annotated[Path | None, usually("PATH", "none")] = None
+    """.json file for the scores too"""
+
+    def run(self) -> None:
+        from triptych.data import load
+        from triptych.data.drawn import read_drawn
+        from triptych.evaluate.classifier import features_for
+        from triptych.evaluate.judge import judge_samples
+        from triptych.study.run import judging_device
+        from triptych.study.store import write_scores
+
+        if self.out is not None and self.out.suffix != ".json":
+            raise UserError(f"--out {self.out} cannot be written; name a .json file")
+        device = judging_device(self.where.ready())
+        data = load(self.dataset, self.where.data)
+        images, most = read_drawn(self.path, data.shape), len(data.test_images)
+        features = features_for(data, self.where.features).to(device)
+        scores = judge_samples(images.to(device), data.to(device), features)
+        for score in scores:
+            print(said(score))
+        if len(images) > most:
+            print(f"of the first {most:,} of {len(images):,} images, as many as there are to test")
+        if self.out is not None:
+            write_scores(self.out, scores)
+            print(f"wrote {self.out}")
+
+
+def said(score: Any) -> str:
+    """A line of a score: its errors, and what real images or the null have, without which it may
+    mean nothing."""
+    notes = []
+    if score.mc_std:
+        notes.append(f"Monte Carlo error {score.mc_std:.2g}")
+    if score.image_std:
+        notes.append(f"of so many images {score.image_std:.2g}")
+    if "features" in score.protocol:
+        notes.append(f"N = {score.protocol['n']}")
+    levels = {
+        "null95": "95% of the null",
+        "floor": "real images",
+        "real": "real images",
+        "bpd": "their bound",
+    }
+    found = ((words, score.protocol.get(key)) for key, words in levels.items())
+    notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
+    if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):
+        notes.append(f"too few for {score.protocol['dimensions']} features: far too large")
+    beside = f"   ({'; '.join(notes)})" if notes else ""
+    return f"{score.metric:20s} {score.value:12.4f} {score.unit}{beside}"

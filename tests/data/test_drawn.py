@@ -1,0 +1,58 @@
+"""Images that some program has drawn, as a file."""
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.data.drawn import read_drawn
+from triptych.errors import UserError
+
+SHAPE = (1, 4, 6)
+
+
+@pytest.fixture
+def image_bytes():
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), dtype=np.uint8)
+    images[0, 0, 0, 0] = 255
+    return images
+
+
+def test_bytes_and_floats_are_the_same_grey_values(tmp_path, image_bytes):
+    path = tmp_path / "drawn.npz"
+    grey = torch.from_numpy(image_bytes) / 255
+    for images in (image_bytes, image_bytes / 255, (image_bytes / 255).astype(np.float32)[:, 0]):
+        np.savez(path, images=images)
+        torch.testing.assert_close(read_drawn(path, SHAPE), grey)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"samples": np.zeros((5, *SHAPE), np.uint8)}, "no array 'images'"),
+        ({"images": np.full((5, 1, 8, 8), 255, np.uint8)}, "[n, 1, 4, 6]"),
+        ({"images": np.full((1, *SHAPE), 255, np.uint8)}, "n 2 or more"),
+        ({"images": np.full((5, *SHAPE), 16, np.uint8)}, "16 to 16"),
+        ({"images": np.full((5, *SHAPE), 255, np.int64)}, "int64"),
+        ({"images": np.full((5, *SHAPE), 255.0)}, "255 to 255"),
+        ({"images": np.full((5, *SHAPE), -1.0)}, "-1 to -1"),
+        ({"images": np.full((5, *SHAPE), np.nan)}, "nan to nan"),
+        ({"images": np.full((5, *SHAPE), True)}, "bool"),
+        ({"images": np.full((5, *SHAPE), "a")}, "<U1"),
+        ({"images": np.array(7.0)}, "is []"),
+    ],
+)
+def test_what_cannot_be_grey_values_is_refused_in_a_sentence(tmp_path, arrays, named):
+    path = tmp_path / "drawn.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(UserError) as refused:
+        read_drawn(path, SHAPE)
+    assert named in str(refused.value)
+    assert "drawn.npz" in str(refused.value)
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "drawn.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=r"write it with numpy\.savez"):
+        read_drawn(tmp_path / "drawn.npz", SHAPE)
+    with pytest.raises(UserError, match="No such file"):
+        read_drawn(tmp_path / "none.npz", SHAPE)
