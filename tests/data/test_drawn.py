@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from triptych.data.drawn import read_drawn
 from triptych.errors import UserError
@@ -48,6 +49,29 @@ def test_what_cannot_be_grey_values_is_refused_in_a_sentence(tmp_path, arrays, n
         read_drawn(path, SHAPE)
     assert named in str(refused.value)
     assert "drawn.npz" in str(refused.value)
+
+
+def test_a_folder_of_pictures_is_the_same_images(tmp_path, image_bytes):
+    for i, image in enumerate(image_bytes[:, 0]):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    grey = torch.from_numpy(image_bytes) / 255
+    torch.testing.assert_close(read_drawn(tmp_path, SHAPE), grey)
+    colours = Image.fromarray(image_bytes[0, 0]).convert("RGB")
+    colours.save(tmp_path / "0.png")
+    torch.testing.assert_close(read_drawn(tmp_path, SHAPE), grey)
+
+
+def test_a_folder_that_is_not_of_pictures_of_one_size_is_refused(tmp_path, image_bytes):
+    with pytest.raises(UserError, match=r"no \.png files"):
+        read_drawn(tmp_path, SHAPE)
+    Image.fromarray(image_bytes[0, 0]).save(tmp_path / "0.png")
+    Image.fromarray(image_bytes[0, 0].T.copy()).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match=r"1\.png is of 6 x 4 pixels, others are of 4 x 6"):
+        read_drawn(tmp_path, SHAPE)
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:50])
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+        read_drawn(tmp_path, SHAPE)
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path):

@@ -85,7 +85,7 @@ class Score:
     """Score images that any program has drawn, as `evaluate` scores what a model draws."""
 
     path: Positional[Path]
-    """.npz file, array `images`: [n, 1, H, W], bytes or floats of 0 to 1"""
+    """.npz file, array `images`: [n, 1, H, W], bytes or floats of 0 to 1; or folder of .png"""
     where: Judging = field(default_factory=Judged)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
     """images that they should be like; or OWN.npz of --data"""

@@ -1,10 +1,13 @@
-"""Images that some program has drawn: a .npz file with the array `images`."""
+"""Images that some program has drawn: a .npz file with the array `images`, or a folder of .png."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from triptych.data.own import read_arrays
@@ -20,15 +23,11 @@ def read_drawn(path: Path, shape: tuple[int, int, int]) -> Float[Tensor, "n C H 
     Raises:
         UserError: no such file or array, images of another shape, or other numbers.
     """
-    arrays = read_arrays(path, (NAME,))
-    if NAME not in arrays:
-        raise UserError(f"{path} has no array {NAME!r}; write it with numpy.savez, {NAME}=...")
-    images = arrays[NAME]
-    if images.ndim == 3:
-        images = images[:, None]
+    found = _of_folder(path) if path.is_dir() else _of_archive(path)
+    images = found[:, None] if found.ndim == 3 else found
     if images.ndim != 4 or images.shape[1:] != shape or len(images) < 2:
         raise UserError(
-            f"{path}: {NAME} is {list(arrays[NAME].shape)}; beside this data set it must be "
+            f"{path}: {NAME} is {list(found.shape)}; beside this data set it must be "
             f"[n, {', '.join(map(str, shape))}], n 2 or more; --dataset names another"
         )
     in_bytes = images.dtype == np.uint8
@@ -41,3 +40,28 @@ def read_drawn(path: Path, shape: tuple[int, int, int]) -> Float[Tensor, "n C H 
             f"floats, black 0"
         )
     return torch.from_numpy(images.astype(np.float32)) / (255 if in_bytes else 1)
+
+
+def _of_archive(path: Path) -> NDArray[Any]:
+    arrays = read_arrays(path, (NAME,))
+    if NAME not in arrays:
+        raise UserError(f"{path} has no array {NAME!r}; write it with numpy.savez, {NAME}=...")
+    return arrays[NAME]
+
+
+def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
+    """Its .png files, colours as grey."""
+    images: list[NDArray[np.uint8]] = []
+    for file in sorted(path.glob("*.png")):
+        try:
+            images.append(np.asarray(Image.open(file).convert("L")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); draw it again") from None
+        if images[-1].shape != images[0].shape:
+            raise UserError(
+                f"{file} is of {images[-1].shape[0]} x {images[-1].shape[1]} pixels, others are "
+                f"of {images[0].shape[0]} x {images[0].shape[1]}; give images of one size"
+            )
+    if not images:
+        raise UserError(f"{path} has no .png files; name a folder of images, or a .npz file")
+    return np.stack(images)
