@@ -1,5 +1,6 @@
 """The text claims what the intervals support, and nothing else."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -13,6 +14,8 @@ from triptych.report.architectures import papers
 from triptych.report.discussion import discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
 from triptych.report.wording import MINUS
+from triptych.study import grid
+from triptych.study.recipes import override, recipes_for
 
 KEYS = ("burda2016", "tomczak2018")
 
@@ -440,6 +443,47 @@ def test_brief_says_of_many_samplers_what_the_table_does_not(tmp_path):
     prior = [s.mean for s in read_study(folder).scores if s.metric == "fid-prior"]
     assert f"{min(prior):.2f} to {max(prior):.2f}" in said
     assert all(f"{value:.2f}" in whole for value in (*fid.values(), *prior))
+
+
+OF_PARTS = ("durkan2019", "kingma2018", "ho2019", "gulrajani2017", "higgins2017", "simard2003")
+OF_PARTS += ("nichol2021", "salimans2022")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "keys"),
+    [
+        ("pixelflow-spline", {}, {"durkan2019", "kingma2018", "ho2019"}),
+        ("pixelflow", {"dequantization": "uniform"}, {"kingma2018"}),
+        ("pixelflow", {"dequantization": "uniform", "network": "mlp"}, set()),
+        ("vae-gaussian", {"bent": 0}, set()),
+        ("vae-gaussian", {"bent": 0.5}, {"simard2003"}),
+        ("vae-gaussian", {"beta": 4.0}, {"higgins2017"}),
+        ("vae-spline", {}, {"durkan2019"}),
+        ("vae-gaussian", {"likelihood": "autoregressive"}, {"gulrajani2017"}),
+        ("ddpm", {}, {"nichol2021", "salimans2022"}),
+        ("ddpm", {"schedule": "linear", "prediction": "eps"}, set()),
+        (
+            "ddpm",
+            {"schedule": "linear", "prediction": "eps", "variance": "learned"},
+            {"nichol2021"},
+        ),
+        ("latent-ddpm", {"beta": 1e-3}, {"higgins2017", "nichol2021", "salimans2022"}),
+        ("latent-ddpm", {"beta": 1.0}, {"nichol2021", "salimans2022"}),
+        (
+            "latent-ddpm",
+            {"beta": 1.0, "vae_train": {"bent": 1.0}},
+            {"simard2003", "nichol2021", "salimans2022"},
+        ),
+    ],
+)
+def test_papers_on_parts_are_of_the_settings(recipe, settings, keys, tmp_path):
+    """As far as a model has such a part, whatever words describe it."""
+    made = override(recipes_for("mnist")[recipe], **settings)
+    plain = grid.study_json(grid.Study("one", "mnist", (grid.Plan(made, (0,)),)), (1, 28, 28), 256)
+    (tmp_path / "study.json").write_text(json.dumps(plain))
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "scores": []}))
+    spans = papers(read_study(tmp_path), False)
+    assert keys == {s["cite"] for s in spans if not isinstance(s, str)}.intersection(OF_PARTS)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What page 1 says of the models: whose they are, and how each is built."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import Any
 
 from triptych.report.load import Recipe, Study
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
@@ -29,18 +30,25 @@ PAPERS = {
     "vdm": ("the VDM", "kingma2021"),
     "latent": ("the latent DDPM", "rombach2022"),
 }
-# By a word of the architecture.
-METHODS = {
-    "rational-quadratic": PAPERS["spline"],
-    "1x1 convolution": ("invertible 1x1 convolutions", "kingma2018"),
-    "variationally dequantized": ("variational dequantization", "ho2019"),
-    "autoregressive likelihood": ("the autoregressive likelihood", "gulrajani2017"),
-    "beta = ": ("the beta-VAEs", "higgins2017"),
-    "bent at random": ("the bending of images", "simard2003"),
-    "cosine schedule": ("the cosine schedule", "nichol2021"),
-    ", learned variance": ("learned variances", "nichol2021"),
-    "v-prediction": ("v-prediction", "salimans2022"),
-}
+
+
+def is_(wanted: str) -> Callable[[Any], bool]:
+    """Whether a setting is this one."""
+    return lambda setting: setting == wanted
+
+
+# By a setting, and what it is where the paper's method is used.
+METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
+    ("coupling", is_("spline"), PAPERS["spline"]),
+    ("network", is_("conv"), ("invertible 1x1 convolutions", "kingma2018")),
+    ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
+    ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
+    ("beta", lambda beta: beta != 1, ("the beta-VAEs", "higgins2017")),
+    ("bent", lambda share: share > 0, ("the bending of images", "simard2003")),
+    ("schedule", is_("cosine"), ("the cosine schedule", "nichol2021")),
+    ("variance", is_("learned"), ("learned variances", "nichol2021")),
+    ("prediction", is_("v"), ("v-prediction", "salimans2022")),
+)
 
 
 def papers(study: Study, brief: bool) -> list[Span]:
@@ -49,9 +57,13 @@ def papers(study: Study, brief: bool) -> list[Span]:
     present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
     present |= {recipe.prior for recipe in study.recipes if recipe.prior}
     models = [PAPERS[family] for family in PAPERS if family in present]
-    texts = " ".join(recipe.architecture for recipe in study.recipes)
-    used = [paper for word, paper in METHODS.items() if word in texts and paper not in models]
-    parts = list(dict.fromkeys(used))
+    rooms = [room for recipe in study.recipes for room in _settings(recipe)]
+    used = {
+        paper: None
+        for name, is_used, paper in METHODS
+        if any(name in room and is_used(room[name]) for room in rooms)
+    }
+    parts = [paper for paper in used if paper not in models]
     if not models:
         return []
     first, *rest = _cited(models)
@@ -61,6 +73,12 @@ def papers(study: Study, brief: bool) -> list[Span]:
     if parts and not brief:
         spans += [f" {they} use of ", *_cited(parts), "."]
     return spans
+
+
+def _settings(recipe: Recipe) -> list[dict[str, Any]]:
+    """Tables of settings: the model's, the training's, and those of a latent DDPM's VAE."""
+    model = recipe.model
+    return [model, recipe.train, model.get("vae", {}), model.get("vae_train", {})]
 
 
 def _cited(papers: Sequence[tuple[str, str]]) -> list[Span]:
