@@ -332,6 +332,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     assert stopped_at < loop["step"] == loop["steps"]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["data", "verify", "digits"], ["train", "--help"]])
+def test_who_reads_no_further_is_told_nothing(words, unbuffered):
+    """As `triptych ... | head` does."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", "from triptych.cli import main; main()", *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(write)
+    assert (done.stderr, done.returncode) == (b"", 141)
+
+
 def test_ctrl_c_reaches_a_real_process(tmp_path):
     words = ["train", "vae", "--epochs", "1000", "--out", str(tmp_path / "r")]
     process = subprocess.Popen(

@@ -1,6 +1,8 @@
 """The command line. Exit codes: 0 done; 2 the request is wrong; 1 it failed or was stopped; 75
-(EX_TEMPFAIL of sysexits.h) SIGTERM stopped it, and a batch system should queue it again."""
+(EX_TEMPFAIL of sysexits.h) SIGTERM stopped it, and a batch system should queue it again; 141, as of
+a program that SIGPIPE ended, nobody reads what it prints any more."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
 from triptych.errors import UserError
 
-REQUEUE = 75
+REQUEUE, UNREAD = 75, 141
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "study": Study,
@@ -38,6 +40,21 @@ ABOUT = "VAEs with swappable priors, flows and diffusion models: train, judge, r
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `triptych`."""
     try:
+        try:
+            code = run_words(words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python complains when it flushes the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = UNREAD
+    if code:
+        sys.exit(code)
+
+
+def run_words(words: Sequence[str] | None) -> int:
+    """Run the command that the words ask for. Returns the exit code."""
+    try:
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="triptych",
@@ -45,10 +62,8 @@ def main(words: Sequence[str] | None = None) -> None:
             args=words,
         )
     except UserError as error:
-        sys.exit(told(2, str(error)))
-    code = run(command)
-    if code:
-        sys.exit(code)
+        return told(2, str(error))
+    return run(command)
 
 
 def run(command: Any) -> int:
@@ -68,6 +83,8 @@ def run(command: Any) -> int:
         kept = isinstance(command, Train | Study | Demo)
         goes_on = f"; {again} goes on from the last checkpoint, if there is one" if kept else ""
         code, words = 1, f"stopped{goes_on}"
+    except BrokenPipeError:  # of what is printed, which is no fault
+        raise
     except Exception as error:
         from triptych.train.faults import explain
 

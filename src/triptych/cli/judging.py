@@ -107,12 +107,13 @@ class Score:
         images, most = read_drawn(self.path, data.shape), len(data.test_images)
         features = features_for(data, self.where.features).to(device)
         scores = judge_samples(images.to(device), data.to(device), features)
+        if self.out is not None:
+            write_scores(self.out, scores)
         for score in scores:
             print(said(score))
         if len(images) > most:
             print(f"of the first {most:,} of {len(images):,} images, as many as there are to test")
         if self.out is not None:
-            write_scores(self.out, scores)
             print(f"wrote {self.out}")
 
 
