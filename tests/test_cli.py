@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     main([*words, "--resume"])
     loop = checkpoint.load(run).loop
     assert stopped_at < loop["step"] == loop["steps"]
+
+
+def test_the_version_is_the_packages(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"triptych {version('triptych')}\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from triptych import __version__
 from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.judging import Evaluate, Score
 from triptych.cli.reproduce import Reproduce
@@ -34,7 +35,8 @@ COMMANDS: dict[str, Any] = {
 }
 
 
-ABOUT = "VAEs with swappable priors, flows and diffusion models: train, judge, report."
+ABOUT = """VAEs with swappable priors, flows and diffusion models: train, judge, report.
+With --version in place of a command, the version."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -54,6 +56,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run_words(words: Sequence[str] | None) -> int:
     """Run the command that the words ask for. Returns the exit code."""
+    if list(sys.argv[1:] if words is None else words) == ["--version"]:
+        print(f"triptych {__version__}")
+        return 0
     try:
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
