@@ -14,7 +14,7 @@ from triptych.flows.flow import Flow
 from triptych.flows.multiscale import ActNorm, Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
 from triptych.maths import bits_per_dim
-from triptych.nets.conv import ConvNet
+from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
 from triptych.nets.residual import ResidualConvNet
 from triptych.pixelflow import PixelFlow
@@ -189,6 +189,7 @@ def test_prepare_normalises_what_each_layer_passes_on(g):
         ({}, Affine, ConvNet),
         ({"coupling": "spline", "bins": 3}, RationalQuadratic, ConvNet),
         ({"blocks": 1}, Affine, ResidualConvNet),
+        ({"network": "patch"}, Affine, PatchNet),
         ({"network": "mlp"}, Affine, MLP),
     ],
 )
@@ -208,7 +209,9 @@ def test_settings_reach_every_coupling(settings, f, net):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "settings", [{}, {"coupling": "spline"}, {"blocks": 1}, {"network": "mlp"}], ids=str
+    "settings",
+    [{}, {"coupling": "spline"}, {"blocks": 1}, {"network": "patch"}, {"network": "mlp"}],
+    ids=str,
 )
 def test_the_round_trip_is_exact_to_single_precision(settings, g):
     """In the unit of y = (x + u) / L, which is [0, 1]."""

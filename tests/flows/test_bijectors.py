@@ -1,6 +1,7 @@
 """One test for every bijector: the round trip, and both log_dets against autodiff's Jacobian."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from triptych.flows.flow import Flow, coupling_flow
 from triptych.flows.masked import checkerboard, masked_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, Logit, MultiScale
 from triptych.flows.spline import RationalQuadratic
-from triptych.nets.conv import ConvNet
+from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
+from triptych.nets.residual import ResidualConvNet
 from triptych.priors.gaussian import StandardGaussian
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -26,7 +28,7 @@ def vector_coupling():
 
 
 def image_coupling():
-    return Coupling(torch.arange(4) < 2, ConvNet(2, 6, 4), Affine(), 3)
+    return Coupling(torch.arange(4) < 2, ConvNet((2, 2, 3), 6, 4), Affine(), 3)
 
 
 def spline_coupling():
@@ -36,7 +38,10 @@ def spline_coupling():
 
 def spline_image_coupling():
     spline = RationalQuadratic(3, reach=1.5)
-    return Coupling(torch.arange(4) < 2, ConvNet(2, 6, 2 * 8), spline, 3)
+    return Coupling(torch.arange(4) < 2, PatchNet((2, 2, 3), 6, 2 * 8), spline, 3)
+
+
+residual = partial(ResidualConvNet, blocks=1)
 
 
 def masked(shape, f):
@@ -62,7 +67,11 @@ BIJECTORS = {
         lambda: MultiScale((1, 4, 4), 1, [6, 6], RationalQuadratic(3, reach=1.5)),
         (16,),
     ),
-    "a scale of residual networks": (lambda: MultiScale((1, 4, 2), 2, [8], blocks=1), (8,)),
+    "a scale of residual networks": (lambda: MultiScale((1, 4, 2), 2, [8], net_for=residual), (8,)),
+    "two scales of networks of patches": (
+        lambda: MultiScale((1, 8, 4), 1, [6, 6], net_for=PatchNet),
+        (32,),
+    ),
     "masked flow": (lambda: masked((1, 2, 3), Affine()), (6,)),
     "masked splines in colour": (lambda: masked((2, 2, 2), RationalQuadratic(3, reach=1.5)), (8,)),
     "logit": (lambda: Logit(0.01), (1, 2, 3)),

@@ -1,5 +1,7 @@
 """Offsets in the unit cube, their log_det against autodiff's, and what they may depend on."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd.functional import jacobian
@@ -8,20 +10,23 @@ from toys import randomised
 from triptych.flows.coupling import Affine
 from triptych.flows.dequantization import UniformDequantization, VariationalDequantization
 from triptych.flows.spline import RationalQuadratic
+from triptych.nets.conv import ConvNet, PatchNet
+from triptych.nets.residual import ResidualConvNet
 
 LEVELS = 5
 KINDS = {
-    "affine": ((1, 2, 4), Affine(), 0),
-    "in colour": ((3, 2, 2), Affine(), 0),
-    "splines": ((1, 4, 2), RationalQuadratic(3), 0),
-    "residual": ((1, 4, 4), Affine(), 1),
+    "affine": ((1, 2, 4), Affine(), ConvNet),
+    "in colour": ((3, 2, 2), Affine(), ConvNet),
+    "splines": ((1, 4, 2), RationalQuadratic(3), ConvNet),
+    "residual": ((1, 4, 4), Affine(), partial(ResidualConvNet, blocks=1)),
+    "patches": ((1, 4, 6), Affine(), PatchNet),
 }
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
 def case(request):
-    shape, f, blocks = request.param
-    flow = VariationalDequantization(shape, LEVELS, 3, 8, f, blocks)
+    shape, f, net = request.param
+    flow = VariationalDequantization(shape, LEVELS, 3, 8, f, net)
     return flow, torch.rand(4, *shape), torch.randint(0, LEVELS, (4, *shape))
 
 

@@ -9,6 +9,7 @@ from toys import randomised
 from triptych.flows.coupling import Affine, Coupling
 from triptych.flows.flow import coupling_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
+from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
 from triptych.priors.gaussian import StandardGaussian
 
@@ -27,9 +28,10 @@ def test_a_flow_is_its_base_before_training(g):
     torch.testing.assert_close(flow.inverse(z)[0], z)
 
 
-def test_image_couplings_start_as_the_identity():
+@pytest.mark.parametrize("net", [ConvNet, PatchNet])
+def test_image_couplings_start_as_the_identity(net):
     z = torch.randn(2, 4, 3, 3)
-    for layer in flow_steps(4, 3, 8):
+    for layer in flow_steps((4, 3, 3), 3, 8, net_for=net):
         if isinstance(layer, Coupling):
             x, log_det = layer.forward(z)
             torch.testing.assert_close(x, z)

@@ -344,6 +344,7 @@ def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting
         ({}, "affine coupling with a 3x3-1x1-3x3 convolutional net of 64 channels"),
         ({"coupling": "spline"}, "rational-quadratic spline coupling of 8 bins"),
         ({"blocks": 2}, "2-block residual convolutional net"),
+        ({"network": "patch"}, "a 5x5-1x1-1x1-1x1 convolutional net of 64 channels"),
         ({"network": "mlp", "coupling": "spline"}, "4 rational-quadratic spline couplings of 8"),
         ({"dequantization": "variational"}, "variationally dequantized (4 conditional couplings"),
     ],
@@ -364,6 +365,8 @@ def test_every_kind_of_pixel_flow_is_described(settings, said):
         ({"dequantization": "none"}, "dequantization = 'none'"),
         ({"dequantization_steps": 1}, "dequantization_steps = 1"),
         ({"blocks": 1, "width": 12}, "multiple of 8, not 12"),
+        ({"blocks": 2, "network": "patch"}, "blocks = 2 has no use with network = 'patch'"),
+        ({"blocks": 2, "network": "mlp"}, "blocks = 2 has no use with network = 'mlp'"),
     ],
 )
 def test_pixel_flows_that_cannot_be_are_refused(settings, named):

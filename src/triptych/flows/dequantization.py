@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from triptych.flows.coupling import Affine, Coupling, Elementwise
-from triptych.flows.multiscale import Logit, coupling_net
+from triptych.flows.multiscale import Logit, NetFor
+from triptych.nets.conv import ConvNet
 
 SMALLEST = 2.0**-25  # half the spacing of torch's uniform numbers, which can be zero
 
@@ -41,7 +42,7 @@ class VariationalDequantization(nn.Module):
         steps: int,
         hidden: int,
         f: Elementwise | None = None,
-        blocks: int = 0,
+        net_for: NetFor = ConvNet,
     ) -> None:
         super().__init__()
         c, h, w = shape
@@ -51,7 +52,7 @@ class VariationalDequantization(nn.Module):
         diagonal = (corner == 0) | (corner == 3)
         self.couplings = nn.ModuleList()
         for i in range(steps):
-            net = coupling_net(6 * c, hidden, f.per_coordinate * 2 * c, blocks)
+            net = net_for((6 * c, h // 2, w // 2), hidden, f.per_coordinate * 2 * c)
             self.couplings.append(Coupling(diagonal if i % 2 == 0 else ~diagonal, net, f, 3))
         self.sigmoid, self.white = Logit(0.0), levels - 1
 

@@ -6,7 +6,7 @@ returns the log_det of the map it applied.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from triptych.flows.coupling import Affine, Coupling, Elementwise
 from triptych.nets.conv import ConvNet
-from triptych.nets.residual import ResidualConvNet
 from triptych.protocols import WithLogDet
+
+# The network of a coupling, for the shape of what it sees, hidden channels and channels out.
+NetFor = Callable[[tuple[int, int, int], int, int], nn.Module]
 
 
 class Logit(nn.Module):
@@ -114,7 +116,7 @@ class MultiScale(nn.Module):
 
     The base's side is a flat vector [B, D]: what left first stands first. `hidden` gives the
     width of the coupling networks at each level, and so the number of levels; `f` is the map of
-    each coordinate, affine if not given; `blocks` as in `coupling_net`.
+    each coordinate, affine if not given; `net_for` makes the networks, Glow's if not given.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class MultiScale(nn.Module):
         steps: int,
         hidden: Sequence[int],
         f: Elementwise | None = None,
-        blocks: int = 0,
+        net_for: NetFor = ConvNet,
     ) -> None:
         super().__init__()
         c, h, w = shape
@@ -132,7 +134,7 @@ class MultiScale(nn.Module):
         self.levels, self.shapes = nn.ModuleList(), []
         for width in hidden:
             c, h, w = 4 * c, h // 2, w // 2
-            self.levels.append(nn.ModuleList(flow_steps(c, steps, width, f, blocks)))
+            self.levels.append(nn.ModuleList(flow_steps((c, h, w), steps, width, f, net_for)))
             self.shapes.append((c, h, w))
             c = c // 2
 
@@ -167,21 +169,19 @@ class MultiScale(nn.Module):
 
 
 def flow_steps(
-    channels: int, steps: int, hidden: int, f: Elementwise | None = None, blocks: int = 0
+    shape: tuple[int, int, int],
+    steps: int,
+    hidden: int,
+    f: Elementwise | None = None,
+    net_for: NetFor = ConvNet,
 ) -> list[nn.Module]:
     """`steps` times coupling, rotation, normalisation, in the order base to image."""
     f = f or Affine()
-    first_half = torch.arange(channels) < channels // 2
+    channels, h, w = shape
+    half = channels // 2
+    first_half = torch.arange(channels) < half
     layers: list[nn.Module] = []
     for _ in range(steps):
-        net = coupling_net(channels // 2, hidden, f.per_coordinate * channels // 2, blocks)
-        layers += [Coupling(first_half, net, f, 3), Invertible1x1(channels)]
-        layers += [ActNorm(channels)]
+        net = net_for((half, h, w), hidden, f.per_coordinate * half)
+        layers += [Coupling(first_half, net, f, 3), Invertible1x1(channels), ActNorm(channels)]
     return layers
-
-
-def coupling_net(c_in: int, hidden: int, c_out: int, blocks: int) -> nn.Module:
-    """Three convolutions (Glow's) or, if there are any, residual blocks (RealNVP's)."""
-    if blocks == 0:
-        return ConvNet(c_in, hidden, c_out)
-    return ResidualConvNet(c_in, hidden, c_out, blocks)

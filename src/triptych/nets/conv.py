@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,12 +28,10 @@ class ConvNet(nn.Sequential):
     """The network of a coupling layer on images: 3x3, 1x1, 3x3 with ReLU, starting at zero (Glow's;
     with SiLU a flow of the same size learns slower)."""
 
-    def __init__(self, c_in: int, hidden: int, c_out: int) -> None:
-        last = nn.Conv2d(hidden, c_out, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+    def __init__(self, shape: tuple[int, int, int], hidden: int, c_out: int) -> None:
+        last = at_zero(nn.Conv2d(hidden, c_out, 3, padding=1))
         super().__init__(
-            nn.Conv2d(c_in, hidden, 3, padding=1),
+            nn.Conv2d(shape[0], hidden, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
             nn.ReLU(),
@@ -40,6 +39,53 @@ class ConvNet(nn.Sequential):
         )
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H W"]:
-        """With channels last in memory, which suits convolutions of few channels."""
-        # Not `memory_format`, which vmap does not know
-        return super().forward(input.movedim(-3, -1).contiguous().movedim(-1, -3))
+        return super().forward(channels_last(input))
+
+
+class PatchNet(nn.Sequential):
+    """The network of a coupling layer on images that at each place is an MLP (Lin, Chen & Yan 2014,
+    *Network in Network*, arXiv:1312.4400): three hidden layers of ReLU, starting at zero.
+
+    It sees the 5x5 patch around the place, as `ConvNet` does, and by a bias of its own the place.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], hidden: int, c_out: int) -> None:
+        c, h, w = shape
+        super().__init__(
+            nn.Conv2d(c, hidden, 5, padding=2),
+            BiasOfPlace(hidden, h, w),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            at_zero(nn.Conv2d(hidden, c_out, 1)),
+        )
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_out H W"]:
+        return super().forward(channels_last(input))
+
+
+class BiasOfPlace(nn.Module):
+    """x + b, with b for each channel and place: a convolution does not know where it is, and what
+    an image shows stands in its middle."""
+
+    def __init__(self, c: int, h: int, w: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(c, h, w))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return x + self.bias.to(x.dtype)
+
+
+def at_zero(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same, with weights and biases that start at zero."""
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
+    return conv
+
+
+def channels_last(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """With channels last in memory, which suits convolutions of few channels."""
+    # Not `memory_format`, which vmap does not know
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.nets.conv import GROUPS, check_levels
+from triptych.nets.conv import GROUPS, at_zero, check_levels
 
 
 class Residual(nn.Module):
@@ -19,9 +19,7 @@ class Residual(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(*_normed(c), *_normed(c))
-        last = self.branch[-1]
-        nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        at_zero(self.branch[-1])  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return x + self.branch(x)
@@ -34,14 +32,12 @@ def _normed(c: int) -> list[nn.Module]:
 class ResidualConvNet(nn.Sequential):
     """A residual network for coupling layers, which keeps the image's size; starts at zero."""
 
-    def __init__(self, c_in: int, hidden: int, c_out: int, blocks: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], hidden: int, c_out: int, blocks: int) -> None:
         if hidden % GROUPS:
             raise ValueError(f"the width of residual blocks is a multiple of 8, not {hidden}")
-        last = nn.Conv2d(hidden, c_out, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+        last = at_zero(nn.Conv2d(hidden, c_out, 3, padding=1))
         super().__init__(
-            nn.Conv2d(c_in, hidden, 3, padding=1),
+            nn.Conv2d(shape[0], hidden, 3, padding=1),
             *(Residual(hidden) for _ in range(blocks)),
             *_normed(hidden)[:2],
             last,

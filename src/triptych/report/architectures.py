@@ -32,15 +32,15 @@ PAPERS = {
 }
 
 
-def is_(wanted: str) -> Callable[[Any], bool]:
-    """Whether a setting is this one."""
-    return lambda setting: setting == wanted
+def is_(*wanted: str) -> Callable[[Any], bool]:
+    """Whether a setting is one of these."""
+    return lambda setting: setting in wanted
 
 
 # By a setting, and what it is where the paper's method is used.
 METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
     ("coupling", is_("spline"), PAPERS["spline"]),
-    ("network", is_("conv"), ("invertible 1x1 convolutions", "kingma2018")),
+    ("network", is_("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
     ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
     ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
     ("beta", lambda beta: beta != 1, ("the beta-VAEs", "higgins2017")),

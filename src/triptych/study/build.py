@@ -1,6 +1,7 @@
 """From a recipe's plain data to a model."""
 
 import math
+from functools import partial
 
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
@@ -8,10 +9,12 @@ from triptych.flows.coupling import Affine
 from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
 from triptych.flows.masked import masked_flow
-from triptych.flows.multiscale import Logit, MultiScale
+from triptych.flows.multiscale import Logit, MultiScale, NetFor
 from triptych.flows.spline import RationalQuadratic
 from triptych.latent import LatentDDPM
+from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.denoiser import Denoiser
+from triptych.nets.residual import ResidualConvNet
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
@@ -62,17 +65,25 @@ def check_images(config: ModelConfig, n: int) -> None:
 
 def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     f = RationalQuadratic(config.bins) if config.coupling == "spline" else Affine()
+    net_for = _coupling_net(config)
     if config.network == "mlp":
         bijectors = masked_flow(shape, config.steps, [config.width] * 2, f)
     else:
         widths = [config.width] * config.scales
-        bijectors = [MultiScale(shape, config.steps, widths, f, config.blocks)]
+        bijectors = [MultiScale(shape, config.steps, widths, f, net_for)]
     flow = Flow(StandardGaussian(math.prod(shape)), [*bijectors, Logit(config.low)])
     if config.dequantization == "uniform":
         return PixelFlow(flow, shape, levels)
     steps, width = config.dequantization_steps, config.dequantization_width
-    q = VariationalDequantization(shape, levels, steps, width, f, config.blocks)
+    q = VariationalDequantization(shape, levels, steps, width, f, net_for)
     return PixelFlow(flow, shape, levels, q)
+
+
+def _coupling_net(config: PixelFlowConfig) -> NetFor:
+    """Of convolutions, RealNVP's residual blocks where there are any, else Glow's."""
+    if config.network == "patch":
+        return PatchNet
+    return partial(ResidualConvNet, blocks=config.blocks) if config.blocks else ConvNet
 
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:

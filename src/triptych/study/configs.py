@@ -126,8 +126,9 @@ class PixelFlowConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["pixelflow"] = "pixelflow"
-    network: Literal["conv", "mlp"] = "conv"
-    """A multi-scale flow with convolutions, or masked couplings of all pixels with MLPs."""
+    network: Literal["conv", "patch", "mlp"] = "conv"
+    """A multi-scale flow with convolutions as Glow's or with MLPs of 5x5 patches, or masked
+    couplings of all pixels with MLPs."""
     scales: Annotated[int, Field(ge=1, le=8)] = 2
     """Of the multi-scale flow."""
     steps: Count = 6
@@ -151,7 +152,13 @@ class PixelFlowConfig:
     """Channels of its networks."""
 
     def __post_init__(self) -> None:
-        """One masked coupling would leave half of the pixels as they are."""
+        """One masked coupling would leave half of the pixels as they are; only convolutions have
+        blocks."""
+        if self.network != "conv" and self.blocks:
+            raise UserError(
+                f"blocks = {self.blocks} has no use with network = {self.network!r}; leave it out, "
+                f"or choose conv"
+            )
         if self.network == "mlp" and self.steps < 2:
             raise UserError("steps = 1 leaves half of the pixels unchanged; choose 2 or more")
 
@@ -236,4 +243,4 @@ def convolves(config: ModelConfig) -> bool:
         return convolves(config.vae)
     if isinstance(config, VAEConfig):
         return config.network == "residual" or config.likelihood == "autoregressive"
-    return not isinstance(config, PixelFlowConfig) or config.network == "conv"
+    return not isinstance(config, PixelFlowConfig) or config.network != "mlp"

@@ -79,7 +79,8 @@ def describe_flow(config: PixelFlowConfig) -> str:
             f"pixel,"
         )
     else:
-        net = f"{config.blocks}-block residual" if config.blocks else "3x3-1x1-3x3"
+        convolutions = f"{config.blocks}-block residual" if config.blocks else "3x3-1x1-3x3"
+        net = "5x5-1x1-1x1-1x1" if config.network == "patch" else convolutions
         body = (
             f"{config.scales} scales of {config.steps} steps ({kind} coupling{bins} with a {net} "
             f"convolutional net of {config.width} channels, 1x1 convolution, activation "

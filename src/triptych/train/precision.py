@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.flows.autoregressive import MADE
-from triptych.nets.conv import ConvNet
+from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.denoiser import Denoiser
 from triptych.nets.mlp import MLP, GatedMLP
 from triptych.nets.residual import ResidualConvNet, ResidualDecoder, ResidualEncoder
@@ -20,6 +20,7 @@ NETWORKS = (
     GatedMLP,
     MADE,
     ConvNet,
+    PatchNet,
     ResidualConvNet,
     ResidualEncoder,
     ResidualDecoder,
