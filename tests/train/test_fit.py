@@ -136,8 +136,9 @@ def test_adam_sees_the_gradient_clipped_to_its_norm(tmp_path, monkeypatch):
         config = TrainConfig(epochs=1, batch_size=8, clip=clip, bf16=False)
         trainer = Trainer([Point()], [Run(0, tmp_path)], training_data(), config)
         norms = []
-        step = trainer.optimizer.step
-        trainer.optimizer.step = lambda s=step, t=trainer, n=norms: (
+        (optimizer,) = trainer.optimizers
+        step = optimizer.step
+        optimizer.step = lambda s=step, t=trainer, n=norms: (
             n.append(t.ensemble.parameters[0].grad.norm().item()),
             s(),
         )

@@ -51,17 +51,19 @@ def interrupting(data, step, batch=8):
     return TrainingData(data.images, data.validation, view, data.levels)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("name", ["vae-mixture", "pixelflow", "ddpm"])
 @pytest.mark.parametrize("step", [3, 8])
-def test_stopping_and_going_on_changes_no_bit(name, step, tmp_path):
+def test_stopping_and_going_on_changes_no_bit(name, step, optimizer, tmp_path):
     data = training_data("dynamic" if name == "vae-mixture" else "raw")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit([built(name)], [5], [whole], data, CONFIG)
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    fit([built(name)], [5], [whole], data, config)
     with pytest.raises(StopRequested) as stopped:
-        fit([built(name)], [5], [parts], interrupting(data, step), CONFIG)
+        fit([built(name)], [5], [parts], interrupting(data, step), config)
     assert (stopped.value.step, stopped.value.steps) == (step, 12)
     assert checkpoint.load(parts).loop["step"] == step
-    fit([built(name, seed=99)], [5], [parts], data, CONFIG, resume=True)
+    fit([built(name, seed=99)], [5], [parts], data, config, resume=True)
     assert_same(checkpoint.load(whole), checkpoint.load(parts))
     assert lines(whole) == lines(parts)
 

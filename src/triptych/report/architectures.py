@@ -45,6 +45,7 @@ METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
     ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
     ("beta", lambda beta: beta != 1, ("the beta-VAEs", "higgins2017")),
     ("bent", lambda share: share > 0, ("the bending of images", "simard2003")),
+    ("optimizer", is_("muon"), ("Muon", "jordan2024")),
     ("schedule", is_("cosine"), ("the cosine schedule", "nichol2021")),
     ("variance", is_("learned"), ("learned variances", "nichol2021")),
     ("prediction", is_("v"), ("v-prediction", "salimans2022")),

@@ -31,6 +31,7 @@ CITATIONS = (
     "higgins2017",
     "ho2019",
     "ho2020",
+    "jordan2024",
     "karras2022",
     "karras2024",
     "kingma2014",

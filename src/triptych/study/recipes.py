@@ -93,19 +93,21 @@ def mnist_recipes() -> list[Recipe]:
     patch: dict[str, Any] = {"network": "patch", "width": 128}
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational", **patch)
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
-    ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
+    muon = replace(flow, optimizer="muon")
+    vdm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
+    ddpm = replace(vdm, epochs=7, lr=2.5e-3, optimizer="muon")
     beta_vae = VAEConfig(likelihood="gaussian", beta=1e-6, **small)
     chain = LatentDDPMConfig(vae=beta_vae, vae_train=TrainConfig(epochs=10, clip=1000.0))
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
     return [
         *_part_a(32, (512, 512), 500, TrainConfig()),
-        Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10)),
+        Recipe("vae-grey", "VAE", "B", "dynamic", vae, TrainConfig(epochs=10, optimizer="muon")),
         Recipe("vae-logistic", "VAE, logistic", "B", "raw", logistic, TrainConfig(clip=1000.0)),
         Recipe("pixelflow", "Flow", "B", "raw", PixelFlowConfig(), flow),
-        Recipe("pixelflow-spline", "Flow, splines", "B", "raw", spline, flow),
+        Recipe("pixelflow-spline", "Flow, splines", "B", "raw", spline, muon),
         Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
-        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
+        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), vdm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", chain, latent),
     ]
 
@@ -119,10 +121,11 @@ def digits_recipes() -> list[Recipe]:
     conv = PixelFlowConfig(steps=4, width=64)
     spline = replace(conv, network="patch", coupling="spline", bins=4, dequantization="variational")
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=128), replace(flow, lr=1e-3)
-    ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
+    chains: dict[str, Any] = {"lr": 2e-3, "clip": 1.0, "ema": 0.995, "early": 0.25}
+    ddpm = TrainConfig(epochs=80, batch_size=128, optimizer="muon", **chains)
     tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
     small = LatentDDPMConfig(vae=tiny, vae_train=replace(vae, clip=1000.0), width=256)
-    latent = TrainConfig(epochs=300, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
+    latent = TrainConfig(epochs=300, **chains)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
@@ -137,19 +140,22 @@ def digits_recipes() -> list[Recipe]:
 
 
 ON_GPU: dict[str, dict[str, Any]] = {
-    "vae": {"epochs": 100, "batch_size": 512, "lr": 4e-3, "bent": 1.0},
+    "vae": {"epochs": 100, "batch_size": 512, "optimizer": "adamw", "lr": 4e-3, "bent": 1.0},
     "pixelflow": {
         "steps": 8,
         "width": 192,
         "bins": 8,
         "epochs": 48,
         "batch_size": 128,
+        "optimizer": "adamw",
         "lr": 2e-3,
     },
     "ddpm": {
         "widths": [128, 256],
         "epochs": 80,
         "batch_size": 256,
+        "optimizer": "adamw",
+        "lr": 1.5e-3,
         "ema": 0.9995,
         "early": 0.05,  # as the cpu preset's guide, of few epochs: one of a quarter guides badly
     },

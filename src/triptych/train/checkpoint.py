@@ -3,7 +3,7 @@
     checkpoint/model.safetensors      the weights
                ema.safetensors        their moving average
                best.safetensors       the average at the best validation loss so far
-               optimizer.safetensors  Adam's two moments
+               optimizer.safetensors  the optimizers' moments
                early.safetensors      the average as it once was, where the recipe asks for it
                loop.json              step, best validation loss, seconds so far, seeds of the stack
                SHA256SUMS             of these files, written last; `sha256sum -c` reads it

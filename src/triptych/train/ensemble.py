@@ -75,8 +75,11 @@ class Ensemble:
 
     def state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Copy s of `tensors` (one for each parameter), by name."""
-        pick = (lambda t: t) if self.size == 1 else (lambda t: t[s])
-        return {n: pick(t.detach()) for n, t in zip(self.names, tensors, strict=True)}
+        return {n: self.of_seed(s, t.detach()) for n, t in zip(self.names, tensors, strict=True)}
+
+    def of_seed(self, s: int, tensor: Tensor) -> Tensor:
+        """Copy s of what there is of a parameter."""
+        return tensor if self.size == 1 else tensor[s]
 
     def full_state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Like `state`, with copy s of the persistent buffers: a state dict of the model."""

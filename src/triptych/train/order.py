@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class TrainConfig:
     epochs: Annotated[float, Gt(0), Le(1e6)] = 20
     batch_size: Annotated[int, Ge(1), Le(100_000)] = 128
     lr: Annotated[float, Gt(0), Le(10)] = 2e-3
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for those of linear layers and convolutions."""
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.01
     warmup: Annotated[float, Ge(0), Le(1)] = 0.05
     """Share of all steps in which the learning rate rises from 0; then a cosine falls to 0."""

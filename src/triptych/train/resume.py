@@ -14,8 +14,6 @@ from triptych.train.distributed import leads, world
 from triptych.train.files import flush
 from triptych.train.trainer import Run, Trainer
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 def common_step(folders: Sequence[Path]) -> int | None:
     """The last step of which all these folders have a whole checkpoint."""
@@ -27,12 +25,13 @@ def save(trainer: Trainer) -> None:
     """One checkpoint for each seed, after the log that leads up to it."""
     if not leads():
         return
-    adam = [_moments(trainer, p) for p in trainer.ensemble.parameters]
+    of_all = dict(zip(trainer.ensemble.names, trainer.moments(), strict=True))
     for s, run in enumerate(trainer.runs):
         moments = {
-            f"{m}.{name}": tensor
-            for m in MOMENTS
-            for name, tensor in trainer.ensemble.state(s, [a[m] for a in adam]).items()
+            f"{m}.{name}": trainer.ensemble.of_seed(s, moment)
+            for name, kept in of_all.items()
+            for m, moment in kept.items()
+            if m != "step"
         }
         model = trainer.ensemble.full_state(s, trainer.parameters())
         ema = trainer.ensemble.full_state(s, trainer.ema)
@@ -44,12 +43,6 @@ def save(trainer: Trainer) -> None:
             flush(log)
         saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
         checkpoint.save(run.folder, saved)
-
-
-def _moments(trainer: Trainer, parameter: Tensor) -> dict[str, Tensor]:
-    """Adam's state of a parameter, which is zero before the first step."""
-    zeros = {m: torch.zeros_like(parameter) for m in MOMENTS}
-    return trainer.optimizer.state.get(parameter) or zeros
 
 
 def resume(trainer: Trainer) -> None:
@@ -71,21 +64,20 @@ def resume(trainer: Trainer) -> None:
         run.best = c.best if math.isfinite(run.best_loss) else {}
     trainer.use(trainer.models)
     trainer.step, trainer.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
-    names = trainer.ensemble.names
+    stacked = len(saved) > 1
 
-    def gather(parts: Sequence[dict[str, Tensor]], prefix: str = "") -> list[Tensor]:
-        rows = [[part[prefix + n] for part in parts] for n in names]
-        return [r[0] if len(r) == 1 else torch.stack(r) for r in rows]
+    def take(place: Tensor, parts: Sequence[dict[str, Tensor]], name: str) -> None:
+        tensors = [part[name] for part in parts]
+        place.copy_(torch.stack(tensors) if stacked else tensors[0])
 
-    for ours, theirs in zip(trainer.ema, gather([c.ema for c in saved]), strict=True):
-        ours.copy_(theirs)
-    moments = [gather([c.optimizer for c in saved], f"{m}.") for m in MOMENTS]
-    for p, exp_avg, exp_avg_sq in zip(trainer.ensemble.parameters, *moments, strict=True):
-        trainer.optimizer.state[p] = {
-            "step": torch.tensor(float(trainer.step), device=trainer.device),
-            "exp_avg": torch.empty_like(p).copy_(exp_avg),
-            "exp_avg_sq": torch.empty_like(p).copy_(exp_avg_sq),
-        }
+    places = zip(trainer.ensemble.names, trainer.ema, trainer.moments(), strict=True)
+    for name, ema, moments in places:
+        take(ema, [c.ema for c in saved], name)
+        for m, moment in moments.items():
+            if m == "step":
+                moment.fill_(trainer.step)
+            else:
+                take(moment, [c.optimizer for c in saved], f"{m}.{name}")
 
 
 def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
@@ -103,8 +95,8 @@ def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
 def _check(trainer: Trainer, saved: Checkpoint, folder: Path) -> None:
     """Refuse what would not fit, or would be broadcast until it does."""
     state = saved.model
-    weights = {n: state[n] for n in trainer.ensemble.names}
-    moments = {f"{m}.{n}": w for m in MOMENTS for n, w in weights.items()}
+    kept = zip(trainer.ensemble.names, trainer.moments(), strict=True)
+    moments = {f"{m}.{n}": state[n] for n, of_one in kept for m in of_one if m != "step"}
     checkpoint.check_like(saved.optimizer, moments, folder)
     for part in (saved.ema, saved.best, saved.early):
         checkpoint.check_like(part or state, state, folder)

@@ -1,4 +1,5 @@
-"""The state of a training, and one step of it: weights, their average, Adam, the best so far."""
+"""The state of a training, and one step of it: weights, their average, what moves them, the best
+so far."""
 
 import json
 import math
@@ -23,6 +24,7 @@ from triptych.train.distributed import (
     world,
 )
 from triptych.train.ensemble import Ensemble
+from triptych.train.optimizers import optimizers
 from triptych.train.order import (
     VALIDATION,
     TrainConfig,
@@ -32,6 +34,7 @@ from triptych.train.order import (
     state_of,
     total_steps,
 )
+from triptych.train.precision import bf16_helps
 
 WORTH_COMPILING = 10_000  # steps: compiling takes a minute
 VALIDATED = 500  # images at a time
@@ -102,14 +105,8 @@ class Trainer:
                 self.losses = compiled(self.losses)
         self.images_at = self._images_at() if world() > 1 else None
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
-        self.optimizer = torch.optim.AdamW(
-            self.ensemble.parameters,
-            lr=self.config.lr,
-            betas=(0.9, 0.99),
-            weight_decay=self.config.weight_decay,
-            fused=True,
-            capturable=on_gpu,
-        )
+        bf16 = self.config.bf16 and bf16_helps(self.device)
+        self.optimizers = optimizers(self.ensemble, self.config, bf16)
         self.first_bad = torch.full((), -1, device=self.device)
         self.bad = torch.zeros(len(models), dtype=torch.bool, device=self.device)
 
@@ -142,8 +139,8 @@ class Trainer:
         """What a step does on the device: everything in place, so that it can be captured.
 
         `fresh` is the share of the average that the new weights are. The first non-finite number
-        freezes the weights where they are (the fused optimizer skips its update on `found_inf`),
-        so that the step can be found and repeated later.
+        freezes the weights where they are (optimizers skip their update on `found_inf`), so that
+        the step can be found and repeated later.
         """
         x, noise = self.batches.draw(inputs, self.generators)
         if self.images_at is not None:
@@ -156,11 +153,12 @@ class Trainer:
         self.bad.copy_(torch.where(before, bad, self.bad))
         self.first_bad.copy_(torch.where(before & bad.any(), step, self.first_bad))
         frozen = (self.first_bad >= 0).float()
-        self.optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
         weight = (fresh * (1 - frozen)).to(self.ema[0].dtype)
         lerp(self.ema, self.parameters(), [weight] * len(self.ema))
@@ -169,6 +167,11 @@ class Trainer:
     def parameters(self) -> list[Tensor]:
         """What is being trained, out of autograd's sight."""
         return [p.detach() for p in self.ensemble.parameters]
+
+    def moments(self) -> list[dict[str, Tensor]]:
+        """What its optimizer keeps of each parameter."""
+        kept = {p: state for o in self.optimizers for p, state in o.state.items()}
+        return [kept[p] for p in self.ensemble.parameters]
 
     def _images_at(self) -> Any:
         """Which dimension of each leaf of a step's noise counts images, of which this process
