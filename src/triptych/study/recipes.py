@@ -94,8 +94,7 @@ def mnist_recipes() -> list[Recipe]:
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational", **patch)
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
     muon = replace(flow, optimizer="muon")
-    vdm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
-    ddpm = replace(vdm, epochs=7, lr=2.5e-3, optimizer="muon")
+    ddpm = TrainConfig(epochs=7, batch_size=32, optimizer="muon", lr=2.5e-3, clip=1.0, early=0.25)
     beta_vae = VAEConfig(likelihood="gaussian", beta=1e-6, **small)
     chain = LatentDDPMConfig(vae=beta_vae, vae_train=TrainConfig(epochs=10, clip=1000.0))
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
@@ -107,7 +106,7 @@ def mnist_recipes() -> list[Recipe]:
         Recipe("pixelflow-spline", "Flow, splines", "B", "raw", spline, muon),
         Recipe("pixelflow-mlp", "Flow, MLPs", "B", "raw", mlp, masked),
         Recipe("ddpm", "DDPM", "B", "raw", DDPMConfig(), ddpm),
-        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), vdm),
+        Recipe("vdm", "VDM", "B", "raw", DDPMConfig(schedule="learned"), ddpm),
         Recipe("latent-ddpm", "Latent DDPM", "B", "raw", chain, latent),
     ]
 
