@@ -94,7 +94,7 @@ def mnist_recipes() -> list[Recipe]:
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational", **patch)
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
     muon = replace(flow, optimizer="muon")
-    ddpm = TrainConfig(epochs=7, batch_size=32, optimizer="muon", lr=2.5e-3, clip=1.0, early=0.25)
+    ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
     beta_vae = VAEConfig(likelihood="gaussian", beta=1e-6, **small)
     chain = LatentDDPMConfig(vae=beta_vae, vae_train=TrainConfig(epochs=10, clip=1000.0))
     latent = TrainConfig(epochs=40, lr=1e-3, clip=1.0, early=0.25)
@@ -120,11 +120,10 @@ def digits_recipes() -> list[Recipe]:
     conv = PixelFlowConfig(steps=4, width=64)
     spline = replace(conv, network="patch", coupling="spline", bins=4, dequantization="variational")
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=128), replace(flow, lr=1e-3)
-    chains: dict[str, Any] = {"lr": 2e-3, "clip": 1.0, "ema": 0.995, "early": 0.25}
-    ddpm = TrainConfig(epochs=80, batch_size=128, optimizer="muon", **chains)
+    ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
     small = LatentDDPMConfig(vae=tiny, vae_train=replace(vae, clip=1000.0), width=256)
-    latent = TrainConfig(epochs=300, **chains)
+    latent = TrainConfig(epochs=300, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     return [
         *_part_a(2, (256, 256), 100, vae),
         Recipe("vae-grey", "VAE", "B", "dynamic", grey, vae),
@@ -153,8 +152,6 @@ ON_GPU: dict[str, dict[str, Any]] = {
         "widths": [128, 256],
         "epochs": 80,
         "batch_size": 256,
-        "optimizer": "adamw",
-        "lr": 1.5e-3,
         "ema": 0.9995,
         "early": 0.05,  # as the cpu preset's guide, of few epochs: one of a quarter guides badly
     },
