@@ -115,7 +115,8 @@ def bits_per_dim(log_px: Tensor, dims: int) -> Tensor:
 def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
     """log P(lower < u < upper), u ~ N(0, 1), exact in both tails.
 
-    The interval is first mirrored to the left, where log Phi keeps its precision.
+    The interval is first mirrored to the left, where log Phi keeps its precision. In float32 its
+    gradient, which is torch's, is off by 4% at u = -1,000 and by more farther out.
     """
     mirrored = (lower + upper) > 0
     lo = torch.where(mirrored, -upper, lower)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 
 from triptych.ddpm import DDPM
@@ -119,3 +120,9 @@ def model_term(model, x, step):
     gap = model.mu_x_0[step] * (x_0 - 0.1)
     nats = 0.5 * (gap / model.log_small[step].exp()).square().sum((1, 2, 3)).mean()
     return (nats / (64 * torch.tensor(2.0).log())).item()
+
+
+def test_a_chain_of_one_step_has_no_term_to_draw():
+    model = DDPM(nn.Identity(), torch.tensor([0.5]), (1, 8, 8), 17)
+    with pytest.raises(ValueError, match="2 steps or more"):
+        ddpm_bound(model, torch.zeros(2, 1, 8, 8), 1, torch.Generator())

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from triptych.data import load
+from triptych.data import Dataset, load
 from triptych.errors import UserError
 from triptych.evaluate import classifier
 from triptych.evaluate.classifier import (
@@ -69,6 +69,20 @@ def test_labels_of_one_class_teach_no_features(digits):
     unlabelled = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in parts})
     with pytest.raises(UserError, match="digits has labels of one class, or none"):
         train_classifier(unlabelled)
+
+
+def test_features_are_learned_on_the_cpu_wherever_the_data_are(digits, monkeypatch):
+    class Elsewhere(Dataset):
+        def to(self, device):
+            assert device == "cpu"
+            return digits
+
+    for name, value in (("epochs", 1), ("batch", 2000)):
+        monkeypatch.setitem(classifier.RECIPE, name, value)
+    elsewhere = Elsewhere(**vars(digits.to("meta")))
+    net, reached = train_classifier(elsewhere)
+    assert 0 < reached <= 1
+    assert all(p.device.type == "cpu" for p in net.parameters())
 
 
 def test_mnist_features_have_128_dimensions_and_fit_a_megabyte(tmp_path):

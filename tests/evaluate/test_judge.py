@@ -133,14 +133,31 @@ def test_samples_in_a_file_are_scored_as_the_models_own(digits):
     draw = sampler(model, how, generator_for(0, 0, torch.device("cpu"), stream=Stream.SAMPLES))
     samples = enough(draw(64), draw, len(digits.test_images))
     found = by_metric(judge(model, digits, "raw", how, 0, features()))
-    more = torch.cat([samples, samples[:3]])  # than there are test images
-    for score in judge_samples(more, digits, features()):
-        assert score.value == pytest.approx(found[score.metric].value, rel=1e-6), score.metric
+    for score in judge_samples(samples, digits, features()):
+        # KID is a mean over blocks, which are others in another order.
+        rel = 1e-2 if score.metric == "kid" else 1e-6
+        assert score.value == pytest.approx(found[score.metric].value, rel=rel), score.metric
         assert score.protocol.items() <= found[score.metric].protocol.items()
     real = grey(from_training(digits, len(digits.test_images)), digits.levels)
     for score in judge_samples(real, digits, features()):
         usual = score.protocol.get("floor", score.protocol.get("real"))
-        assert score.value == pytest.approx(usual, rel=1e-6), score.metric
+        near = {"abs": 2 * score.mc_std} if score.metric == "kid" else {"rel": 1e-6}
+        assert score.value == pytest.approx(usual, **near), score.metric
+
+
+def test_of_more_samples_in_a_file_than_are_judged_any_are_taken(digits):
+    """A file may have them class by class: its first third has three classes of ten."""
+    in_order = digits.train_images[digits.train_labels.argsort()]
+    found = {s.metric: s for s in judge_samples(grey(in_order, digits.levels), digits, features())}
+    any_ = at_random(replace_test(digits)).test_images[: len(digits.test_images)]
+    usual = {s.metric: s for s in judge_samples(grey(any_, digits.levels), digits, features())}
+    assert found["fid"].value < 2 * usual["fid"].value
+    assert found["coverage"].value > 0.9 * usual["coverage"].value
+
+
+def replace_test(data):
+    """Training images in the place of test images."""
+    return dataclasses.replace(data, test_images=data.train_images, test_labels=data.train_labels)
 
 
 def test_references_are_grey_test_images_and_floors_grey_training_images(judged, digits):

@@ -188,6 +188,28 @@ def test_training_images_are_bent_before_they_are_seen_and_those_of_validation_a
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_where_no_validation_loss_is_finite_the_last_average_is_taken(n, tmp_path):
+    class Overflows(Point):
+        def loss(self, x, noise):
+            loss = super().loss(x, noise)
+            return loss if torch.is_grad_enabled() else loss + math.inf
+
+    models, folders = [Overflows() for _ in range(n)], [tmp_path / str(s) for s in range(n)]
+    assert fit(models, range(n), folders, training_data(), QUICK) == []
+    for model, folder in zip(models, folders, strict=True):
+        assert checkpoint.load(folder).loop["best"] == math.inf
+        last = checkpoint.load(folder).ema
+        assert all(torch.equal(v, last[k]) for k, v in model.state_dict().items())
+        assert not torch.equal(last["w"], Overflows().w)
+
+
+def test_there_must_be_images_to_choose_the_weights_by(tmp_path):
+    data = training_data(validation=0)
+    with pytest.raises(ValueError, match="no validation images"):
+        fit([Point()], [0], [tmp_path], data, QUICK)
+
+
 def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path):
     config = TrainConfig(epochs=3, batch_size=0)
     with pytest.raises(UserError, match="TrainConfig: batch_size = 0 is wrong"):

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from toys import built, training_data
 
+from triptych.flows.autoregressive import MADE
+from triptych.nets.mlp import MLP
 from triptych.train import checkpoint
 from triptych.train.ensemble import Ensemble
 from triptych.train.fit import fit
@@ -38,6 +40,12 @@ def test_matrices_together_are_each_one_alone():
     G = torch.stack([gradient(6, 9, seed=s) * 10.0**s for s in range(3)])
     for one, together in zip(G, orthogonal(G), strict=True):
         assert torch.allclose(orthogonal(one), together, atol=1e-5)
+
+
+def test_masked_layers_are_left_to_adam():
+    """A quarter of the step would fall on entries that are masked out."""
+    assert matrices(MADE(8, [64, 64], 2)) == set()
+    assert matrices(MLP([8, 64, 2])) != set()
 
 
 def steps_of(optimizer, weight, gradients):

@@ -114,6 +114,23 @@ def test_a_crash_between_checkpoints_is_made_good(tmp_path):
     assert lines(whole) == lines(parts)
 
 
+def test_a_training_that_begins_anew_is_never_taken_for_the_one_before(tmp_path):
+    """It fails before its second checkpoint, where the older training has one of a later step."""
+
+    def failing(images, levels, generator):
+        raise MemoryError
+
+    data, other = training_data(), dataclasses.replace(CONFIG, lr=CONFIG.lr / 10)
+    broken = dataclasses.replace(data, view=failing)
+    fit([built("vae-flow")], [0], [tmp_path / "whole"], data, other)
+    fit([built("vae-flow")], [0], [tmp_path / "again"], data, CONFIG, save_every=0)
+    with pytest.raises(MemoryError):
+        fit([built("vae-flow")], [0], [tmp_path / "again"], broken, other)
+    fit([built("vae-flow")], [0], [tmp_path / "again"], data, other, resume=True)
+    whole, again = (checkpoint.load(tmp_path / name) for name in ("whole", "again"))
+    assert_same(whole, again)
+
+
 def test_a_torn_last_line_is_made_good(tmp_path):
     data, whole, parts = training_data(), tmp_path / "whole", tmp_path / "parts"
     fit([built("vae-flow")], [0], [whole], data, CONFIG)

@@ -143,11 +143,13 @@ def features_for(data: Dataset, file: Path | None = None) -> Features:
 def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     """Train by the fixed recipe; returns the network and its accuracy on the test images.
 
-    Adam with a cosine from lr to 0. Few images get as many steps as 20,000 would.
+    Adam with a cosine from lr to 0. Few images get as many steps as 20,000 would. On the CPU
+    wherever the data are, so that all machines have the same features.
 
     Raises:
         UserError: labels of one class, which teach it nothing.
     """
+    data = data.to("cpu")
     if data.classes < 2:
         raise UserError(
             f"{data.name} has labels of one class, or none, from which no features are learned; "

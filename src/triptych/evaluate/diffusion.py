@@ -32,7 +32,13 @@ CELLS, CHUNK = 1000, 250
 def ddpm_bound(
     model: DDPM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
 ) -> Estimate:
-    """The variational bound of each image, from `draws` (t, eps) pairs."""
+    """The variational bound of each image, from `draws` (t, eps) pairs.
+
+    Raises:
+        ValueError: a chain of one step, which has no L_t.
+    """
+    if model.T < 2:
+        raise ValueError("the bound of a chain takes 2 steps or more")
     pilot = x[:PILOT]
     times = np.unique(np.geomspace(1, model.T - 1, POINTS).round().astype(np.int64))
     found = [_gaussian_term(model, pilot, int(t), generator).mean().item() for t in times]

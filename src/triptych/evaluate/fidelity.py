@@ -42,7 +42,7 @@ def kernel_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> KID:
     return KID(values.mean().item(), (values.std() / BLOCKS**0.5).item())
 
 
-def shuffled(x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+def shuffled(x: Float[Tensor, "N *D"]) -> Float[Tensor, "N *D"]:
     """The rows in an order that has nothing to do with theirs, always the same."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     return x[order.to(x.device)]
@@ -129,8 +129,9 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
     2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it. Where the
     least n is below the D of the features that is not so yet, and no limit is given.
 
-    At each n = N / b the mean over b disjoint blocks, so that all samples count at every n; at less
-    than N / 10, where nobody should take it, over ten blocks of a few hundred or fewer.
+    At each n = N / b the mean over b disjoint blocks of the samples, which must be in random order,
+    so that all count at every n; at less than N / 10, where nobody should take it, over ten blocks
+    of a few hundred or fewer.
     """
     N, whole = len(samples), moments(reference)
     if N < 2 * BLOCKS:

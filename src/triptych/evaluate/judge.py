@@ -25,6 +25,7 @@ from triptych.evaluate.drawing import (
     seen,
 )
 from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, Say, of_first, quiet
+from triptych.evaluate.fidelity import shuffled
 from triptych.evaluate.judge_flow import judge_flow, outside_score
 from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
@@ -107,8 +108,9 @@ def judge_samples(
     samples: Float[Tensor, "n C H W"], data: Dataset, features: Features
 ) -> list[Score]:
     """The scores of samples from anywhere, as `judge` has them of a model's: of no more than there
-    are test images."""
-    return sample_scores(samples[: len(data.test_images)], at_random(data), features, {})[0]
+    are test images, taken at random, since a file may have them class by class."""
+    some = shuffled(samples)[: len(data.test_images)]
+    return sample_scores(some, at_random(data), features, {})[0]
 
 
 def at_random(data: Dataset) -> Dataset:

@@ -69,8 +69,9 @@ def importance_bounds(
     """The bounds of each image from the same K samples (Burda et al. 2016, eq. 8).
 
     The Monte Carlo variance of an image's ELBO is var(log w) / K, that of its IWAE-K the
-    jackknife's; with K = 1 the spread over images bounds both. With `bf16` the decoder, whose
-    matrix products are nearly all of the cost, runs in bfloat16; everything else never does.
+    jackknife's; with K = 1 the spread over images bounds both (of one image it is NaN). With `bf16`
+    the decoder, whose matrix products are nearly all of the cost, runs in bfloat16; everything else
+    never does.
     """
     if K < 1:
         raise ValueError(f"the number of importance samples must be at least 1, not {K}")

@@ -130,6 +130,12 @@ def exists(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in PLACES)
 
 
+def forget(folder: Path) -> None:
+    """Remove what an earlier training left, which could be taken for the new one's."""
+    for name in PLACES:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def _is_whole(place: Path) -> bool:
     try:
         _check_sums(place)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from triptych.train.batches import TrainingData
+from triptych.train.checkpoint import forget
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
 from triptych.train.failure import Failure, drop_failed
 from triptych.train.files import write_text
@@ -53,8 +54,8 @@ def fit(
 ) -> list[Failure]:
     """Train models of one build; leave a checkpoint in each folder; return the seeds that failed.
 
-    In the end the models hold the averaged weights that were best on the validation images, and are
-    in evaluation mode.
+    In the end the models hold the averaged weights that were best on the validation images, the
+    last ones where no loss there was finite, and are in evaluation mode.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
     StopRequested after saving when a signal asks to stop, UserError for a setting out of its range,
     ValueError for models or folders that cannot be trained together.
@@ -62,6 +63,8 @@ def fit(
     validated(TrainConfig, asdict(config), "TrainConfig")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("each seed needs a folder of its own, and one is given twice")
+    if len(data.validation) == 0:
+        raise ValueError("there are no validation images, by which the weights are chosen")
     for model in models:
         model.train()
     heard = listeners or [nobody] * len(seeds)
@@ -71,6 +74,8 @@ def fit(
         resume_training(trainer)
     else:
         prepare(trainer)
+        for folder in folders if leads() else ():
+            forget(folder)
         save(trainer)  # so that seeds in a stack always have a step in common
     for run in runs if leads() else ():
         cut_log(run.folder / "metrics.jsonl", trainer.step)
@@ -79,9 +84,8 @@ def fit(
         for model in models:
             stack.enter_context(networks_in_bf16(model, bf16))
         failures = _loop(trainer, stack.enter_context(stop_on_signals()), progress, save_every)
-    for model, run in zip(trainer.models, trainer.runs, strict=True):
-        if run.best:
-            model.load_state_dict(run.best)
+    for s, (model, run) in enumerate(zip(trainer.models, trainer.runs, strict=True)):
+        model.load_state_dict(run.best or trainer.average(s))
     for model in models:
         model.eval()
     return failures

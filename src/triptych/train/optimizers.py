@@ -63,9 +63,10 @@ def adamw(parameters: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:
 
 
 def matrices(model: nn.Module) -> set[str]:
-    """Names of the weights of linear layers and convolutions: m outputs, n inputs each."""
-    layers = (n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    return {f"{name}.weight".lstrip(".") for name in layers}
+    """Names of the weights of linear layers and convolutions: m outputs, n inputs each. Not of
+    masked ones: the entries that the mask takes out would have a part in U V^T."""
+    layers = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    return {f"{n}.weight".lstrip(".") for n, m in layers if not hasattr(m, "mask")}
 
 
 class Muon(torch.optim.Optimizer):
