@@ -140,6 +140,13 @@ def test_an_f_hangs_over_its_lines_end_and_a_letter_in_the_margin_does_not(tmp_p
     assert refused(tmp_path, whole(end.format(1))).limit == "2 cm margins"
 
 
+@pytest.mark.parametrize("letter", ["J", "#strong[J]", "#emph[f]", "#emph[j]"])
+def test_a_letter_may_lean_over_its_lines_beginning(tmp_path, letter):
+    assert check_pdf(compiled(tmp_path, whole(f"{letter}ust"))).parts
+    error = refused(tmp_path, whole(f"#move(dx: -1pt)[{letter}ust]"))
+    assert (error.limit, error.measured[:11]) == ("2 cm margins", "left margin")
+
+
 def test_margins_set_too_small(tmp_path):
     error = refused(tmp_path, whole(), PAGE.replace("2cm", "1.9cm"))
     assert (error.limit, error.page) == ("2 cm margins", 1)

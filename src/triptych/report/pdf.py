@@ -12,7 +12,7 @@ import pypdfium2.raw as c
 from triptych.errors import UserError
 
 UNKNOWN = "\0"
-LEAN = 0.25  # of its size that a letter may lean over the next one's place, an italic f a fifth
+LEAN = 0.25  # of its size that a letter may lean out of its place, an italic f a fifth
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Mark:
 @dataclass(frozen=True)
 class Letter(Mark):
     """A mark with the size of its font on the paper, in points, however the text is turned or
-    scaled; its box ends where the next letter would begin, though an f's ink hangs over it. Of a
-    letter that its font lacks `what` is UNKNOWN."""
+    scaled; its box begins where the line puts it and ends where the next letter would begin, though
+    a J's ink hangs over the one and an f's over the other. Of a letter that its font lacks `what`
+    is UNKNOWN."""
 
     size: float
 
@@ -85,18 +86,20 @@ def _letter(text: pdfium.PdfTextPage, i: int, char: str) -> Letter:
     c.FPDFText_GetMatrix(text, i, onto)
     size = c.FPDFText_GetFontSize(text, i) * math.hypot(onto.c, onto.d)
     left, bottom, right, top = text.get_charbox(i)
-    if onto.b == 0 and 0 < right - (end := _end(text, i, size)) < LEAN * size:
-        right = end
+    if onto.b == 0:
+        begin, end = _place(text, i, size)
+        left = begin if 0 < begin - left < LEAN * size else left
+        right = end if 0 < right - end < LEAN * size else right
     return Letter(char, left, bottom, right, top, size)
 
 
-def _end(text: pdfium.PdfTextPage, i: int, size: float) -> float:
-    """Where the letter after this one would begin."""
+def _place(text: pdfium.PdfTextPage, i: int, size: float) -> tuple[float, float]:
+    """Where the line puts this letter, and where the letter after it would begin."""
     x, y, advance = ctypes.c_double(), ctypes.c_double(), ctypes.c_float()
     font = c.FPDFTextObj_GetFont(c.FPDFText_GetTextObject(text, i))
     c.FPDFText_GetCharOrigin(text, i, x, y)
     c.FPDFFont_GetGlyphWidth(font, c.FPDFText_GetUnicode(text, i), size, advance)
-    return x.value + advance.value
+    return x.value, x.value + advance.value
 
 
 def _drawn(page: pdfium.PdfPage) -> Iterator[Mark]:
