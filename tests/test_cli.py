@@ -202,6 +202,8 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert "1 to 1,000,000 images" in refused(capsys, *words, "-n", "1000000000")
     twice = refused(capsys, "evaluate", str(run), "--images", "60", "--set", "images=50")
     assert "images = 60 and --set images=50 are given both" in twice
+    twice = refused(capsys, "evaluate", str(run), "--set", "images=50", "images=60")
+    assert "--set has images twice, 50 and 60" in twice
     sizes, start = [], DDPM.gaussian_noise
     monkeypatch.setattr(
         DDPM, "gaussian_noise", lambda self, n, g: sizes.append(n) or start(self, n, g)
@@ -308,7 +310,7 @@ def test_samples_are_scored_from_the_file_that_they_were_drawn_to(capsys, tmp_pa
     scores = {s["metric"]: s for s in json.loads(Path("scores.json").read_text())["scores"]}
     assert re.search(rf"^fid +{scores['fid']['value']:.4f} ", said)
     assert scores["fid"]["protocol"]["n"] == 360
-    assert "the first 360 of 370 images" in said
+    assert "of 360 of 370 images, at random" in said
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
@@ -336,6 +338,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
 def test_the_version_is_the_packages(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"triptych {version('triptych')}\n"
+
+
+def test_windows_is_told_of_wsl(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert "on Windows install it in WSL" in refused(capsys, "data", "verify", "digits")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

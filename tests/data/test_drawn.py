@@ -62,6 +62,13 @@ def test_a_folder_of_pictures_is_the_same_images(tmp_path, image_bytes):
     torch.testing.assert_close(read_drawn(tmp_path, SHAPE), grey)
 
 
+def test_pictures_of_16_bits_are_refused_and_not_cut_off_at_255(tmp_path, image_bytes):
+    for i, image in enumerate(image_bytes[:, 0].astype(np.uint16) * 257):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match=r"0\.png has 16 bits a pixel; write 8"):
+        read_drawn(tmp_path, SHAPE)
+
+
 def test_a_folder_that_is_not_of_pictures_of_one_size_is_refused(tmp_path, image_bytes):
     with pytest.raises(UserError, match=r"no \.png files"):
         read_drawn(tmp_path, SHAPE)

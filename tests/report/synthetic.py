@@ -35,7 +35,7 @@ OF_2026 = {
     "latent-one": ("Latent, beta = 1", "latent", None, 9.4),
     "vae-b": PIXEL["vae-b"],
 }
-SPEEDS = {"ddpm": 12.0, "latent": 900.0, "vae": 24_000.0}
+SPEEDS = {"ddpm": 12.0, "pixelflow": 300.0, "latent": 900.0, "vae": 24_000.0}
 
 
 @dataclass

@@ -445,6 +445,19 @@ def test_brief_says_of_many_samplers_what_the_table_does_not(tmp_path):
     assert all(f"{value:.2f}" in whole for value in (*fid.values(), *prior))
 
 
+def test_fids_of_decoded_latents_are_of_all_models_or_of_none(tmp_path):
+    folder = of_2026(tmp_path / "study", (0,))
+    assert "; with those of training images, " in text_of(folder)
+
+    def one_missing(content):
+        of = [s for s in content["scores"] if s["metric"] == "fid-reconstruction"]
+        content["scores"].remove(of[0])
+
+    edit(folder / "results.json", one_missing)
+    assert "FID is" in text_of(folder)
+    assert "with those of training images" not in text_of(folder)
+
+
 OF_PARTS = ("durkan2019", "kingma2018", "ho2019", "gulrajani2017", "higgins2017", "simard2003")
 OF_PARTS += ("nichol2021", "salimans2022")
 

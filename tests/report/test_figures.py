@@ -29,6 +29,7 @@ from triptych.report.latent_panel import (
     mass_levels,
     posterior_density,
     spread_apart,
+    write_digits,
 )
 from triptych.report.load import read_study
 from triptych.report.quality_time import NOISE, tradeoff
@@ -219,6 +220,10 @@ def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
             assert "q(z)" in page.extract_text()
             thick = [c["pts"] for c in page.curves if 1.05 < c["linewidth"] < 1.2]
             thin = [c["pts"] for c in page.curves if c["linewidth"] < 0.65]
+            widths = [round(c["linewidth"], 2) for c in page.curves]
+            # Once more around the prior, over all that hides it.
+            last_of_chain = max(i for i, w in enumerate(widths) if w == 1.1)
+            assert widths[last_of_chain + 1 :][:2] == [2.6, 1.2]
         return thick, thin
 
     there, prior = lines()
@@ -230,6 +235,22 @@ def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
     assert there[: len(MASSES)] == moved[: len(MASSES)]
     assert there[len(MASSES) :] != moved[len(MASSES) :]
     assert prior == same
+
+
+@pytest.mark.parametrize(
+    ("side", "chain", "hidden"), [(0.2, True, "0"), (0.2, False, ""), (1, True, "")]
+)
+def test_no_digit_hides_the_small_prior_of_a_latent_ddpm(folder, side, chain, hidden):
+    study = read_study(folder)
+    latent = clustered(read_latent(study, study.part("A")[0]), 0.1)
+    centre = latent.posterior.copy()
+    centre[latent.labels == 0] -= [1, 0]  # onto the prior
+    prior = 0.1 * np.random.default_rng(0).normal(size=(1000, 2))
+    latent = replace(latent, posterior=centre, prior=prior, chain=latent.density if chain else None)
+    ax = Figure().add_axes((0, 0, side, side))
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
+    write_digits(ax, latent)
+    assert {t.get_text() for t in ax.texts} == set("0123456789") - set(hidden)
 
 
 def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_path):

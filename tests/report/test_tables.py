@@ -8,7 +8,7 @@ from triptych.report.discussion import discuss
 from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import read_study
 from triptych.report.sampling_table import sampling_table
-from triptych.report.wording import MINUS, NARROW_SPACE, number, spread
+from triptych.report.wording import MINUS, NARROW_SPACE, number, spread, two_digits
 
 
 def change_protocol(folder, model, metric, **values):
@@ -107,6 +107,25 @@ def test_sampling_table_has_floor_and_n(folder):
     assert "n\u00a0=\u00a010\u202f000" in caption
     assert "DDIM, 50 steps, eta\u00a0=\u00a01" in caption
     assert {"cite": "song2021"} in table.caption
+
+
+def test_the_2026_edition_has_samples_a_second_without_latents_too(tmp_path):
+    folder = write_study(tmp_path / "study", Synthetic(edition="2026"))
+    table = sampling_table(read_study(folder))
+    assert table is not None
+    assert table.header == ["Model", "FID", "1/s"]
+    caption = "".join(span for span in table.caption if isinstance(span, str))
+    assert "; floor: real against real, 1.08." in caption
+    assert "1/s: samples a second (cpu, 1 thread)." in caption
+    assert "own prior" not in caption.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.9962, "1.0"), (0.94, "0.94"), (9.96, "10"), (2345, f"2{NARROW_SPACE}300")],
+)
+def test_a_clock_is_good_for_two_digits(value, text):
+    assert two_digits(value) == text
 
 
 def test_a_guided_sampler_is_said_to_be(folder):

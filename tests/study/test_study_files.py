@@ -166,6 +166,13 @@ def test_seeds_that_come_twice_are_refused(tmp_path):
     assert "seeds" in refused(written(tmp_path, "seeds = [1, 1]\n" + BASE))
 
 
+def test_a_mark_of_the_encoding_is_no_part_of_a_file(tmp_path):
+    """Some editors begin a file with it."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + f'name = "marked"\n{BASE}'.encode())
+    assert named_study(str(path)).name == "marked"
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     assert "does not exist" in refused(tmp_path / "none.toml")
     assert "cannot be read" in refused(tmp_path)

@@ -59,6 +59,8 @@ def run_words(words: Sequence[str] | None) -> int:
     if list(sys.argv[1:] if words is None else words) == ["--version"]:
         print(f"triptych {__version__}")
         return 0
+    if sys.platform == "win32":
+        return told(2, "triptych runs on Linux and macOS; on Windows install it in WSL")
     try:
         command: Any = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -99,6 +99,8 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UserError(f"--set {text} cannot be used; write KEY=VALUE, as in --set epochs=5")
+        if key in found:
+            raise UserError(f"--set has {key} twice, {found[key]} and {value}; leave one out")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

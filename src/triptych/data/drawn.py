@@ -54,9 +54,13 @@ def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
     images: list[NDArray[np.uint8]] = []
     for file in sorted(path.glob("*.png")):
         try:
-            images.append(np.asarray(Image.open(file).convert("L")))
+            image = Image.open(file)
+            deep = image.mode.startswith("I")  # of which `convert` would make 255 of all above it
+            images.append(np.asarray(image.convert("L")))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}); draw it again") from None
+        if deep:
+            raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")
         if images[-1].shape != images[0].shape:
             raise UserError(
                 f"{file} is of {images[-1].shape[0]} x {images[-1].shape[1]} pixels, others are "

@@ -120,7 +120,7 @@ def prior_posterior(study: Study, panel: float = 4.7, folder: Path | None = None
 
 
 def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:
-    """One panel per latent DDPM, each on axes of its own: the VAE's prior shaded, the aggregate
+    """One panel per latent DDPM, each on axes of its own: the VAE's prior grey, the aggregate
     posterior as points, what the chain has learned of it as lines."""
     pairs = _chains(study)
     if not pairs:
@@ -128,7 +128,7 @@ def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:
     placed = _placed(study, pairs, panel)
     raised = [(x, y + LEGEND) for x, y in placed.corners]
     panels = replace(placed, corners=raised, height=placed.height + LEGEND)
-    said = "shaded: the VAE's prior;  points: q(z);  lines: the DDPM"
+    said = "grey: the VAE's prior;  points: q(z);  black: the DDPM"
     with rc_context(STYLE):
         figure, axes = _empty_panels(panels)
         text_at(figure, TEXT_WIDTH / 2, 0.1, said)

@@ -35,20 +35,30 @@ def draw_prior(ax: Axes, latent: Latent) -> None:
     """Shaded regions that hold 50, 80 and 95% of the prior's mass in the plane: of a density that
     is exact there, or else of the prior's draws, which a smoothed density would take more room for.
     """
-    levels = mass_levels(latent, latent.density)
-    if latent.projected:
-        levels = cloud_levels(latent, latent.density, latent.prior)
     shades = ["#EFEFEF", "#DEDEDE", "#CCCCCC"]
-    _outline(ax, latent, latent.density, levels, shades, colors="#606060", linewidths=0.6)
+    lines = {"colors": "#606060", "linewidths": 0.6}
+    _outline(ax, latent, latent.density, prior_levels(latent), shades, **lines)
+
+
+def prior_levels(latent: Latent) -> list[float]:
+    """Densities above which 95, 80 and 50% of the prior lie."""
+    if latent.projected:
+        return cloud_levels(latent, latent.density, latent.prior)
+    return mass_levels(latent, latent.density)
 
 
 def draw_chain(ax: Axes, latent: Latent) -> None:
-    """Lines around 50, 80 and 95% of what a latent DDPM draws, if there is one."""
-    if latent.chain is not None:
-        levels = mass_levels(latent, latent.chain)
-        if latent.chain_draws is not None:
-            levels = cloud_levels(latent, latent.chain, latent.chain_draws)
-        _outline(ax, latent, latent.chain, levels, [], colors="k", linewidths=1.1)
+    """Lines around 50, 80 and 95% of what a latent DDPM draws, if there is one; and again around
+    95% of the prior, which its cloud of another scale hides."""
+    if latent.chain is None:
+        return
+    levels = mass_levels(latent, latent.chain)
+    if latent.chain_draws is not None:
+        levels = cloud_levels(latent, latent.chain, latent.chain_draws)
+    _outline(ax, latent, latent.chain, levels, [], colors="k", linewidths=1.1)
+    widest = prior_levels(latent)[:1]
+    for colour, width in (("white", 2.6), ("#606060", 1.2)):
+        _outline(ax, latent, latent.density, widest, [], colors=colour, linewidths=width)
 
 
 def _outline(
@@ -148,7 +158,7 @@ def draw_prior_samples(ax: Axes, latent: Latent) -> None:
 
 def write_digits(ax: Axes, latent: Latent) -> None:
     """The name of each class at its median, black on a rim of its colour; none where they would
-    hide the cloud, or where there is one class."""
+    hide the cloud, or beside a chain the prior, or where there is one class."""
     if latent.classes.size < 2:
         return
     low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
@@ -160,7 +170,10 @@ def write_digits(ax: Axes, latent: Latent) -> None:
         [np.median(latent.posterior[latent.labels == c], axis=0) for c in latent.classes]
     )
     places = spread_apart((centres - origin) / reach * side, APART, side) / side * reach + origin
-    for c, centre, (x, y) in zip(latent.classes, centres, places, strict=True):
+    hiding = on_small_prior(latent, places, side / reach)
+    for c, centre, (x, y), hides in zip(latent.classes, centres, places, hiding, strict=True):
+        if hides:
+            continue
         colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
         # A line leads a digit that had to stand aside back to where its class is.
         ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
@@ -171,6 +184,14 @@ def write_digits(ax: Axes, latent: Latent) -> None:
         how: Any = {"ha": "center", "va": "center_baseline", "fontweight": "bold"}
         ax.text(x, y, str(c), **how).set_path_effects(rim)  # which are drawn, not written
         ax.text(x, y, str(c), **how)
+
+
+def on_small_prior(latent: Latent, places: np.ndarray, scale: float) -> np.ndarray:
+    """Which of the places lie on the prior, where it stands beside a chain and at `scale` cm a unit
+    is too small to be written on."""
+    low, high = np.quantile(latent.prior, [0.025, 0.975], axis=0)
+    small = latent.chain is not None and (high - low).max() * scale < CLEAR
+    return ((places > low) & (places < high)).all(1) & small
 
 
 def spread_apart(points: np.ndarray, least: float, side: float) -> np.ndarray:

@@ -38,6 +38,7 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
         return ""
     limits = [study.score(s.model, "fid-reconstruction") for s in prior]
     least = [limit.mean for limit in limits if limit is not None]
+    least = least if len(least) == len(prior) else []  # else nobody could say whose they are
     if brief and len(prior) > 2:
         said, left = _range([s.mean for s in prior]), _range(least)
     else:

@@ -62,8 +62,8 @@ def number(value: float, decimals: int) -> str:
 
 def two_digits(value: float) -> str:
     """A positive number to two digits: what a clock is good for."""
-    decimals = 1 - math.floor(math.log10(value))
-    return number(round(value, decimals), max(0, decimals))
+    rounded = round(value, 1 - math.floor(math.log10(value)))
+    return number(rounded, max(0, 1 - math.floor(math.log10(rounded))))
 
 
 def spread(mean: float, std: float | None, decimals: int) -> str:

@@ -51,7 +51,7 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; name a study file, or one of the built-in"
