@@ -445,6 +445,16 @@ def test_brief_says_of_many_samplers_what_the_table_does_not(tmp_path):
     assert all(f"{value:.2f}" in whole for value in (*fid.values(), *prior))
 
 
+def test_a_product_in_own_text_is_not_emphasised(folder):
+    (folder / "discussion.md").write_text("Of 2*3*4 (*three*) we\nsaw *all*, *most* and **none**.")
+    [paragraph] = discuss(read_study(folder), KEYS)
+    emphasised = [
+        span["emph"] for span in paragraph.spans if isinstance(span, dict) and "emph" in span
+    ]
+    assert emphasised == ["three", "all", "most"]
+    assert paragraph.spans[0] == "Of 2*3*4 ("
+
+
 def test_fids_of_decoded_latents_are_of_all_models_or_of_none(tmp_path):
     folder = of_2026(tmp_path / "study", (0,))
     assert "; with those of training images, " in text_of(folder)

@@ -6,7 +6,7 @@ import numpy as np
 import pdfplumber
 import pytest
 from matplotlib.figure import Figure
-from synthetic import NINE, OF_2026, Synthetic, write_study
+from synthetic import NINE, OF_2026, PIXEL, Synthetic, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
@@ -280,6 +280,30 @@ def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_pat
     (others, own), (same, wide) = ticks
     assert others == same
     assert "100" in wide - own
+
+
+def test_a_dollar_in_a_title_is_a_dollar(tmp_path):
+    named = {name: (rf"{i} of $\foo$", *rest) for i, (name, (_, *rest)) in enumerate(NINE.items())}
+    study = read_study(write_study(tmp_path / "study", Synthetic(priors=named, part_b=False)))
+    with pdfplumber.open(likelihood(study)) as pdf:
+        assert r"0 of $\foo$" in pdf.pages[0].extract_text()
+
+
+def test_a_figure_is_as_high_as_its_legend(tmp_path):
+    long = "A flow of splines whose title takes more lines beside the axes than anybody would wish"
+    pixel = {
+        f"{name}-{i}": (f"{long}, {name} {i}", *rest)
+        for i in range(4)
+        for name, (_, *rest) in PIXEL.items()
+    }
+    study = read_study(write_study(tmp_path / "study", Synthetic(pixel=pixel, seeds=(0,))))
+    with pdfplumber.open(frechet(study)) as pdf:
+        page = pdf.pages[0]
+        words = page.extract_words()
+    assert [w["text"] for w in words].count("anybody") == len(pixel)
+    assert "images" in {w["text"] for w in words}  # the last
+    assert max(w["bottom"] for w in words) <= page.height
+    assert page.height > 20 / 2.54 * 72
 
 
 @pytest.mark.parametrize(("high", "shown"), [(9.0, [1, 2, 5]), (9e3, [1, 10, 100, 1000])])

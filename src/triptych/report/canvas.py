@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.pad": 2.5,
     "ytick.major.pad": 2.5,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a $ in a title is one
 }
 
 

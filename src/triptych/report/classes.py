@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
-from triptych.report.curves import BESIDE, HEIGHT, PLACE, runs_of_part_b, style
+from triptych.report.curves import HEIGHT, PLACE, legend_beside, runs_of_part_b, style
 from triptych.report.load import Study
 
 
@@ -29,5 +29,5 @@ def classes(study: Study) -> Path | None:
             ax.plot(np.arange(len(real)) + shift[i], shares, label=wrapped(name, 4.8), **drawn)
         ax.set(xlabel="class", ylabel="% of the images", xticks=range(len(real)))
         ax.set_ylim(bottom=0)
-        ax.legend(**BESIDE)
+        legend_beside(ax)
         return write(figure, study.folder / "figures", "classes")

@@ -7,10 +7,20 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
-from triptych.report.canvas import FONT_SIZE, STYLE, axes_at, blank, wrapped, write
+from triptych.report.canvas import (
+    FONT_SIZE,
+    LINE_HEIGHT,
+    STYLE,
+    axes_at,
+    blank,
+    line_count,
+    wrapped,
+    write,
+)
 from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary
 from triptych.report.runs import read_arrays
@@ -22,13 +32,8 @@ ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three 
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
 LINE_COLOURS = [CLASS_COLOURS[i] for i in (0, 3, 2, 8, 6, 7, 5, 9, 4, 1)]  # the pale ones last
-BESIDE: dict[str, Any] = {
-    "frameon": False,
-    "loc": "upper left",
-    "bbox_to_anchor": (1.02, 1.0),
-    "borderaxespad": 0.0,
-}
 PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # of the axes, and of the figure: the legend is right
+LEAST = 0.1  # cm below a legend
 
 
 def likelihood(study: Study) -> Path | None:
@@ -41,12 +46,13 @@ def likelihood(study: Study) -> Path | None:
     rows = [[study.score(r.name, metric) for r in recipes] for metric in metrics]
     repeated = any(s is not None and s.interval95 for found in rows for s in found)
     with rc_context(STYLE):
-        height = 0.3 + 0.8 * len(recipes)
+        titles = [wrapped(r.title, 5.0) for r in recipes]
+        height = 0.3 + max(0.8, LINE_HEIGHT * line_count(titles) + 0.2) * len(recipes)
         figure = blank(height + 2.1)
         ax = axes_at(figure, (5.5, 1.3, 10.8, height))
         for k, found in enumerate(rows):
             _draw_intervals(ax, found, _on_images(found), "os"[k], 0.12 * (1 - 2 * k))
-        ax.set_yticks(range(len(recipes)), [wrapped(r.title, 5.0) for r in recipes])
+        ax.set_yticks(range(len(recipes)), titles)
         ax.set_ylim(len(recipes) - 0.5, -0.5)
         ax.set_xlabel("nats (mean and 95% interval over runs)" if repeated else "nats (one run)")
         ax.locator_params(axis="x", nbins=6)
@@ -90,6 +96,7 @@ def growth(study: Study) -> Path | None:
         ax = axes_at(figure, PLACE)
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         _draw_lines(ax, lines)
         ax.set_xlabel("k")
         ax.set_ylabel("IWAE-k in nats")
@@ -129,7 +136,7 @@ def frechet(study: Study) -> Path | None:
         real = next(iter(lines.values()))[0]
         ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
         log_ticks(ax)
-        ax.legend(**BESIDE)
+        legend_beside(ax)
         return write(figure, study.folder / "figures", "fid-growth")
 
 
@@ -157,7 +164,7 @@ def terms(study: Study) -> Path | None:
                 for name, r in lines.items()
             },
         )
-        ax.legend(**BESIDE)
+        legend_beside(ax)
         return write(figure, study.folder / "figures", "bound-terms")
 
 
@@ -179,6 +186,21 @@ def runs_of_part_b(
 def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]]) -> None:
     for i, (name, (x, runs)) in enumerate(lines.items()):
         ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **style(i))
+
+
+def legend_beside(ax: Axes, *handles: Any, **how: Any) -> None:
+    """The legend right of the axes; a figure that it would leave below grows by as much."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
+    legend = ax.legend(*handles, frameon=False, borderaxespad=0.0, **place, **how)
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    more = LEAST - legend.get_window_extent().y0 / figure.dpi * 2.54
+    if more > 0:
+        (width, height), at = figure.get_size_inches(), ax.get_position()
+        higher = height + more / 2.54
+        figure.set_size_inches(width, higher)
+        bottom = (at.y0 * height + more / 2.54) / higher
+        ax.set_position((at.x0, bottom, at.width, at.height * height / higher))
 
 
 def log_ticks(ax: Axes) -> None:
@@ -213,7 +235,7 @@ def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> No
     title = "mean, 95% interval over runs" if bands else None
     if any(band.min() < low or band.max() > high for band in bands.values()):
         title = f"{title}\n(cut where it leaves the frame)"
-    ax.legend(*ordered, fontsize=FONT_SIZE, title=title, **BESIDE)
+    legend_beside(ax, *ordered, title=title)
 
 
 def _band(rows: np.ndarray) -> np.ndarray:

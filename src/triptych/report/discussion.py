@@ -78,7 +78,8 @@ def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragrap
     heading = re.match(r"#+ (.*)", block)
     if heading:
         return Paragraph(heading[1], [])
-    pattern = r"\*\*(?P<strong>[^*]+)\*\*|\*(?P<emph>[^*\s][^*]*)\*|\[@(?P<cite>[^\]]*)\]"
+    emphasised = r"(?<!\w)\*(?P<emph>[^*\s][^*]*)\*(?!\w)"  # and not 2*3*4
+    pattern = rf"\*\*(?P<strong>[^*]+)\*\*|{emphasised}|\[@(?P<cite>[^\]]*)\]"
     spans: list[Span] = []
     end = 0
     for match in re.finditer(pattern, block):

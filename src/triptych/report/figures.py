@@ -67,9 +67,10 @@ def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
     if not found:
         return None
     titles = labels(study, [recipe for recipe, *_ in found])
-    rows = [(title, *pair) for title, (_, *pair) in zip(titles, found, strict=True)]
+    span = n * side + (n - 1) * GAP
+    rows = [(wrapped(title, span), *pair) for title, (_, *pair) in zip(titles, found, strict=True)]
     columns = 2 if len(rows) > 1 else 1
-    span, head = n * side + (n - 1) * GAP, 0.15 + LINE_HEIGHT
+    head = 0.15 + LINE_HEIGHT * line_count([title for title, *_ in rows])
     block = head + 2 * side + GAP
     step = TEXT_WIDTH - span if columns > 1 else 0.0
     with rc_context(STYLE):
@@ -80,7 +81,7 @@ def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
         )
         for i, (title, *pair) in enumerate(rows):
             left, top = i % columns * step, height - i // columns * block - head
-            text_at(figure, left + span / 2, top + 0.1, wrapped(title, span).split("\n")[0])
+            text_at(figure, left + span / 2, top + 0.1, title)
             for below, images in enumerate(pair):
                 for j, image in enumerate(images):
                     low = top - side - below * (side + GAP)

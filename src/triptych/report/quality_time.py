@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
-from triptych.report.curves import BESIDE, HEIGHT, PLACE, log_ticks, runs_of_part_b, style
+from triptych.report.curves import HEIGHT, PLACE, legend_beside, log_ticks, runs_of_part_b, style
 from triptych.report.load import Study
 from triptych.report.wording import count, noise_and_times
 
@@ -52,7 +52,7 @@ def tradeoff(study: Study) -> Path | None:
                 ax.plot([], [], marker, color="black", ms=5, label=wrapped(label, 4.8))
         ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
         log_ticks(ax)
-        ax.legend(**BESIDE)
+        legend_beside(ax)
         return write(figure, study.folder / "figures", "quality-time")
 
 
