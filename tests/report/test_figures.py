@@ -6,7 +6,7 @@ import numpy as np
 import pdfplumber
 import pytest
 from matplotlib.figure import Figure
-from synthetic import NINE, OF_2026, PIXEL, Synthetic, write_study
+from synthetic import NINE, OF_2026, PIXEL, Synthetic, edit, write_study
 
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, wrapped
@@ -287,6 +287,12 @@ def test_a_dollar_in_a_title_is_a_dollar(tmp_path):
     study = read_study(write_study(tmp_path / "study", Synthetic(priors=named, part_b=False)))
     with pdfplumber.open(likelihood(study)) as pdf:
         assert r"0 of $\foo$" in pdf.pages[0].extract_text()
+
+
+def test_a_title_that_begins_with_an_underscore_is_in_the_legend(folder):
+    edit(folder / "study.json", lambda s: s["recipes"][-1].update(title="_mine"))
+    with pdfplumber.open(frechet(read_study(folder))) as pdf:
+        assert "_mine" in pdf.pages[0].extract_text()
 
 
 def test_a_figure_is_as_high_as_its_legend(tmp_path):

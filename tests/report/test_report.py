@@ -4,13 +4,17 @@ import json
 import os
 import re
 import shutil
+import sys
 import zipfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pdfplumber
+import pypdfium2 as pdfium
 import pytest
 import typst
+from matplotlib.figure import Figure
 from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
 
 from triptych.cli import main
@@ -21,11 +25,13 @@ from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
 from triptych.report.load import read_study
 from triptych.report.page import MOST_GAP, write_page
+from triptych.report.pdf import read_pdf
 from triptych.report.snippets import Ask
 from triptych.study.builtin import named_study
 from triptych.study.grid import study_json
 
 RESULTS = Path(__file__).parents[2] / "results"
+BROKEN = "\x02"  # what PDFium makes of a hyphen at the end of a line
 GROUP = r"""
 course = "Course 02460 #1 $x$ \\ @burda2016"
 date = "1 March 2024"
@@ -38,20 +44,37 @@ number = "s000002"
 """
 
 
-def set_page(folder, snippets=None) -> Path:
+def undrawn(figure, folder, name):
+    """The room of a figure with nothing in it."""
+    path = folder / f"{name}.pdf"
+    folder.mkdir(exist_ok=True)
+    Figure(figure.get_size_inches()).savefig(path)
+    return path
+
+
+@contextmanager
+def without_ink():
+    """Which is most of the time of a report."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("classes", "curves", "figures", "latent_figure", "quality_time"):
+            patch.setattr(sys.modules[f"triptych.report.{name}"], "write", undrawn)
+        yield
+
+
+def set_page(folder, snippets=None, *, drawn=False) -> Path:
     """The report without the figures that no page shows."""
-    return write_page(read_study(folder), snippets)
+    with nullcontext() if drawn else without_ink():
+        return write_page(read_study(folder), snippets)
 
 
 def page_text(path, page=0) -> str:
     """The text of a page, then of its two columns, with the hyphens of broken words taken out."""
-    with pdfplumber.open(path) as pdf:
-        found = pdf.pages[page]
-        middle = found.width / 2
-        left = found.crop((0, 0, middle, found.height))
-        right = found.crop((middle, 0, found.width, found.height))
-        text = "\n".join(part.extract_text() or "" for part in (found, left, right))
-    return " ".join(text.replace("-\n", "").split())
+    with pdfium.PdfDocument(path) as pdf:
+        found = pdf[page].get_textpage()
+        middle = pdf[page].get_width() / 2
+        halves = found.get_text_bounded(right=middle), found.get_text_bounded(left=middle)
+        text = "\n".join((found.get_text_bounded(), *halves))
+    return " ".join(text.replace(BROKEN, "").split())
 
 
 def bold_digits(path) -> str:
@@ -82,7 +105,7 @@ def test_classes_are_named_where_images_have_labels(report, tmp_path):
     for file in bare.glob("*/seed-*/latent.npz"):
         with np.load(file) as kept:
             np.savez(file, **{**kept, "labels": 0 * kept["labels"]})
-    bare = set_page(bare)
+    bare = set_page(bare, drawn=True)
     assert "Dots: q(z);" in page_text(bare)
     assert bold_digits(bare) == ""
 
@@ -116,7 +139,7 @@ def test_figures_are_left_beside_the_report(report):
 
 
 def test_the_same_study_gives_the_same_bytes(report, tmp_path):
-    again = set_page(write_study(tmp_path / "study"))
+    again = set_page(write_study(tmp_path / "study"), drawn=True)
     assert again.read_bytes() == report.read_bytes()
 
 
@@ -132,7 +155,7 @@ def test_no_line_of_the_packages_own_snippets_wraps(edition, request):
 
 def test_snippets_page_shows_the_source_with_its_lines(folder, code):
     text = page_text(set_page(folder, code), 1)
-    assert "11 def bound(self, x): 17 y = x + 1 18 return y" in text
+    assert "11defbound(self,x):17y=x+118returny" in text.replace(" ", "")
     assert "#let a = $x$" in text
 
 
@@ -229,6 +252,15 @@ def test_own_discussion_is_printed_literally(folder, code):
     assert "paired runs" not in text
 
 
+def test_no_line_ends_inside_a_name_or_a_unit(folder, code):
+    """Wherever the line's end falls."""
+    words = [f"{'n' * n} DPM-Solver++ {'m' * n} bits/dim" for n in range(1, 12)]
+    (folder / "discussion.md").write_text(" ".join(words), encoding="utf-8")
+    lines = [line.strip() for line in read_pdf(set_page(folder, code)).pages[0].lines]
+    assert sum("DPM-Solver++" in line for line in lines) > 4
+    assert not [line for line in lines if line.endswith(("DPM-", "DPM\x02", "DPM-Solver", "bits/"))]
+
+
 def test_own_discussion_that_is_too_long(folder, code):
     (folder / "report.pdf").write_bytes(b"an older report")
     (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
@@ -275,7 +307,7 @@ def test_optional_snippets_give_way(folder, code):
     ids=["one seed, M = 32", "long titles, a failure"],
 )
 def test_other_studies_fit_too(tmp_path, code, ask):
-    text = page_text(set_page(write_study(tmp_path / "study", ask), code))
+    text = page_text(set_page(write_study(tmp_path / "study", ask), code, drawn=True))
     assert "PC 1 (21%)" in text
     for failure in ask.failures:
         assert failure["reason"] in text
@@ -287,7 +319,7 @@ def of_2026(tmp_path_factory):
     ask = Synthetic(latent_dim=32, pixel=OF_2026, edition="2026")
     folder = write_study(tmp_path_factory.mktemp("of-2026") / "study", ask)
     (folder / "group.toml").write_text(GROUP)
-    return set_page(folder)
+    return set_page(folder, drawn=True)
 
 
 def test_the_2026_edition_has_its_parts_and_its_look(of_2026):
@@ -332,7 +364,9 @@ def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
     for recipe in json.loads((tmp_path / "study.json").read_text())["recipes"]:
         run = tmp_path / recipe["name"] / "seed-0"
         write_run(run, Synthetic(latent_dim=32, side=28), recipe, 0)
-    measured = check_pdf(set_page(tmp_path), EDITIONS["2026" if "2026" in name else "2024"])
+    measured = check_pdf(
+        set_page(tmp_path, drawn=True), EDITIONS["2026" if "2026" in name else "2024"]
+    )
     assert measured.parts
 
 
@@ -578,7 +612,8 @@ def test_a_report_whose_runs_are_gone_says_so(folder, capsys):
     (folder / "report.pdf").write_text("as it was")
     gone = folder / "vae-flow" / "seed-0"
     shutil.rmtree(gone)
-    main(["report", str(folder)])
+    with without_ink():
+        main(["report", str(folder)])
     assert f"without the figures of {gone}, which is not there" in capsys.readouterr().out
     before = (folder / "report.pdf").read_bytes()
     for run in folder.glob("*/seed-*"):
@@ -613,7 +648,7 @@ def test_models_that_cannot_share_a_table_still_have_their_figures(folder):
         if score["model"] == model:
             score["protocol"]["p"] = "density of grey values"
     (folder / "results.json").write_text(json.dumps(found))
-    with pytest.raises(UserError, match="a study of its own"):
+    with pytest.raises(UserError, match="a study of its own"), without_ink():
         write_report(folder)
     assert (folder / "figures" / "likelihood.pdf").is_file()
     assert (folder / "report.html").is_file()

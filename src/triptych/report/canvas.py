@@ -66,7 +66,8 @@ def wrapped(text: str, width: float) -> str:
             lines.append(_cut(word, width))
         else:
             lines[-1] = longer if lines[-1] else _cut(word, width)
-    return "\n".join(lines)
+    # Matplotlib leaves out of legends what begins with _.
+    return (" " if lines[0].startswith("_") else "") + "\n".join(lines)
 
 
 def line_count(titles: list[str]) -> int:

@@ -149,6 +149,8 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         if _fit_columns(press):
             _spread_out(press)
             break
+    else:
+        _level(press, TEXT_HEIGHT)
     _draw_panels(press, study, look.panel)
 
 
@@ -160,18 +162,30 @@ def _draw_panels(press: Press, study: Study, panel: float) -> None:
 
 
 def _fit_columns(press: Press) -> bool:
-    """Gives the two columns the least height that holds their text, so that they end level."""
-    low, high = 0.0, TEXT_HEIGHT
-    while high - low > 1.0:
-        middle = (low + high) / 2
-        press.update(columns_height=middle)
-        marks = press.marks()
-        if marks["main-end"].y <= marks["columns-end"].y:
-            high = middle
-        else:
-            low = middle
-    press.update(columns_height=high)
+    """Whether page 1 holds the two columns, which then end level."""
+    press.update(columns_height=1.0)
+    end = press.marks()["page-end"]
+    room = BOTTOM - end.y
+    if end.page > 1 or not _holds(press, room):
+        return False
+    _level(press, room)
     return press.marks()["page-end"].page == 1
+
+
+def _level(press: Press, most: float) -> None:
+    """Gives the columns the least height up to this one that holds their text."""
+    low = 0.0
+    while most - low > 1.0:
+        middle = (low + most) / 2
+        low, most = (low, middle) if _holds(press, middle) else (middle, most)
+    press.update(columns_height=most)
+
+
+def _holds(press: Press, height: float) -> bool:
+    """Whether columns of this height hold their text."""
+    press.update(columns_height=height)
+    marks = press.marks()
+    return marks["main-end"].y <= marks["columns-end"].y
 
 
 def _spread_out(press: Press) -> None:
