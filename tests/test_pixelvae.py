@@ -62,9 +62,10 @@ def test_a_pixel_sees_those_before_it_in_its_window():
 
 
 @torch.no_grad()
-def test_samples_have_the_probabilities_that_it_gives_them(g):
+@pytest.mark.parametrize("window", [3, 5])
+def test_samples_have_the_probabilities_that_it_gives_them(window, g):
     shape, n = (1, 2, 3), 40_000
-    likelihood, x, z = likelihood_on(shape), every_image(shape), torch.randn(2)
+    likelihood, x, z = likelihood_on(shape, window), every_image(shape), torch.randn(2)
     p = likelihood.log_prob(x, z.expand(len(x), 2)).exp()
     drawn = likelihood.sample(z.expand(n, 2), g).flatten(1)
     counts = torch.bincount((drawn @ 2.0 ** torch.arange(5, -1, -1)).long(), minlength=len(x))

@@ -251,6 +251,11 @@ def test_a_resampled_priors_normaliser_comes_from_the_draws_it_is_given(g):
     assert (fixed - expected).abs().max() > 1e-4
 
 
+def test_the_fixed_points_of_a_resampled_prior_are_in_no_file():
+    """A checkpoint would be thousands of times as large."""
+    assert not {"fixed", "settled"} & prior_named("resampled", 3).eval().state_dict().keys()
+
+
 @torch.no_grad()
 def test_a_resampled_prior_settles_its_normaliser_for_evaluation(monkeypatch):
     prior, z = randomised(prior_named("resampled", 3), 0.5), torch.randn(6, 3)

@@ -66,6 +66,9 @@ def test_loss_is_the_negative_elbo_of_each_image(prior, g):
     elbo = terms["log_px"] + terms["log_pz"] - terms["log_qz"]
     torch.testing.assert_close(loss, -elbo)
     torch.testing.assert_close(loss, -model.log_weight(x, **noise))
+    z, _ = model.posterior.rsample(model.posterior.encode(x), noise["eps"])
+    draws = {k: v for k, v in noise.items() if k == "draws"}  # they normalise, and are not dropped
+    torch.testing.assert_close(terms["log_pz"], model.prior.log_prob(z, **draws))
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -7,7 +7,7 @@ from toys import randomised
 
 from triptych.flows.autoregressive import MADE, Autoregressive, MaskedLinear
 from triptych.flows.coupling import Affine
-from triptych.flows.flow import autoregressive_flow
+from triptych.flows.flow import autoregressions, autoregressive_flow
 from triptych.flows.spline import RationalQuadratic
 from triptych.priors.gaussian import StandardGaussian
 
@@ -34,6 +34,8 @@ def test_outputs_of_made_all_see_the_context(dim, hidden):
     jacobian = jacrev(net)(torch.randn(dim + 3)).view(2, dim, dim + 3)
     assert (jacobian[:, :, dim:] != 0).all()
     assert (jacobian[:, :, :dim].triu() == 0).all()
+    elsewhere = jacrev(net)(torch.randn(dim + 3)).view(2, dim, dim + 3)
+    assert (elsewhere[:, :, dim:] != jacobian[:, :, dim:]).all()  # by way of the hidden units
     if min(hidden) >= dim:
         assert (jacobian[:, torch.ones(dim, dim + 3).tril(-1).bool()] != 0).all()
 
@@ -84,6 +86,13 @@ def test_the_masked_network_is_nflows_with_the_same_weights():
 def test_every_coordinate_of_a_flow_depends_on_every_other():
     flow = randomised(autoregressive_flow(StandardGaussian(4), 4, 2, [8]), 0.5)
     assert (jacrev(lambda x: flow.inverse(x)[0])(torch.randn(4)) != 0).all()
+
+
+def test_layers_go_through_the_coordinates_in_turn_forwards_and_backwards():
+    for i, layer in enumerate(autoregressions(4, 4, [8])):
+        randomised(layer)
+        jacobian = jacrev(lambda x, of=layer: of.inverse(x)[0])(torch.randn(4))
+        assert (jacobian.tril() if i % 2 else jacobian.triu()).equal(jacobian.diag().diag())
 
 
 def test_log_prob_under_vmap_is_the_loop():

@@ -7,7 +7,7 @@ from torch.func import jacrev
 from toys import randomised
 
 from triptych.flows.coupling import Affine, Coupling
-from triptych.flows.flow import coupling_flow
+from triptych.flows.flow import autoregressions, coupling_flow, couplings
 from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
 from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
@@ -64,10 +64,11 @@ def test_masks_that_change_nothing_or_read_nothing_are_refused(mask):
         Coupling(torch.tensor(mask), MLP([4, 8]), Affine())
 
 
+@pytest.mark.parametrize("make", [couplings, autoregressions])
 @pytest.mark.parametrize(("dim", "layers"), [(1, 4), (4, 1)])
-def test_flows_too_small_to_touch_everything_are_refused(dim, layers):
+def test_flows_too_small_to_touch_everything_are_refused(dim, layers, make):
     with pytest.raises(ValueError, match="dim >= 2 and layers >= 2"):
-        coupling_flow(StandardGaussian(dim), dim, layers, [4])
+        make(dim, layers, [4])
 
 
 def test_the_network_of_a_coupling_sees_only_the_half_that_passes():
