@@ -6,6 +6,7 @@ from toys import images, randomised, tiny_ddpm, tiny_flow, tiny_vae
 from triptych.ddpm import DDPM
 from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms
 from triptych.evaluate.likelihood import (
+    Estimate,
     flow_bounds,
     importance_bounds,
     jackknife,
@@ -80,6 +81,11 @@ def test_monte_carlo_errors_are_those_of_repeated_estimates(kind, g):
     claimed = sum(e.mc_std for e in estimates) / 40
     # Of a DDPM's 12 times each is another: the true error is smaller than what is claimed.
     assert 0.75 < claimed / spread < (1.8 if kind == "ddpm" else 1.35)
+
+
+def test_one_image_says_nothing_of_others():
+    assert Estimate(torch.ones(1), 0.1).image_std is None
+    assert Estimate(torch.tensor([1.0, 3.0]), 0.1).image_std == pytest.approx(1)
 
 
 def test_one_draw_an_image_still_has_an_error(g):

@@ -32,8 +32,10 @@ from triptych.nets.mlp import MLP
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
+from triptych.protocols import Score
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
+from triptych.train import order
 from triptych.train.order import Stream, generator_for
 
 QUICK = Evaluation(importance_samples=3, elbo_samples=2, images=70, bound_draws=1, steps=2)
@@ -273,6 +275,26 @@ def test_a_second_judgement_is_the_same(digits):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "look"), [("vae-flow", "dynamic"), ("pixelflow", "raw"), ("latent-ddpm", "raw")]
+)
+def test_judging_has_random_numbers_of_its_own(name, look, digits, monkeypatch):
+    """Bounds and samples share none with each other or with training; images, in whatever part of
+    judging, are seen in one way and chosen in one way, whatever the model's seed."""
+    used, state_of = set(), order.state_of
+
+    def noted(seed, step, stream):
+        used.add((stream, seed, step))
+        return state_of(seed, step, stream)
+
+    monkeypatch.setattr(order, "state_of", noted)
+    judge(built(name), digits, look, QUICK, 3, features())
+    of_images = {Stream.VIEWS, Stream.TRAINING_IMAGES}
+    of_images |= {Stream.RECONSTRUCTIONS} if name == "latent-ddpm" else set()
+    of_model = {Stream.BOUNDS, Stream.SAMPLES}
+    assert used == {(s, 0, 0) for s in of_images} | {(s, 3, 0) for s in of_model}
+
+
 def test_bits_per_dimension_have_the_right_sign_and_size(digits):
     """An untrained flow on digits costs a few bits a pixel."""
     score = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))["bpd"]
@@ -372,6 +394,21 @@ def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
             assert score.unit == "bits/dim"
             assert 0 < score.value < 40
             assert score.image_std > 0
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_the_trace_of_the_ode_is_the_one_asked_for(trace, digits, monkeypatch):
+    asked = []
+
+    def ode_score(chain, x, protocol, g, exact):
+        asked.append(exact)
+        return Score("bpd-ode", 1.0, "bits/dim", 0.0, protocol)
+
+    monkeypatch.setattr(judge_module, "ode_score", ode_score)
+    judge(
+        built("ddpm"), digits, "raw", dataclasses.replace(QUICK, ode_images=2, ode_trace=trace), 0
+    )
+    assert asked == [trace == "exact"]
 
 
 def test_the_likelihood_by_the_ode_stands_beside_the_bound_of_the_same_images(digits, monkeypatch):
@@ -518,6 +555,12 @@ class LikeIntegers(nn.Module):
 
     def grey(self, x):
         return x / 16
+
+
+def test_nats_of_grey_values_say_whether_they_are_of_a_density(digits):
+    for name, p in (("vae-logistic", "of integers"), ("vae-beta", "density of grey values")):
+        elbo = by_metric(judge(built(name), digits, "raw", QUICK, 0))["elbo"]
+        assert elbo.protocol["p"] == p
 
 
 def test_a_probability_of_integers_of_ones_own_has_bits_too(digits):

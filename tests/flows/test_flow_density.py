@@ -71,6 +71,12 @@ def test_flows_too_small_to_touch_everything_are_refused(dim, layers, make):
         make(dim, layers, [4])
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 6), (1, 6, 8)])
+def test_images_that_cannot_be_halved_so_often_are_refused(shape):
+    with pytest.raises(ValueError, match=f"{shape[1]}x{shape[2]} images cannot be squeezed 2"):
+        MultiScale(shape, 1, [4, 4])
+
+
 def test_the_network_of_a_coupling_sees_only_the_half_that_passes():
     mask = torch.tensor([True, False, True, False, False])
     coupling = randomised(Coupling(mask, MLP([2, 8, 6]), Affine()))

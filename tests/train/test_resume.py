@@ -78,6 +78,18 @@ def test_stopping_between_two_lines_of_the_log_adds_none_and_loses_none(tmp_path
     assert lines(whole) == lines(parts)
 
 
+def test_the_seconds_of_a_training_go_on_counting(tmp_path):
+    data = training_data(n=64)
+    with pytest.raises(StopRequested):
+        fit([built("vae-gaussian")], [5], [tmp_path], interrupting(data, 20), CONFIG)
+    spent = checkpoint.load(tmp_path).loop["seconds"]
+    fit([built("vae-gaussian")], [5], [tmp_path], data, CONFIG, resume=True)
+    rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    assert 0 < seconds[0] < spent < seconds[-1]
+    assert seconds == sorted(seconds)
+
+
 def test_early_weights_are_kept_where_the_plan_says_and_for_good(tmp_path):
     """After a third of 32 steps, at the next line of the log: step 12; wherever one stops."""
     config, data = dataclasses.replace(CONFIG, early=1 / 3), training_data(n=64)
