@@ -23,7 +23,7 @@ from triptych.evaluate.judge import at_random, judge, judge_samples, sampler, sa
 from triptych.evaluate.judge_match import any_draws, match_scores
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
 from triptych.evaluate.judge_samples import from_training
-from triptych.evaluate.judge_vae import of_all
+from triptych.evaluate.judge_vae import bound_scores, of_all
 from triptych.evaluate.likelihood import Bounds, Estimate
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
@@ -617,6 +617,29 @@ def test_a_bound_that_is_no_number_is_refused_in_a_sentence(broken, digits):
     model.log_pz = lambda z, draws: exact(z, draws) + torch.where(z[..., 0] > 1, broken, 0.0)
     with pytest.raises(UserError, match=r"elbo, iwae-3.*not finite.*train again with a lower"):
         judge(model, digits, "threshold", QUICK, 0)
+
+
+def test_a_bound_says_of_how_many_images_its_weights_are_unreliable():
+    """K of 1,000 has a threshold of 1 - 1 / log10(K) = 2/3."""
+    ones = Estimate(torch.ones(4), 0.1)
+    bounds = Bounds(ones, ones, torch.ones(4), torch.tensor([0.1, 0.6, 0.7, 2.0]), torch.ones(3))
+    how = dataclasses.replace(QUICK, importance_samples=1000)
+    found = {s.metric: s for s in bound_scores(ones, bounds, how, {"n": 4})}
+    assert found["unreliable-share"].value == 0.5
+    bounds = bounds._replace(k_hat=torch.full((4,), torch.nan))
+    assert "unreliable-share" not in {s.metric for s in bound_scores(ones, bounds, how, {"n": 4})}
+
+
+def test_reconstructions_are_of_normal_draws_of_the_posterior(digits, g):
+    model, seen = built("vae-flow"), []
+    rsample = model.posterior.rsample
+    model.posterior.rsample = lambda h, eps: seen.append(eps) or rsample(h, eps)
+    x = view("threshold")(digits.train_images[:1000], 17, None)
+    reconstructions(model, x, g)
+    eps = torch.cat(seen)
+    assert eps.shape == (1000, 2)
+    assert eps.mean().abs() < 0.1
+    assert eps.std() == pytest.approx(1, abs=0.08)
 
 
 def test_a_bound_of_some_images_stands_for_all(digits):

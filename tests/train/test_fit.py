@@ -1,6 +1,8 @@
 import itertools
 import json
 import math
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from toys import MODELS, Point, built, images, tiny_vae, training_data
 
 from triptych.errors import UserError
 from triptych.train import checkpoint
+from triptych.train import fit as fit_module
 from triptych.train.batches import TrainingData
 from triptych.train.fit import fit, prepare
 from triptych.train.order import TrainConfig
@@ -110,6 +113,47 @@ def test_the_best_weights_are_the_average_with_the_lowest_validation_loss(tmp_pa
     for (name, _), average in zip(model.named_parameters(), averages[1], strict=True):
         assert torch.equal(saved.best[name], average)
     assert not torch.equal(saved.best[name], saved.ema[name])
+
+
+def test_models_are_trained_in_training_mode_and_come_back_in_that_of_evaluation(tmp_path):
+    modes = []
+
+    class Watched(Point):
+        def loss(self, x, noise):
+            modes.append(self.training)
+            return super().loss(x, noise)
+
+    model = Watched().eval()
+    fit([model], [0], [tmp_path], training_data(), QUICK)
+    assert modes[0]
+    assert not model.training
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("helps", [True, False])
+def test_networks_are_in_bfloat16_where_that_is_asked_for_and_helps(
+    asked, helps, tmp_path, monkeypatch
+):
+    found = []
+
+    def networks_in_bf16(model, on):
+        found.append(on)
+        return nullcontext()
+
+    monkeypatch.setattr(fit_module, "networks_in_bf16", networks_in_bf16)
+    monkeypatch.setattr(fit_module, "bf16_helps", lambda device: helps)
+    folders = [tmp_path / "0", tmp_path / "1"]
+    config = replace(QUICK, bf16=asked)
+    fit([Point(), Point()], [0, 1], folders, training_data(), config)
+    assert found == [asked and helps] * 2
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1e4, [0, 9]), (0.0, list(range(10)))])
+def test_checkpoints_are_as_far_apart_as_asked(every, expected, tmp_path, monkeypatch):
+    saved, save = [], fit_module.save
+    monkeypatch.setattr(fit_module, "save", lambda t: saved.append(t.step) or save(t))
+    fit([Point()], [0], [tmp_path], training_data(), QUICK, save_every=every)
+    assert saved == expected
 
 
 def test_a_line_is_logged_for_every_quarter_of_an_epoch(tmp_path):
