@@ -13,6 +13,7 @@ from toys import LEVELS, SHAPE, built, randomised, tiny_pixelflow, tiny_vae
 from triptych.data import view
 from triptych.errors import UserError
 from triptych.evaluate import judge as judge_module
+from triptych.evaluate import judge_vae
 from triptych.evaluate.aggregate import encode_all
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import enough
@@ -20,7 +21,8 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import at_random, judge, judge_samples, sampler, sampling_protocol
-from triptych.evaluate.judge_match import any_draws, match_scores
+from triptych.evaluate.judge_latent import aggregate
+from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
 from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.judge_vae import bound_scores, of_all
@@ -506,6 +508,15 @@ def test_annealing_is_scored_where_it_is_asked_for(digits):
     assert width.value > 0
 
 
+def test_the_error_of_a_bracket_is_that_of_the_mean_of_its_widths(digits, monkeypatch):
+    lower, upper = torch.zeros(4), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(judge_vae, "bracket", lambda *asked: (lower, upper))
+    how = dataclasses.replace(QUICK, ais_images=4, ais_steps=2, ais_chains=2, ais_leapfrog=1)
+    score = by_metric(judge(built("vae-gaussian"), digits, "threshold", how, 0))["ais-bracket"]
+    assert score.value == pytest.approx(0.25)
+    assert score.mc_std == pytest.approx(upper.std().item() / 2)
+
+
 def test_the_error_of_a_density_that_is_itself_estimated_is_in_every_score_that_has_it(
     digits, monkeypatch
 ):
@@ -630,12 +641,18 @@ def test_a_bound_says_of_how_many_images_its_weights_are_unreliable():
     assert "unreliable-share" not in {s.metric for s in bound_scores(ones, bounds, how, {"n": 4})}
 
 
-def test_reconstructions_are_of_normal_draws_of_the_posterior(digits, g):
-    model, seen = built("vae-flow"), []
-    rsample = model.posterior.rsample
-    model.posterior.rsample = lambda h, eps: seen.append(eps) or rsample(h, eps)
-    x = view("threshold")(digits.train_images[:1000], 17, None)
-    reconstructions(model, x, g)
+def one_each(model, x, g):
+    h = model.autoencoder.posterior.encode(x)
+    return sample_aggregate(model.autoencoder, h, len(x), g)
+
+
+@pytest.mark.parametrize("look_at", [reconstructions, aggregate, one_each])
+def test_what_is_seen_of_the_posterior_are_normal_draws_of_it(look_at, digits, g):
+    model, seen = built("latent-ddpm"), []
+    posterior = model.autoencoder.posterior
+    rsample = posterior.rsample
+    posterior.rsample = lambda h, eps: seen.append(eps) or rsample(h, eps)
+    look_at(model, digits.train_images[:1000].float(), g)
     eps = torch.cat(seen)
     assert eps.shape == (1000, 2)
     assert eps.mean().abs() < 0.1

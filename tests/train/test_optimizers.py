@@ -12,7 +12,7 @@ from triptych.nets.mlp import MLP
 from triptych.train import checkpoint
 from triptych.train.ensemble import Ensemble
 from triptych.train.fit import fit
-from triptych.train.optimizers import Muon, matrices, optimizers, orthogonal
+from triptych.train.optimizers import Muon, adamw, matrices, optimizers, orthogonal
 from triptych.train.order import TrainConfig
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, lr=1e-2, bf16=False, optimizer="muon")
@@ -70,6 +70,16 @@ def test_a_step_is_the_formula(size):
     moved, should = (weight - before).flatten(1), expected - before.flatten(1)
     assert (moved - should).norm() < 0.25 * should.norm()
     assert moved.square().mean().sqrt().item() == pytest.approx(2 * 0.2 * lr, rel=0.3)
+
+
+def test_adamw_is_torch_s_own_from_the_first_step():
+    """What it keeps is there before, and changes nothing."""
+    config = TrainConfig(lr=0.01, weight_decay=0.1)
+    ours, theirs = (nn.Parameter(gradient(5, 7)) for _ in "ab")
+    gradients = [gradient(5, 7, seed=s) for s in range(3)]
+    steps_of(adamw([ours], config), ours, gradients)
+    steps_of(torch.optim.AdamW([theirs], 0.01, (0.9, 0.99), weight_decay=0.1), theirs, gradients)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
