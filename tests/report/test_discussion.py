@@ -11,6 +11,7 @@ from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 
 from triptych.errors import UserError
 from triptych.report.architectures import papers
+from triptych.report.claims import compare, ranked
 from triptych.report.discussion import discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
 from triptych.report.wording import MINUS
@@ -59,6 +60,14 @@ def test_no_claim_where_the_interval_holds_zero(folder, interval):
     assert "ELBO is higher for the flow prior than for the mixture" not in text
     assert "In ELBO the runs do not separate the flow prior from the mixture prior" in text
     assert "higher for the mixture prior than for the Gaussian prior" in text
+
+
+def test_two_models_that_are_not_told_apart_are_named_once(folder):
+    set_interval(folder, "elbo", "vae-flow", "vae-mixture", (-0.1, 11.0))
+    study = read_study(folder)
+    two = [r for r in study.recipes if r.name in ("vae-flow", "vae-mixture")]
+    (said,) = compare(study, ranked(study, two, "elbo"), "The ELBO")
+    assert said.count("the flow prior from the mixture prior") == 1
 
 
 def test_no_order_relation_without_every_neighbour_separated(folder):

@@ -176,6 +176,13 @@ def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
     assert "would be less" in said
     assert "is the order by ELBO" not in said
 
+    def one_is_lower(content):
+        found = (s for s in content["scores"] if s["metric"] == "mutual-information")
+        next(found)["mean"] = 8.0
+
+    edit(folder / "results.json", one_is_lower)
+    assert likelihood_table(read_study(folder)).header == before.header
+
 
 def test_the_error_of_bits_per_dim_is_said_where_it_shows(folder):
     def change(content):
