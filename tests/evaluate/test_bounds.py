@@ -7,6 +7,7 @@ from triptych.ddpm import DDPM
 from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms
 from triptych.evaluate.likelihood import (
     Estimate,
+    _tail_jackknife,
     flow_bounds,
     importance_bounds,
     jackknife,
@@ -54,6 +55,18 @@ def test_the_error_of_iwae_is_the_jackknifes(g):
     assert bounds.ess.min() < 20
     exact = jackknife(log_w).sum().sqrt().item() / 3
     assert bounds.iwae.mc_std == pytest.approx(exact, rel=1e-3)
+    of_mean = (log_w.var(0).sum() / K).sqrt().item() / 3
+    assert bounds.elbo.mc_std == pytest.approx(of_mean, rel=1e-3)
+
+
+def test_the_largest_weights_and_a_sum_are_enough_for_the_jackknife(g):
+    """Of 1,000 that are nearly alike, where the small ones are most of it, and of others."""
+    log_w = torch.tensor([0.1, 1.0, 4.0]) * torch.randn(1000, 3, generator=g).double()
+    total = log_w.logsumexp(0)
+    inverse_ess = (2 * log_w).logsumexp(0).sub(2 * total).exp()
+    largest = log_w.sort(0, descending=True).values[:95]
+    found = _tail_jackknife(largest, total, inverse_ess, len(log_w))
+    torch.testing.assert_close(found, jackknife(log_w), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])

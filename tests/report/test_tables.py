@@ -156,6 +156,12 @@ def test_latents_drawn_alike_are_named_together_and_papers_once(tmp_path):
     change_protocol(folder, "latent-one", "fid", sampler="heun")
     caption = str(sampling_table(read_study(folder)))
     assert "Latent DDPMs" not in caption
+    alone = {name: OF_2026[name] for name in OF_2026 if name != "latent-one"}
+    folder = write_study(tmp_path / "alone", Synthetic(pixel=alone, edition="2026"))
+    change_protocol(folder, "latent-small", "fid", **noisy)
+    caption = str(sampling_table(read_study(folder)))
+    assert "Latent DDPMs" not in caption
+    assert alone["latent-small"][0] in caption
 
 
 def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
