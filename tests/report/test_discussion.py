@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
+from scipy.stats import binom
 from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 
 from triptych.errors import UserError
@@ -308,8 +309,12 @@ def test_each_run_stands_against_its_own_level():
     assert not exceeds_chance(replace(means, levels=[1.9, 1.7, 1.95]))
 
 
-@pytest.mark.parametrize(("runs", "above", "told"), [(1, 1, True), (5, 1, False), (5, 2, True)])
+@pytest.mark.parametrize(
+    ("runs", "above", "told"),
+    [(1, 1, True), (5, 1, False), (5, 2, True), (20, 3, False), (20, 4, True)],
+)
 def test_more_runs_above_their_level_than_chance_explains(runs, above, told):
+    assert told == (binom.sf(above - 1, runs, 0.05) <= 0.05)
     values = [1.0] * above + [0.0] * (runs - above)
     seeds = list(range(runs))
     score = Summary("m", "mmd2", "", 0.5, None, runs, seeds, values, protocol={"null95": 0.5})

@@ -109,6 +109,13 @@ def test_sampling_table_has_floor_and_n(folder):
     assert {"cite": "song2021"} in table.caption
 
 
+def test_a_sampling_table_says_of_what_features_its_distances_are(folder):
+    assert "features classifier (ab12cd34)" in str(sampling_table(read_study(folder)))
+    for model in ("ddpm", "pixelflow", "vae-b"):
+        change_protocol(folder, model, "fid", features=None, feature_hash="")
+    assert "features" not in str(sampling_table(read_study(folder)))
+
+
 def test_the_2026_edition_has_samples_a_second_without_latents_too(tmp_path):
     folder = write_study(tmp_path / "study", Synthetic(edition="2026"))
     table = sampling_table(read_study(folder))
