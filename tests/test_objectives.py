@@ -47,13 +47,15 @@ def test_beta_warms_up_while_training_and_is_whole_at_validation(tmp_path):
     )
 
 
+@pytest.mark.parametrize("prior", ["flow", "resampled"])
 @pytest.mark.parametrize("doubly", [False, True])
 @pytest.mark.parametrize("K", [1, 4])
-def test_the_loss_is_the_importance_weighted_bound(K, doubly, g):
-    model, x = randomised(tiny_vae("flow", objective=ImportanceWeighted(K, doubly))), binary(5)
+def test_the_loss_is_the_importance_weighted_bound(K, doubly, prior, g):
+    """Under a prior that is normalised by draws, with these draws."""
+    model, x = randomised(tiny_vae(prior, objective=ImportanceWeighted(K, doubly))), binary(5)
     noise = model.noise(5, g)
-    eps = noise["eps"].view(K, 5, 2)
-    torch.testing.assert_close(model.loss(x, noise), -log_mean_exp(model.log_weight(x, eps)))
+    log_w = model.log_weight(x, noise["eps"].view(K, 5, 2), draws=noise.get("draws"))
+    torch.testing.assert_close(model.loss(x, noise), -log_mean_exp(log_w))
 
 
 def gradients(doubly, K, x, noise, prior="mixture", posterior="gaussian", dim=2):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms
 from triptych.evaluate.likelihood import (
     Estimate,
     _tail_jackknife,
+    bits,
     flow_bounds,
     importance_bounds,
     jackknife,
@@ -99,6 +102,15 @@ def test_monte_carlo_errors_are_those_of_repeated_estimates(kind, g):
 def test_one_image_says_nothing_of_others():
     assert Estimate(torch.ones(1), 0.1).image_std is None
     assert Estimate(torch.tensor([1.0, 3.0]), 0.1).image_std == pytest.approx(1)
+
+
+def test_bits_have_the_errors_of_their_nats():
+    nats, bit = Estimate(torch.tensor([-1.0, -5.0]), 0.1), 64 * math.log(2)
+    score = bits("bpd", nats, 64, {})
+    assert (score.value, score.mc_std, score.image_std) == pytest.approx(
+        (3 / bit, 0.1 / bit, 2 / bit)
+    )
+    assert bits("bpd", Estimate(torch.ones(1), 0.1), 64, {}).image_std is None
 
 
 def test_one_draw_an_image_still_has_an_error(g):

@@ -87,6 +87,12 @@ def test_neighbourhoods_are_their_definitions():
         assert neighbourhoods(real, fake, k) == pytest.approx(naive(real, fake, k))
 
 
+@pytest.mark.parametrize(("real", "fake"), [(5, 9), (9, 5)])
+def test_neighbourhoods_need_more_images_of_both_kinds(real, fake):
+    with pytest.raises(ValueError, match="neighbourhoods of 5 need more images"):
+        neighbourhoods(torch.randn(real, 3), torch.randn(fake, 3), 5)
+
+
 def test_neighbourhoods_tell_what_is_wrong():
     """Real: two far clusters. Samples of one cluster are precise and recall half; samples spread
     wide are imprecise."""
