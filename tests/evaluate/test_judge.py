@@ -286,11 +286,13 @@ def test_a_second_judgement_is_the_same(digits):
 
 
 @pytest.mark.parametrize(
-    ("name", "look"), [("vae-flow", "dynamic"), ("pixelflow", "raw"), ("latent-ddpm", "raw")]
+    ("name", "look"),
+    [("vae-flow", "dynamic"), *((n, "raw") for n in ("pixelflow", "ddpm", "vdm", "latent-ddpm"))],
 )
 def test_judging_has_random_numbers_of_its_own(name, look, digits, monkeypatch):
-    """Bounds and samples share none with each other or with training; images, in whatever part of
-    judging, are seen in one way and chosen in one way, whatever the model's seed."""
+    """Bounds and samples share none with each other, with training or with anything outside;
+    images, in whatever part of judging, are seen in one way and chosen in one way, whatever the
+    model's seed."""
     used, state_of = set(), order.state_of
 
     def noted(seed, step, stream):
@@ -298,7 +300,9 @@ def test_judging_has_random_numbers_of_its_own(name, look, digits, monkeypatch):
         return state_of(seed, step, stream)
 
     monkeypatch.setattr(order, "state_of", noted)
-    judge(built(name), digits, look, QUICK, 3, features())
+    model = built(name)
+    with global_generator_untouched():
+        judge(model, digits, look, QUICK, 3, features())
     of_images = {Stream.VIEWS, Stream.TRAINING_IMAGES}
     of_images |= {Stream.RECONSTRUCTIONS} if name == "latent-ddpm" else set()
     of_model = {Stream.BOUNDS, Stream.SAMPLES}
