@@ -73,7 +73,8 @@ def test_loss_is_the_negative_elbo_of_each_image(prior, g):
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_weights_of_many_samples_are_separate_weights(prior):
-    model, x, eps = randomised(tiny_vae(prior)), binary(3), torch.randn(4, 3, 2)
+    model, x = randomised(tiny_vae(prior)).double(), binary(3).double()
+    eps = torch.randn(4, 3, 2, dtype=torch.float64)
     together = model.log_weight(x, eps, model.posterior.encode(x))
     apart = torch.stack([model.log_weight(x, e) for e in eps])
     assert together.shape == (4, 3)

@@ -26,7 +26,7 @@ class Bernoulli(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """log p(x|z) in nats, summed over pixels; x in [0, 1]."""
         logits = self.net(z)
-        return (x.flatten(-3) * logits - softplus(logits)).sum(-1)
+        return (x.flatten(-3) * logits).sum(-1) - softplus(logits).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[x|z], the probability of a white pixel."""

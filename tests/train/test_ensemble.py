@@ -8,6 +8,7 @@ import torch
 from toys import MODELS, Point, built, training_data
 
 from triptych.train import checkpoint
+from triptych.train import ensemble as ensemble_module
 from triptych.train.ensemble import Ensemble
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
@@ -89,6 +90,20 @@ def test_one_seed_is_clipped_as_it_would_be_in_a_stack():
     Ensemble([model]).clip_grad_norm_(2.0)
     total = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
     assert total.item() == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_gradient_within_the_norm_stays_as_it_is(seeds, at_once, monkeypatch):
+    """Where a number can be read the product by 1 is left out, and nowhere else is it needed."""
+    monkeypatch.setattr(ensemble_module, "is_read_at_once", lambda device: at_once)
+    ensemble = Ensemble([built("vae-gaussian", s) for s in range(seeds)])
+    for p in ensemble.parameters:
+        p.grad = torch.full_like(p, 0.1)
+    norms = ensemble.clip_grad_norm_(100.0)
+    assert (norms < 100).all()
+    assert (norms > 1).all()
+    assert all((p.grad == 0.1).all() for p in ensemble.parameters)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -10,6 +10,7 @@ from toys import MODELS, Point, built, images, tiny_vae, training_data
 
 from triptych.errors import UserError
 from triptych.train import checkpoint
+from triptych.train import ensemble as ensemble_module
 from triptych.train import fit as fit_module
 from triptych.train.batches import TrainingData
 from triptych.train.fit import fit, prepare
@@ -163,6 +164,7 @@ def test_a_line_is_logged_for_every_quarter_of_an_epoch(tmp_path):
 
 
 def test_no_step_waits_for_the_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(ensemble_module, "is_read_at_once", lambda device: False)
     trainer = Trainer([tiny_vae("flow")], [Run(0, tmp_path)], training_data(), QUICK)
     trainer.train_step()
 

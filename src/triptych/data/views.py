@@ -20,7 +20,8 @@ def threshold(
 ) -> Float32[Tensor, "*shape"]:
     """1 where k / (levels - 1) > 1/2, else 0. Draws nothing; the generator is not used."""
     _need_integers(images)
-    return (images > (levels - 1) // 2).float()
+    white = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    return torch.gt(images, (levels - 1) // 2, out=white)
 
 
 def dynamic(

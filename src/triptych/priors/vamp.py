@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn.functional import hardtanh
 
 from triptych.maths import mixture_log_prob, wide
 from triptych.posteriors import DiagonalGaussian, GaussianParameters
@@ -51,7 +52,8 @@ class VampPrior(nn.Module):
     def components(self) -> GaussianParameters:
         """q(z|u_k) of all pseudo-inputs."""
         (posterior,) = self.borrowed
-        return posterior.encode(self.top * self.pseudo_inputs.clamp(0, 1))
+        u = hardtanh(self.pseudo_inputs, 0.0, 1.0)
+        return posterior.encode(u if self.top == 1 else self.top * u)
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, in double precision where there is: posteriors are narrow."""

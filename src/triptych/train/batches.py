@@ -58,7 +58,8 @@ class Batches:
     def draw(self, inputs: Inputs, generators: Sequence[Generator]) -> tuple[Tensor, Any]:
         """Images as a model sees them [S, B, C, H, W], and noise with S in front of every leaf."""
         which, bent, at = inputs
-        B, images = which.shape[1], self.data.images[which.to(self.device)]
+        B, places = which.shape[1], which.flatten().to(self.device)
+        images = self.data.images.index_select(0, places).unflatten(0, which.shape)
         if self.config.bent:  # of images in random order
             draws = torch.stack([bend_noise(B, g) for g in generators])
             images = some_bent(images, bent, draws)

@@ -66,12 +66,20 @@ class Ensemble:
         """Clip each copy's gradient by its own norm; returns the norms before clipping."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.size == 1:
-            return nn.utils.clip_grad_norm_(self.parameters, max_norm)[None]
-        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in grads]).norm(dim=0)
+            of_each = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
+            norms = torch.stack(of_each(grads)).norm()[None]
+        else:
+            norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in grads]).norm(dim=0)
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-        for g in grads:
-            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        if is_read_at_once(scale.device) and scale.eq(1).all():
+            return norms
+        multiply = torch._foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
+        multiply(grads, [self._along(scale, g) for g in grads])
         return norms
+
+    def _along(self, of_each: Float[Tensor, "S"], parameter: Tensor) -> Tensor:
+        """One number for each copy, as it multiplies what there is of a parameter."""
+        return of_each[0] if self.size == 1 else of_each.view(-1, *[1] * (parameter.dim() - 1))
 
     def state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Copy s of `tensors` (one for each parameter), by name."""
@@ -98,6 +106,11 @@ class Ensemble:
         finally:
             for p, t in zip(self.parameters, kept, strict=True):
                 p.data = t
+
+
+def is_read_at_once(device: torch.device) -> bool:
+    """Whether there is nothing to wait for when a number on this device is read."""
+    return device.type == "cpu"
 
 
 class _Call(nn.Module):
