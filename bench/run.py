@@ -54,7 +54,7 @@ SMALL = (100, 1000) if ON_GPU else (100, 500, 1000)  # batches of get_nll
 
 
 def main() -> None:
-    """Measure, print the table, write bench/results.json."""
+    """Measure, print the table, write it to this directory."""
     torch.set_num_threads(1)
     images = load("mnist").train_images
     training = (against_pythae, against_plain_loop, against_pythae_vamp, against_broadcast)
@@ -65,7 +65,7 @@ def main() -> None:
     asked = sys.argv[2:] or list(races)
     if unknown := [name for name in asked if name not in races]:
         sys.exit(f"there is no race {unknown[0]}; choose of {', '.join(races)}")
-    path = Path(__file__).with_name("results-gpu.json" if ON_GPU else "results.json")
+    path = Path(__file__).with_name(f"results{kind()}.json")
     rows: dict[str, Any] = {}
     if len(asked) < len(races) and path.exists():
         rows = json.loads(path.read_text())["per_second"]
@@ -203,12 +203,18 @@ def iwae_rounds(model: VAE, x: Tensor) -> Callable[[], None]:
     return round_
 
 
+def kind() -> str:
+    """Of a machine: their ratios differ."""
+    has_tiles = torch.cpu.get_capabilities().get("amx_bf16")
+    return "-gpu" if ON_GPU else "-amx" if has_tiles else ""
+
+
 def machine() -> str:
     """Processor features and library version, for the record."""
     if ON_GPU:
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    kind = torch.cpu.get_capabilities()
-    bf16 = [k for k in ("avx512_bf16", "amx_bf16") if kind.get(k)]
+    features = torch.cpu.get_capabilities()
+    bf16 = [k for k in ("avx512_bf16", "amx_bf16") if features.get(k)]
     return f"{platform.machine()}, bf16: {bf16 or 'none'}, torch {torch.__version__}"
 
 
