@@ -32,9 +32,9 @@ class ConvNet(nn.Sequential):
         last = at_zero(nn.Conv2d(hidden, c_out, 3, padding=1))
         super().__init__(
             nn.Conv2d(shape[0], hidden, 3, padding=1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             last,
         )
 
@@ -54,11 +54,11 @@ class PatchNet(nn.Sequential):
         super().__init__(
             nn.Conv2d(c, hidden, 5, padding=2),
             BiasOfPlace(hidden, h, w),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             at_zero(nn.Conv2d(hidden, c_out, 1)),
         )
 
