@@ -66,20 +66,19 @@ class Ensemble:
         """Clip each copy's gradient by its own norm; returns the norms before clipping."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.size == 1:
-            of_each = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
-            norms = torch.stack(of_each(grads)).norm()[None]
+            of_each = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
+            norms = torch.stack(of_each).norm()[None]
         else:
             norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in grads]).norm(dim=0)
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         if is_read_at_once(scale.device) and scale.eq(1).all():
             return norms
-        multiply = torch._foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
-        multiply(grads, [self._along(scale, g) for g in grads])
+        if self.size == 1:
+            torch._foreach_mul_(grads, scale[0])  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for g in grads:
+                g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
         return norms
-
-    def _along(self, of_each: Float[Tensor, "S"], parameter: Tensor) -> Tensor:
-        """One number for each copy, as it multiplies what there is of a parameter."""
-        return of_each[0] if self.size == 1 else of_each.view(-1, *[1] * (parameter.dim() - 1))
 
     def state(self, s: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Copy s of `tensors` (one for each parameter), by name."""
