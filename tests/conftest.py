@@ -1,8 +1,6 @@
 """Shapes are checked by beartype in every test; nothing is written outside temporary folders."""
 
-import fcntl
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,19 +59,9 @@ def digits() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def digit_features(
-    cache: Path, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> Features:
-    """The feature network of the digits, trained by its recipe once for all workers."""
-    root = tmp_path_factory.getbasetemp()
-    common = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "common-cache"
-    common.mkdir(exist_ok=True)
-    with (common / "lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        patch.setenv("XDG_CACHE_HOME", str(common))
-        features = features_for(digits)
-    shutil.copytree(common, cache, dirs_exist_ok=True)
-    return features
+def digit_features(digits: Dataset) -> Features:
+    """The feature network of the digits."""
+    return features_for(digits)
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_flow_is_judged_and_sampled_at_a_temperature(digit_features, tmp_path):
+def test_a_flow_is_judged_and_sampled_at_a_temperature(tmp_path):
     main(["train", "pixelflow-mlp", "--epochs", "0.2", "--out", "r"])
     run = tmp_path / "r" / "pixelflow-mlp" / "seed-0"
     main(["evaluate", str(run), "--images", "50", "--temperature", "0.5"])

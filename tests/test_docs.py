@@ -31,7 +31,7 @@ def printed(folder, *words):
     return done.stdout.splitlines()
 
 
-def test_the_library_is_used_as_its_page_says(tmp_path, programs, digit_features):
+def test_the_library_is_used_as_its_page_says(tmp_path, programs):
     first, second, fid = printed(tmp_path, "-c", programs[0])
     for line in (first, second):
         assert -26 < float(re.findall(ENDED, line)[0]) < -20

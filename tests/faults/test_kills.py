@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def test_runs_that_are_killed_and_go_on_end_as_if_nothing_had_been(tmp_path, digit_features):
+def test_runs_that_are_killed_and_go_on_end_as_if_nothing_had_been(tmp_path):
     """Every kind of model and seeds side by side: weights, moments, logs and scores, to the bit."""
     kills = os.environ.get("TRIPTYCH_KILLS", "5")
     script = Path(__file__).with_name("kills.py")

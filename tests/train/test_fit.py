@@ -184,9 +184,9 @@ def test_adam_sees_the_gradient_clipped_to_its_norm(tmp_path, monkeypatch):
         norms = []
         (optimizer,) = trainer.optimizers
         step = optimizer.step
-        optimizer.step = lambda s=step, t=trainer, n=norms: (
+        optimizer.step = lambda *how, s=step, t=trainer, n=norms: (
             n.append(t.ensemble.parameters[0].grad.norm().item()),
-            s(),
+            s(*how),
         )
         trainer.train_step()
         assert norms == pytest.approx([expected], rel=1e-4)

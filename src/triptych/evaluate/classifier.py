@@ -1,8 +1,9 @@
 """The small classifiers whose features the Frechet distance compares.
 
-A data set's own labels train a 128-d feature network by a fixed recipe. For MNIST its weights
-ship with the package; for the others they are trained once and cached. The course's network can
-be read from its file instead, and so can Inception's.
+A data set's own labels train a 128-d feature network by a fixed recipe. For MNIST and the digits
+its weights ship with the package (written by `triptych train-features`), and are the same on all
+machines; for the others they are trained once and cached. The course's network can be read from its
+file instead, and so can Inception's.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ from triptych.train.order import Stream, batch_indices, generator_for
 
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
 LARGEST_COURSE_FILE = 2**26  # bytes; its 1.2 million weights take 5 MB
-SHIPPED = files("triptych.evaluate") / "mnist_features.safetensors"
+SHIPPED = {n: files("triptych.evaluate") / f"{n}_features.safetensors" for n in ("digits", "mnist")}
 
 
 class FeatureNet(nn.Module):
@@ -123,8 +124,8 @@ def features_for(data: Dataset, file: Path | None = None) -> Features:
         return Features(net.eval(), "inception-v3", hashlib.sha256(raw).hexdigest()[:12], None)
     if file is not None:
         return course_features(file, data.shape)
-    if data.name == "mnist":
-        return _unpack(SHIPPED.read_bytes(), data, "triptych-mnist")
+    if data.name in SHIPPED:
+        return _unpack(SHIPPED[data.name].read_bytes(), data, f"triptych-{data.name}")
     key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]
     path = Path(pooch.os_cache("triptych")) / "features" / f"{data.name}-{key}.safetensors"
     try:
@@ -144,7 +145,7 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     """Train by the fixed recipe; returns the network and its accuracy on the test images.
 
     Adam with a cosine from lr to 0. Few images get as many steps as 20,000 would. On the CPU
-    wherever the data are, so that all machines have the same features.
+    wherever the data are, so that machines have the same features but for rounding.
 
     Raises:
         UserError: labels of one class, which teach it nothing.

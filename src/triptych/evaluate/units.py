@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import differential_entropy
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
@@ -87,6 +86,8 @@ def _draws(
     posterior: Posterior, h: Any, n: int, points: int, generator: Generator
 ) -> tuple[Float[Tensor, "P M"], Float[Tensor, "I M"]]:
     """z of some images, and of each of them -H[q(z_d|x)], from many more of its draws."""
+    from scipy.stats import differential_entropy  # takes a second, which training need not wait for
+
     device = generator.device
     images = torch.linspace(0, n - 1, min(LOOKED_AT, n), device=device).long()
     some, shape = tree_map(lambda a: a[images], h), (len(images), posterior.latent_dim)

@@ -14,12 +14,13 @@ the two share a learning rate.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from triptych.train.ensemble import Ensemble
 from triptych.train.order import TrainConfig
@@ -27,39 +28,36 @@ from triptych.train.order import TrainConfig
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: steepest at 0, and within 0.3 of 1 from there on
 ITERATIONS = 5
 TINY = 1e-7
+BETAS = (0.9, 0.99)
 
 
-def optimizers(ensemble: Ensemble, config: TrainConfig, bf16: bool) -> list[torch.optim.Optimizer]:
+@runtime_checkable
+class Optimizer(Protocol):
+    """Moves `parameters` by their gradients. torch.optim's would do, but they bring in its compiler
+    at their first step, for which every training would wait two seconds."""
+
+    parameters: Sequence[Tensor]
+    state: dict[Tensor, dict[str, Tensor]]  # what is kept of each parameter, from the start
+
+    def step(self, lr: float | Tensor, frozen: Tensor) -> None:
+        """One step, without waiting for the device; none, if `frozen` is 1 and not 0."""
+        ...
+
+
+def optimizers(ensemble: Ensemble, config: TrainConfig, bf16: bool) -> list[Optimizer]:
     """Those that move the parameters of an ensemble, each parameter by one of them; what they keep
     of it is there from the start, so that a checkpoint can be copied into it."""
     named = dict(zip(ensemble.names, ensemble.parameters, strict=True))
     names = matrices(ensemble.model) & named.keys() if config.optimizer == "muon" else set()
     by_muon = [p for n, p in named.items() if n in names]
     others = [p for n, p in named.items() if n not in names]
-    used: list[torch.optim.Optimizer] = []
+    used: list[Optimizer] = []
     if by_muon:
         leading, dtype = int(ensemble.size > 1), torch.bfloat16 if bf16 else torch.float32
         used.append(Muon(by_muon, config.weight_decay, leading, dtype))
     if others:
-        used.append(adamw(others, config))
+        used.append(AdamW(others, config.weight_decay))
     return used
-
-
-def adamw(parameters: list[Tensor], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW, fused, before its first step."""
-    device = parameters[0].device
-    adam = torch.optim.AdamW(
-        parameters,
-        lr=config.lr,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=True,
-        capturable=device.type == "cuda",
-    )
-    for p in parameters:
-        moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-        adam.state[p] = {"step": torch.zeros((), device=device), **moments}
-    return adam
 
 
 def matrices(model: nn.Module) -> set[str]:
@@ -69,58 +67,84 @@ def matrices(model: nn.Module) -> set[str]:
     return {f"{n}.weight".lstrip(".") for n, m in layers if not hasattr(m, "mask")}
 
 
-class Muon(torch.optim.Optimizer):
+class AdamW:
+    """torch's own, fused: one pass over weights, gradients and moments."""
+
+    def __init__(self, parameters: Sequence[Tensor], weight_decay: float = 0.01) -> None:
+        self.parameters, self.weight_decay = parameters, weight_decay
+        self.state = {
+            p: {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+            for p in parameters
+        }
+
+    @torch.no_grad()
+    def step(self, lr: float | Tensor, frozen: Tensor) -> None:
+        """One step of those that have a gradient."""
+        moved = [p for p in self.parameters if p.grad is not None]
+        kept = [self.state[p] for p in moved]
+        adamw(
+            moved,
+            [p.grad for p in moved if p.grad is not None],
+            [k["exp_avg"] for k in kept],
+            [k["exp_avg_sq"] for k in kept],
+            [],
+            [k["step"] for k in kept],
+            fused=True,
+            capturable=frozen.is_cuda,
+            found_inf=frozen,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=lr,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+
+class Muon:
     """Weights [*S, m, *n], with `leading` dimensions S of seeds side by side, n of a convolution.
-
-    Like a fused AdamW it takes a tensor as learning rate, and does nothing where its `found_inf` is
-    not zero, both without waiting for the device. That of torch takes matrices one by one.
-    """
-
-    found_inf: Tensor | None = None
+    That of torch takes matrices one by one."""
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Sequence[Tensor],
         weight_decay: float = 0.01,
         leading: int = 0,
         dtype: torch.dtype = torch.float32,
-        lr: float = 2e-3,
         momentum: float = 0.95,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(parameters, defaults)
+        self.parameters, self.weight_decay, self.momentum = parameters, weight_decay, momentum
         self.leading, self.dtype = leading, dtype
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p] = {"exp_avg": torch.zeros_like(p)}
+        self.state = {p: {"exp_avg": torch.zeros_like(p)} for p in parameters}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, lr: float | Tensor, frozen: Tensor) -> None:
         """One step. Matrices of one shape are taken together: they are small, and many."""
-        for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    alike.setdefault(p.shape, []).append(p)
-            for same in alike.values():
-                self._move(same, group)
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for p in self.parameters:
+            if p.grad is not None:
+                alike.setdefault(p.shape, []).append(p)
+        for same in alike.values():
+            self._move(same, lr, frozen > 0)
 
-    def _move(self, same: list[Tensor], group: dict[str, Any]) -> None:
-        averages = [self.state[p]["exp_avg"] for p in same]
+    def _move(self, same: list[Tensor], lr: float | Tensor, frozen: Tensor) -> None:
+        averages, mu = [self.state[p]["exp_avg"] for p in same], self.momentum
         grads = [p.grad for p in same if p.grad is not None]
-        mu, lr = group["momentum"], group["lr"]
-        if self.found_inf is not None:
-            frozen = self.found_inf > 0
-            # An average moves towards itself: nowhere.
-            grads = [torch.where(frozen, m, g) for m, g in zip(averages, grads, strict=True)]
-            lr = lr * ~frozen
+        # An average moves towards itself: nowhere.
+        grads = [torch.where(frozen, m, g) for m, g in zip(averages, grads, strict=True)]
+        lr = lr * ~frozen
         for m, g in zip(averages, grads, strict=True):
             m.lerp_(g, 1 - mu)
         ahead = [g.lerp(m, mu) for m, g in zip(averages, grads, strict=True)]
         flat = torch.stack([a.flatten(self.leading + 1) for a in ahead])
         steps = 0.2 * math.sqrt(max(flat.shape[-2:])) * orthogonal(flat.to(self.dtype))
         for p, step in zip(same, steps.to(flat.dtype), strict=True):
-            p.mul_(1 - lr * group["weight_decay"]).sub_(lr * step.view_as(p))
+            p.mul_(1 - lr * self.weight_decay).sub_(lr * step.view_as(p))
 
 
 def orthogonal(G: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:

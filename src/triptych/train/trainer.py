@@ -139,8 +139,7 @@ class Trainer:
         """What a step does on the device: everything in place, so that it can be captured.
 
         `fresh` is the share of the average that the new weights are. The first non-finite number
-        freezes the weights where they are (optimizers skip their update on `found_inf`), so that
-        the step can be found and repeated later.
+        freezes the weights where they are, so that the step can be found and repeated later.
         """
         x, noise = self.batches.draw(inputs, self.generators)
         if self.images_at is not None:
@@ -154,11 +153,9 @@ class Trainer:
         self.first_bad.copy_(torch.where(before & bad.any(), step, self.first_bad))
         frozen = (self.first_bad >= 0).float()
         for optimizer in self.optimizers:
-            optimizer.found_inf = frozen  # pyright: ignore[reportAttributeAccessIssue]
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.step(lr, frozen)
+        for p in self.ensemble.parameters:
+            p.grad = None
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
         weight = (fresh * (1 - frozen)).to(self.ema[0].dtype)
         lerp(self.ema, self.parameters(), [weight] * len(self.ema))
