@@ -1,4 +1,5 @@
-"""Shapes are checked by beartype in every test; nothing is written outside temporary folders."""
+"""Types, and shapes where a module names them, are checked by beartype in every test; nothing is
+written outside temporary folders."""
 
 import os
 import signal
@@ -6,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from beartype.claw import beartype_packages
 from jaxtyping import install_import_hook
+from typecheck import AS_PEP_484, modules
 
-install_import_hook("triptych", "typecheck.checked")
+SHAPED, PLAIN = modules()
+install_import_hook(SHAPED, "typecheck.checked")
+beartype_packages(PLAIN, conf=AS_PEP_484)
 os.environ["OMP_NUM_THREADS"] = "1"  # a core a worker, and so for the processes that tests start
 
 import numpy as np  # noqa: E402

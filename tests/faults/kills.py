@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch._dynamo  # what an optimizer imports, once for all forks
 
 from triptych.data import load
 from triptych.evaluate.classifier import features_for
