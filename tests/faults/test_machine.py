@@ -279,14 +279,16 @@ def test_ctrl_c_twice_leaves_without_a_traceback(capsys, tmp_path, monkeypatch):
     assert checkpoint.exists(tmp_path / RUN)
 
 
-def test_no_home_and_no_folder_for_temporary_files(tmp_path):
+def test_no_home_no_folder_for_temporary_files_and_nothing_imported_in_vain(tmp_path):
     nowhere = {"HOME": "/proc/none", "TMPDIR": "/proc/none", "XDG_CACHE_HOME": "/proc/none"}
     environment = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR"} | nowhere
-    code = "from triptych.cli import main; main()"
+    code = "import sys; from triptych.cli import main; main(); print(*sys.modules)"
     words = [sys.executable, "-c", code, *WORDS]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    # torch's compiler, for which every training would wait
+    assert "torch._dynamo" not in done.stdout.split()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Muon: matrices move by the orthogonal factor of what their gradients say, all else by Adam."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -122,18 +120,6 @@ def test_what_has_no_gradient_stays_where_it_is(kind):
     steps_of(kind([left, moved]), moved, [gradient(5, 7)])
     assert torch.equal(left, gradient(5, 7))
     assert not torch.equal(moved, left)
-
-
-def test_a_training_does_not_wait_for_torch_s_compiler_to_be_imported(tmp_path):
-    program = """
-import sys
-from triptych.cli import main
-main(["train", "pixelflow", "--epochs", "0.01", "--set", "optimizer=muon", "--out", sys.argv[1]])
-print("imported" if "torch._dynamo" in sys.modules else "not imported")
-"""
-    words = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("not imported\n")
 
 
 def test_weights_of_layers_are_matrices_and_nothing_else_is():
