@@ -88,7 +88,7 @@ def test_a_signal_stops_the_study_when_its_workers_have_saved(tmp_path):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped) as stopped:
-        go(study(a=4000.0, b=4000.0), tmp_path, interrupt)
+        go(study(a=1000.0, b=1000.0), tmp_path, interrupt)
     assert stopped.value.number == signal.SIGTERM
     assert multiprocessing.active_children() == []
     saved = checkpoint.load(sent_by(tmp_path)).loop
@@ -103,7 +103,7 @@ def sent_by(folder):
 
 
 def test_workers_save_and_end_when_their_study_is_killed(tmp_path):
-    text = '[[recipe]]\nbase = "vae-gaussian"\nname = "{}"\nepochs = 100000\nhidden = [8]\n'
+    text = '[[recipe]]\nbase = "vae-gaussian"\nname = "{}"\nepochs = 1000\nhidden = [8]\n'
     (tmp_path / "s.toml").write_text("seeds = 1\n" + text.format("a") + text.format("b"))
     words = ["study", str(tmp_path / "s.toml"), "--out", str(tmp_path / "r"), "--workers", "2"]
     code = "from triptych.cli import main; main()"

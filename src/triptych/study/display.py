@@ -22,7 +22,7 @@ class Bars:
         name = label(job)
         if isinstance(said, Progress):
             bar = self.bars.get(name) or self._open(name, said)
-            bar.set_postfix_str(f"loss {said.loss:.4g}", refresh=False)
+            bar.set_postfix_str(str(said), refresh=said.loss is None)
             bar.update(said.step - bar.n)
         elif said.startswith(EVALUATING):
             if name not in self.bars:
@@ -92,7 +92,7 @@ def bar_for(title: str) -> Callable[[Progress], None]:
                     mininterval=pause(),
                 )
             )
-        bars[0].set_postfix_str(f"loss {said.loss:.4g}", refresh=False)
+        bars[0].set_postfix_str(str(said), refresh=said.loss is None)
         bars[0].update(said.step - bars[0].n)
         if said.step == said.steps:
             bars[0].close()

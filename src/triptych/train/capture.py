@@ -7,8 +7,6 @@ that a sampler calls. What changes from call to call must then be a tensor that 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
-from shutil import which
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 WARM_UP = 3  # calls before the capture: they allocate what is allocated once, and compile
-MOST_COMPILED = 64  # models in a process
 
 
 class Captured:
@@ -95,21 +92,3 @@ class CapturedCalls:
                 self.net.forward = own
             else:
                 self.net.__dict__.pop("forward", None)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs on this machine: a GPU, Triton and a C compiler."""
-    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
-        return False
-    return find_spec("triton") is not None and any(map(which, ("cc", "gcc", "clang")))
-
-
-def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """f with its kernels fused; what torch.compile cannot make of it runs as it is."""
-    from torch._dynamo import config  # here, for it takes seconds to import
-
-    config.suppress_errors = True
-    # One for each model of a study; a model that was compiled before is known again.
-    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    setattr(config, limit, MOST_COMPILED)
-    return torch.compile(f, dynamic=False)

@@ -34,11 +34,14 @@ from triptych.validation import validated
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress display needs."""
+    """What a progress display needs; there is no loss yet while torch.compile is at work."""
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
+
+    def __str__(self) -> str:
+        return "compiling" if self.loss is None else f"loss {self.loss:.4g}"
 
 
 def fit(
@@ -98,6 +101,8 @@ def _loop(
     per_epoch = len(trainer.data.images) / trainer.config.batch_size
     log_every = max(1, round(per_epoch / 4))
     began, saved_at, base = time.monotonic(), time.monotonic(), trainer.seconds
+    if trainer.compiles:
+        progress(Progress(trainer.step, trainer.steps, None))
     while trainer.step < trainer.steps and trainer.runs:
         losses = trainer.train_step()
         last = trainer.step == trainer.steps

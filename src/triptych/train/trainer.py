@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from triptych.train.batches import Batches, Inputs, TrainingData, at_step
-from triptych.train.capture import Captured, can_compile, compiled
+from triptych.train.capture import Captured
+from triptych.train.compiling import can_compile, compiled
 from triptych.train.distributed import (
     check_batch,
     image_dimensions,
@@ -101,8 +102,10 @@ class Trainer:
         self.losses, self.captured = self.ensemble.losses, None
         if on_gpu and world() == 1:
             self.captured = Captured(self.device, self.generators)
-            if self.steps >= WORTH_COMPILING and can_compile(self.device):
-                self.losses = compiled(self.losses)
+        long = self.steps >= WORTH_COMPILING and world() == 1
+        self.compiles = long and can_compile(self.device)
+        if self.compiles:
+            self.losses = compiled(self.losses)
         self.images_at = self._images_at() if world() > 1 else None
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
         bf16 = self.config.bf16 and bf16_helps(self.device)
