@@ -36,14 +36,14 @@ def our_rounds(
     data = TrainingData(images, images[:1], view(look), 256)
     runs = [Run(seed, Path(".")) for seed in range(len(models))]
     trainer = Trainer(models, runs, data, config)
+    whole = ExitStack()  # what a training enters once, and torch.compile would see anew
+    for m in models:
+        whole.enter_context(networks_in_bf16(m, bf16 and bf16_helps(DEVICE)))
 
-    def round_() -> None:
+    def round_(_: ExitStack = whole) -> None:
         keep_freed_memory()  # as triptych's commands do
-        with ExitStack() as stack:
-            for m in models:
-                stack.enter_context(networks_in_bf16(m, bf16 and bf16_helps(DEVICE)))
-            for _ in range(steps):
-                trainer.train_step()
+        for _step in range(steps):
+            trainer.train_step()
 
     return round_
 

@@ -5,13 +5,16 @@ from contextlib import suppress
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 from toys import MODELS, Point, built, training_data
 
 from triptych.train import checkpoint
 from triptych.train import ensemble as ensemble_module
+from triptych.train.batches import step_noise
 from triptych.train.ensemble import Ensemble
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
+from triptych.train.precision import networks_in_bf16
 
 SEEDS = [3, 4, 5]
 # The clip is so low that each seed's gradient is scaled by a factor of its own.
@@ -55,6 +58,21 @@ def test_stacked_seeds_equal_separate_ones(name, tmp_path):
             assert x == pytest.approx(y, rel=1e-9)
     weights = [torch.cat([v.flatten() for v in c.model.values()]) for c in together]
     assert (weights[0] - weights[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stacked_seeds_are_trained_in_bf16_too(name, g):
+    """Under vmap autocast sees some layers and not others, and none may be given two precisions."""
+    models = [built(name, s).train() for s in SEEDS[:2]]
+    data, stack = training_data(MODELS[name][1], n=6), Ensemble(models)
+    x = data.view(data.images, data.levels, g)
+    inputs = tree_map(lambda a: torch.stack([a, a]), (x, step_noise(models[0], 6, g)))
+    exact = stack.losses(*inputs).mean(1)
+    with networks_in_bf16(models[0], True):
+        rounded = stack.losses(*inputs).mean(1)
+        rounded.sum().backward()
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in stack.parameters)
 
 
 def test_a_stacks_checkpoint_is_a_state_dict_of_the_model(tmp_path):

@@ -54,7 +54,8 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.heads, d, H * W).unbind(1)
         weight = (q.transpose(-1, -2) @ k * d**-0.5).softmax(-1)
         seen = v @ weight.transpose(-1, -2)
-        return x + self.out(seen.reshape(B, C, H, W))
+        # autocast, which does not see convolutions under vmap, would leave its bias in float32
+        return x + self.out(seen.reshape(B, C, H, W).to(x.dtype))
 
 
 class ResidualBlock(nn.Module):
