@@ -69,8 +69,8 @@ def test_a_study_trains_every_recipe_with_every_seed(tmp_path, fits):
 
 
 def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
-    def on(name, features, seeds=(0,), rejudge=False):
-        net = Features(FeatureNet((1, 8, 8)).eval(), name, name, None)
+    def on(name, features, seeds=(0,), rejudge=False, weights=""):
+        net = Features(FeatureNet((1, 8, 8)).eval(), name, weights or name, None)
         monkeypatch.setattr(execute_module, "features_for", lambda *a: net)
         monkeypatch.setattr(run_module, "features_for", lambda *a: net)
         grey = override(recipes_for("digits")["vae-grey"], hidden=[8], epochs=0.3)
@@ -83,6 +83,8 @@ def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
         on("course", Path("course.pth"))
     with pytest.raises(UserError, match="add --rejudge"):
         on("course", None, seeds=(0, 1))
+    with pytest.raises(UserError, match="on other weights of 'ours', not these; add --rejudge"):
+        on("ours", None, seeds=(0, 1), weights="others")
     assert on("course", None) == first  # nothing is left to judge
     found = on("course", Path("course.pth"), rejudge=True)["scores"]
     assert {s["protocol"]["features"] for s in found if s["metric"] == "fid"} == {"course"}

@@ -93,10 +93,12 @@ def check_features(jobs: Sequence[Job], features: Features) -> None:
     """Refuse to judge runs on other features than those before: no table could hold both."""
     for run in (job.folder(s) for job in jobs for s in job.seeds):
         if other := other_features(run, features):
+            told = f"the features {other!r}, not {features.name!r}; choose --features as then, or"
+            if other == features.name:  # an earlier version's, or trained on another machine
+                told = f"other weights of {other!r}, not these;"
             raise UserError(
-                f"{run.path} was judged on the features {other!r}, not {features.name!r}; choose "
-                f"--features as then, or add --rejudge, which judges such runs anew without "
-                f"training them"
+                f"{run.path} was judged on {told} add --rejudge, which judges such runs anew "
+                f"without training them"
             )
 
 
