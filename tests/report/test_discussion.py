@@ -483,7 +483,7 @@ def test_fids_of_decoded_latents_are_of_all_models_or_of_none(tmp_path):
 
 
 OF_PARTS = ("durkan2019", "kingma2018", "ho2019", "gulrajani2017", "higgins2017", "simard2003")
-OF_PARTS += ("nichol2021", "salimans2022")
+OF_PARTS += ("nichol2021", "salimans2022", "ma2019")
 
 
 @pytest.mark.parametrize(
@@ -492,6 +492,7 @@ OF_PARTS += ("nichol2021", "salimans2022")
         ("pixelflow-spline", {}, {"durkan2019", "kingma2018", "ho2019"}),
         ("pixelflow", {"dequantization": "uniform"}, {"kingma2018"}),
         ("pixelflow", {"dequantization": "uniform", "network": "mlp"}, set()),
+        ("pixelflow-spline", {"rasters": 1}, {"durkan2019", "kingma2018", "ho2019", "ma2019"}),
         ("vae-gaussian", {"bent": 0}, set()),
         ("vae-gaussian", {"bent": 0.5}, {"simard2003"}),
         ("vae-gaussian", {"beta": 4.0}, {"higgins2017"}),

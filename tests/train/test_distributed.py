@@ -5,19 +5,22 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 import weakref
 from socket import socket
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils._pytree import tree_map
 from toys import MODELS, built, training_data
 
 from triptych.cli import main
 from triptych.errors import RunFailed, UserError
+from triptych.nets.conv import PatchNet
 from triptych.train import checkpoint, distributed, fit, trainer
 from triptych.train.batches import step_noise
-from triptych.train.distributed import check_batch, image_dimensions, joined, share
+from triptych.train.distributed import check_batch, image_dimensions, joined, parallel, share
 from triptych.train.order import generator_for
 from triptych.train.signals import StopRequested
 
@@ -137,6 +140,22 @@ def test_the_shares_of_a_batch_are_its_images_with_their_noise(name, monkeypatch
         monkeypatch.setattr(distributed.dist, "get_rank", lambda rank=rank: rank)
         part = model.loss(share(x, 0), tree_map(share, noise, where))
         torch.testing.assert_close(part, whole[rank::2])
+
+
+def test_gradients_of_another_layout_are_averaged_without_a_word(monkeypatch):
+    torch.set_warn_always(True)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            monkeypatch.setattr(distributed, "world", lambda: 2)
+            net = parallel(PatchNet((2, 4, 4), 8, 4), torch.device("cpu"))
+            for _ in range(2):  # in the first, which graph it is that stays is found
+                net(torch.randn(32, 2, 4, 4)).sum().backward()
+        assert not said
+    finally:
+        dist.destroy_process_group()
+        torch.set_warn_always(False)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):

@@ -1,11 +1,13 @@
 """Convolutional networks that keep the image's size, and what image networks need of a size."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 GROUPS = 8  # of every group normalisation
 LEAST = 4  # numbers in a group: of one there is nothing left, of two only which is larger
 
@@ -79,11 +81,11 @@ class BiasOfPlace(nn.Module):
         return (x.permute(0, 2, 3, 1) + bias.to(x.dtype)).permute(0, 3, 1, 2)
 
 
-def at_zero(conv: nn.Conv2d) -> nn.Conv2d:
+def at_zero(layer: Layer) -> Layer:
     """The same, with weights and biases that start at zero."""
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
-    return conv
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
+    return layer
 
 
 def channels_last(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

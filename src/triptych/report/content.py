@@ -38,6 +38,7 @@ CITATIONS = (
     "kingma2018",
     "kingma2021",
     "lu2022",
+    "ma2019",
     "nichol2021",
     "papamakarios2017",
     "rombach2022",

@@ -5,11 +5,12 @@ from functools import partial
 
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
-from triptych.flows.coupling import Affine
+from triptych.flows.coupling import Affine, Elementwise
 from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import Flow
 from triptych.flows.masked import masked_flow
-from triptych.flows.multiscale import Logit, MultiScale, NetFor
+from triptych.flows.multiscale import ActNorm, Logit, MultiScale, NetFor
+from triptych.flows.raster import RasterAutoregressive
 from triptych.flows.spline import RationalQuadratic
 from triptych.latent import LatentDDPM
 from triptych.nets.conv import ConvNet, PatchNet
@@ -18,6 +19,7 @@ from triptych.nets.residual import ResidualConvNet
 from triptych.nets.unet import UNet
 from triptych.pixelflow import PixelFlow
 from triptych.priors.gaussian import StandardGaussian
+from triptych.protocols import Bijector
 from triptych.schedules import SCHEDULES
 from triptych.study.build_vae import build_vae
 from triptych.study.configs import (
@@ -71,12 +73,21 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     else:
         widths = [config.width] * config.scales
         bijectors = [MultiScale(shape, config.steps, widths, f, net_for)]
-    flow = Flow(StandardGaussian(math.prod(shape)), [*bijectors, Logit(config.low)])
+    bijectors += [*_rasters(config, shape, f), Logit(config.low)]
+    flow = Flow(StandardGaussian(math.prod(shape)), bijectors)
     if config.dequantization == "uniform":
         return PixelFlow(flow, shape, levels)
     steps, width = config.dequantization_steps, config.dequantization_width
     q = VariationalDequantization(shape, levels, steps, width, f, net_for)
     return PixelFlow(flow, shape, levels, q)
+
+
+def _rasters(config: PixelFlowConfig, shape: Shape, f: Elementwise) -> list[Bijector]:
+    """Autoregressive layers, the last one of which goes forwards, and a scale and a shift before
+    the pixels' logits reach it."""
+    backwards = [i % 2 == 1 for i in reversed(range(config.rasters))]
+    layers = [RasterAutoregressive(shape, config.width, config.window, f, b) for b in backwards]
+    return [*layers, ActNorm(shape[0])] if layers else []
 
 
 def _coupling_net(config: PixelFlowConfig) -> NetFor:

@@ -96,11 +96,8 @@ class VAEConfig:
                 f"posterior = {self.posterior!r} does not go with prior = {self.prior!r}, which is "
                 f"made for the Gaussian one; choose posterior = 'gaussian', or another prior"
             )
-        if self.likelihood == "autoregressive" and self.window % 2 == 0:
-            raise UserError(
-                f"window = {self.window} has no centre; choose an odd number, "
-                f"{self.window + 1} for one"
-            )
+        if self.likelihood == "autoregressive":
+            check_window(self.window)
         if self.likelihood == "autoregressive" and self.mean_samples:
             raise UserError(
                 "mean_samples = True shows means of pixels that are independent given z; those of "
@@ -111,6 +108,12 @@ class VAEConfig:
                 f"beta = {self.beta} and kl_warmup = {self.kl_warmup} are settings of the ELBO; "
                 f"choose objective = 'elbo', or leave them at 1 and 0"
             )
+
+
+def check_window(side: int) -> None:
+    """UserError for a square around nothing."""
+    if side % 2 == 0:
+        raise UserError(f"window = {side} has no centre; choose an odd number, {side + 1} for one")
 
 
 def encoder_outputs(config: VAEConfig) -> int:
@@ -142,6 +145,10 @@ class PixelFlowConfig:
     """The map of each coordinate."""
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Of the spline maps."""
+    rasters: Annotated[int, Field(ge=0, le=8)] = 0
+    """Autoregressive layers between them and the pixels, by turns backwards and forwards."""
+    window: Annotated[int, Field(ge=3, le=99)] = 9
+    """Side of the square in which those see the pixels before its centre; odd."""
     low: Annotated[float, Field(ge=1e-7, lt=0.5)] = 1e-6
     """The logit is of low + (1 - 2 low) y; of less, 1 - low would be rounded to 1."""
     dequantization: Literal["uniform", "variational"] = "uniform"
@@ -153,7 +160,7 @@ class PixelFlowConfig:
 
     def __post_init__(self) -> None:
         """One masked coupling would leave half of the pixels as they are; only convolutions have
-        blocks."""
+        blocks, and a window has a centre."""
         if self.network != "conv" and self.blocks:
             raise UserError(
                 f"blocks = {self.blocks} has no use with network = {self.network!r}; leave it out, "
@@ -161,6 +168,7 @@ class PixelFlowConfig:
             )
         if self.network == "mlp" and self.steps < 2:
             raise UserError("steps = 1 leaves half of the pixels unchanged; choose 2 or more")
+        check_window(self.window)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,12 @@ def describe_flow(config: PixelFlowConfig) -> str:
             f"convolutional net of {config.width} channels, 1x1 convolution, activation "
             f"normalisation)"
         )
-    return f"{body} on {describe_dequantization(config)} pixels in logit space"
+    rasters = (
+        f" behind {_count(config.rasters, 'autoregressive layer')} ({kind}s{bins}, windows of "
+        f"{config.window}x{config.window}, {config.width} units)"
+    )
+    rasters = rasters if config.rasters else ""
+    return f"{body}{rasters} on {describe_dequantization(config)} pixels in logit space"
 
 
 def describe_dequantization(config: PixelFlowConfig) -> str:

@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -159,6 +160,8 @@ def parallel(loss: nn.Module, device: torch.device) -> nn.Module:
     if world() == 1:
         return loss
     ids = [torch.cuda.current_device()] if device.type == "cuda" else None
+    # Of a 1x1 convolution: the same numbers in another layout, which torch copies, and warns of.
+    warnings.filterwarnings("ignore", "Grad strides do not match")
     # Which weights a loss uses never changes during a training, and not all models use all.
     shared = DistributedDataParallel(loss, ids, static_graph=True)
     shared.broadcast_buffers = False  # they are alike; as an argument it has two names

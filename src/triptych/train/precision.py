@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych.flows.autoregressive import MADE
+from triptych.flows.raster import NearNet
 from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.denoiser import Denoiser
 from triptych.nets.mlp import MLP, GatedMLP
@@ -21,6 +22,7 @@ NETWORKS = (
     MADE,
     ConvNet,
     PatchNet,
+    NearNet,
     ResidualConvNet,
     ResidualEncoder,
     ResidualDecoder,
