@@ -200,8 +200,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "pixelflow-spline": (lambda: tiny_pixelflow(coupling="spline", bins=3), "raw"),
     "pixelflow-residual": (lambda: tiny_pixelflow(blocks=1, scales=1), "raw"),
     "pixelflow-variational": (lambda: tiny_pixelflow(dequantization="variational"), "raw"),
-    "pixelflow-rasters": (
-        lambda: tiny_pixelflow(rasters=2, window=3, coupling="spline", bins=3),
+    "pixelflow-autoregressive": (
+        lambda: tiny_pixelflow(autoregressive_layers=2, window=3, coupling="spline", bins=3),
         "raw",
     ),
     "pixelflow-mlp": (lambda: tiny_pixelflow(network="mlp"), "raw"),

@@ -62,7 +62,9 @@ def test_what_has_no_order_or_no_centre_is_refused(shape, window, why):
 
 
 def test_in_a_pixel_flow_those_next_to_the_image_go_forwards_the_next_back():
-    *_, third, second, first, scale, _ = tiny_pixelflow(rasters=3, window=5).flow.bijectors
+    *_, third, second, first, scale, _ = tiny_pixelflow(
+        autoregressive_layers=3, window=5
+    ).flow.bijectors
     assert [layer.backwards for layer in (first, second, third)] == [False, True, False]
     assert first.window == 5
     assert type(scale).__name__ == "ActNorm"

@@ -492,7 +492,11 @@ OF_PARTS += ("nichol2021", "salimans2022", "ma2019")
         ("pixelflow-spline", {}, {"durkan2019", "kingma2018", "ho2019"}),
         ("pixelflow", {"dequantization": "uniform"}, {"kingma2018"}),
         ("pixelflow", {"dequantization": "uniform", "network": "mlp"}, set()),
-        ("pixelflow-spline", {"rasters": 1}, {"durkan2019", "kingma2018", "ho2019", "ma2019"}),
+        (
+            "pixelflow-spline",
+            {"autoregressive_layers": 1},
+            {"durkan2019", "kingma2018", "ho2019", "ma2019"},
+        ),
         ("vae-gaussian", {"bent": 0}, set()),
         ("vae-gaussian", {"bent": 0.5}, {"simard2003"}),
         ("vae-gaussian", {"beta": 4.0}, {"higgins2017"}),

@@ -372,7 +372,7 @@ def test_every_kind_of_pixel_flow_is_described(settings, said):
         ({"dequantization": "none"}, "dequantization = 'none'"),
         ({"dequantization_steps": 1}, "dequantization_steps = 1"),
         ({"blocks": 1, "width": 12}, "multiple of 8, not 12"),
-        ({"rasters": 1, "window": 8}, "window = 8 has no centre"),
+        ({"autoregressive_layers": 1, "window": 8}, "window = 8 has no centre"),
         ({"blocks": 2, "network": "patch"}, "blocks = 2 has no use with network = 'patch'"),
         ({"blocks": 2, "network": "mlp"}, "blocks = 2 has no use with network = 'mlp'"),
     ],

@@ -41,7 +41,7 @@ def is_(*wanted: str) -> Callable[[Any], bool]:
 METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
     ("coupling", is_("spline"), PAPERS["spline"]),
     ("network", is_("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
-    ("rasters", lambda n: n > 0, ("pixels that see those before them", "ma2019")),
+    ("autoregressive_layers", lambda n: n > 0, ("pixels that see those before them", "ma2019")),
     ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
     ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
     ("beta", lambda beta: beta != 1, ("the beta-VAEs", "higgins2017")),

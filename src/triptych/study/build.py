@@ -73,7 +73,7 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     else:
         widths = [config.width] * config.scales
         bijectors = [MultiScale(shape, config.steps, widths, f, net_for)]
-    bijectors += [*_rasters(config, shape, f), Logit(config.low)]
+    bijectors += [*_autoregressive(config, shape, f), Logit(config.low)]
     flow = Flow(StandardGaussian(math.prod(shape)), bijectors)
     if config.dequantization == "uniform":
         return PixelFlow(flow, shape, levels)
@@ -82,10 +82,10 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
     return PixelFlow(flow, shape, levels, q)
 
 
-def _rasters(config: PixelFlowConfig, shape: Shape, f: Elementwise) -> list[Bijector]:
-    """Autoregressive layers, the last one of which goes forwards, and a scale and a shift before
+def _autoregressive(config: PixelFlowConfig, shape: Shape, f: Elementwise) -> list[Bijector]:
+    """Layers of pixels in turn, the last one of which goes forwards, and a scale and a shift before
     the pixels' logits reach it."""
-    backwards = [i % 2 == 1 for i in reversed(range(config.rasters))]
+    backwards = [i % 2 == 1 for i in reversed(range(config.autoregressive_layers))]
     layers = [RasterAutoregressive(shape, config.width, config.window, f, b) for b in backwards]
     return [*layers, ActNorm(shape[0])] if layers else []
 

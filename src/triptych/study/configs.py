@@ -145,10 +145,10 @@ class PixelFlowConfig:
     """The map of each coordinate."""
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Of the spline maps."""
-    rasters: Annotated[int, Field(ge=0, le=8)] = 0
-    """Autoregressive layers between them and the pixels, by turns backwards and forwards."""
+    autoregressive_layers: Annotated[int, Field(ge=0, le=8)] = 0
+    """Between couplings and pixels, forwards and backwards by turns, of networks as wide."""
     window: Annotated[int, Field(ge=3, le=99)] = 9
-    """Side of the square in which those see the pixels before its centre; odd."""
+    """Side of the square in which they see the pixels before its centre; odd."""
     low: Annotated[float, Field(ge=1e-7, lt=0.5)] = 1e-6
     """The logit is of low + (1 - 2 low) y; of less, 1 - low would be rounded to 1."""
     dequantization: Literal["uniform", "variational"] = "uniform"

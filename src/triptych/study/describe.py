@@ -86,12 +86,17 @@ def describe_flow(config: PixelFlowConfig) -> str:
             f"convolutional net of {config.width} channels, 1x1 convolution, activation "
             f"normalisation)"
         )
-    rasters = (
-        f" behind {_count(config.rasters, 'autoregressive layer')} ({kind}s{bins}, windows of "
-        f"{config.window}x{config.window}, {config.width} units)"
-    )
-    rasters = rasters if config.rasters else ""
-    return f"{body}{rasters} on {describe_dequantization(config)} pixels in logit space"
+    turns = describe_autoregressive(config, f"splines{bins}" if splines else "affine maps")
+    return f"{body}{turns} on {describe_dequantization(config)} pixels in logit space"
+
+
+def describe_autoregressive(config: PixelFlowConfig, maps: str) -> str:
+    """The layers between the others and the pixels, where there are any."""
+    if not config.autoregressive_layers:
+        return ""
+    layers = _count(config.autoregressive_layers, "autoregressive layer")
+    side = config.window
+    return f" behind {layers} ({maps}, {side}x{side} windows, nets of {config.width} units)"
 
 
 def describe_dequantization(config: PixelFlowConfig) -> str:
