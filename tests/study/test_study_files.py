@@ -352,6 +352,11 @@ def test_networks_deeper_than_the_images_are_refused_in_a_sentence(name, setting
         ({"coupling": "spline"}, "rational-quadratic spline coupling of 8 bins"),
         ({"blocks": 2}, "2-block residual convolutional net"),
         ({"network": "patch"}, "a 5x5-1x1-1x1-1x1 convolutional net of 64 channels"),
+        ({"autoregressive_layers": 1}, "behind 1 autoregressive layer (affine maps, 9x9 windows"),
+        (
+            {"autoregressive_layers": 2, "coupling": "spline"},
+            "2 autoregressive layers (splines of 8",
+        ),
         ({"network": "mlp", "coupling": "spline"}, "4 rational-quadratic spline couplings of 8"),
         ({"dequantization": "variational"}, "variationally dequantized (4 conditional couplings"),
     ],
