@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
+from triptych.data import load
 from triptych.ddpm import DDPM
+from triptych.evaluate import classifier
+from triptych.evaluate.classifier import features_for
 from triptych.evaluate.drawing import TOGETHER
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.report.load import Recipe, Study, Summary
@@ -77,6 +80,7 @@ def refused(capsys, *words):
         (["study", "demo", "--dataset", "mnist"], "--dataset mnist"),
         (["study", "demo", "--gpus-per-run", "0.5"], "--gpus-per-run 0.5"),
         (["data", "fetch", "mnist", "--data", "nowhere"], "nowhere"),
+        (["train-features", "digits", "--out", "f.pth"], "f.pth"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
@@ -311,6 +315,21 @@ def test_samples_are_scored_from_the_file_that_they_were_drawn_to(capsys, tmp_pa
     assert re.search(rf"^fid +{scores['fid']['value']:.4f} ", said)
     assert scores["fid"]["protocol"]["n"] == 360
     assert "of 360 of 370 images, at random" in said
+
+
+def test_features_are_trained_to_a_file_and_judged_on(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(classifier.RECIPE, "epochs", 1)
+    main(["train-features", "digits", "--out", "f.safetensors"])
+    said = capsys.readouterr().out
+    reached = features_for(load("digits"), Path("f.safetensors"))
+    assert said == f"wrote f.safetensors; accuracy on the test images {reached.accuracy:.4f}\n"
+    np.savez("drawn.npz", images=load("digits").test_images.numpy() * 15)
+    main(["score", "drawn.npz", "--features", "f.safetensors", "--out", "scores.json"])
+    fid = next(
+        s for s in json.loads(Path("scores.json").read_text())["scores"] if s["metric"] == "fid"
+    )
+    assert fid["protocol"]["features"] == "f.safetensors"
+    assert fid["protocol"]["feature_hash"] == reached.hash
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):

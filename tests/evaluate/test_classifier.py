@@ -61,7 +61,7 @@ def test_other_weights_have_another_hash(tmp_path, digits):
         torch.manual_seed(seed)
         path = tmp_path / "f.safetensors"
         write_features(path, FeatureNet(digits.shape), 0.5)
-        features = classifier._unpack(path.read_bytes(), digits, "x")
+        features = features_for(digits, path)
         hashes.add(features.hash)
         assert features.accuracy == 0.5
         assert not features.net.training
@@ -94,6 +94,35 @@ def test_mnist_features_have_128_dimensions_and_fit_a_megabyte(tmp_path):
     assert net.features(torch.rand(2, *MNIST)).shape == (2, 128)
     write_features(tmp_path / "f.safetensors", net, 0.99)
     assert (tmp_path / "f.safetensors").stat().st_size < 1_000_000
+
+
+def test_features_are_read_from_a_file_as_they_are_from_the_cache(tmp_path, digit_features, digits):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(classifier.SHIPPED["digits"].read_bytes())
+    features = features_for(replace(digits, name="own"), path)
+    assert (features.name, features.hash) == ("mine.safetensors", digit_features.hash)
+    x = grey(digits.test_images[:5], digits.levels)
+    assert torch.equal(features(x), digit_features(x))
+
+
+def test_a_file_with_features_of_something_else_is_refused(tmp_path, digits):
+    path = tmp_path / "mine.safetensors"
+    write_features(path, FeatureNet(digits.shape, classes=7), 0.5)
+    others = path.read_bytes()
+    for content in (b"", b"not safe tensors", others[:-9], others):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"no features of 8x8 images of 10 classes; .*digits"):
+            features_for(digits, path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(classifier, "LARGEST_FILE", 10)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(bytes(11))
+    for read in (lambda: features_for(digits, path), lambda: course_features(path, MNIST)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert str(caught.value.__cause__) == "too large"
 
 
 # --- the course's network ---
@@ -141,14 +170,14 @@ def test_wrong_files_are_refused_in_one_sentence(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_other_networks_missing_files_and_other_sizes_are_refused(tmp_path, course_file):
+def test_other_networks_missing_files_and_other_sizes_are_refused(tmp_path, course_file, digits):
     other = tmp_path / "other.pth"
     torch.save(torch.nn.Linear(2, 2).state_dict(), other)
     with pytest.raises(UserError, match="not the course's"):
         course_features(other, MNIST)
-    for shape in (MNIST, (1, 8, 8)):  # what is wrong with a file that is not there
+    for name in ("none.pth", "none.safetensors"):  # of any size
         with pytest.raises(UserError, match="does not exist"):
-            course_features(tmp_path / "none.pth", shape)
+            features_for(digits, tmp_path / name)
     with pytest.raises(UserError, match="needs 28x28 images, not 8x8"):
         course_features(course_file, (1, 8, 8))
 

@@ -86,7 +86,7 @@ class Judged(Where):
     """And of those that judge."""
 
     features: Annotated[Path | None, usually("PATH", "a classifier of ours")] = None
-    """what FID is on: mnist_classifier.pth, or inception"""
+    """what FID is on: mnist_classifier.pth, inception, or a file of train-features"""
 
 
 Settings = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]")]

@@ -2,8 +2,8 @@
 
 A data set's own labels train a 128-d feature network by a fixed recipe. For MNIST and the digits
 its weights ship with the package (written by `triptych train-features`), and are the same on all
-machines; for the others they are trained once and cached. The course's network can be read from its
-file instead, and so can Inception's.
+machines; for the others they are trained once and cached. A file can stand in: one that this
+command wrote, the course's network, Inception's.
 """
 
 import hashlib
@@ -26,13 +26,14 @@ from torch.nn.functional import cross_entropy
 
 from triptych.data import Dataset
 from triptych.errors import UserError
-from triptych.evaluate.inception import is_inception, read_inception
+from triptych.evaluate.inception import WORD, is_inception, read_inception
 from triptych.evaluate.memory import in_halves
 from triptych.train.files import write_bytes
 from triptych.train.order import Stream, batch_indices, generator_for
 
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
-LARGEST_COURSE_FILE = 2**26  # bytes; its 1.2 million weights take 5 MB
+LARGEST_FILE = 2**26  # bytes; the course's 1.2 million weights take 5 MB
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 SHIPPED = {n: files("triptych.evaluate") / f"{n}_features.safetensors" for n in ("digits", "mnist")}
 
 
@@ -119,18 +120,15 @@ class Features:
 
 def features_for(data: Dataset, file: Path | None = None) -> Features:
     """The feature network of a data set: a file's, shipped, cached, or trained now."""
-    if file is not None and is_inception(file):
-        net, raw = read_inception(file)
-        return Features(net.eval(), "inception-v3", hashlib.sha256(raw).hexdigest()[:12], None)
     if file is not None:
-        return course_features(file, data.shape)
+        return features_in(file, data)
     if data.name in SHIPPED:
         return _unpack(SHIPPED[data.name].read_bytes(), data, f"triptych-{data.name}")
     key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]
     path = Path(pooch.os_cache("triptych")) / "features" / f"{data.name}-{key}.safetensors"
     try:
         return _unpack(path.read_bytes(), data, f"triptych-{data.name}")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+    except UNREADABLE:
         pass  # not there yet, or damaged
     raw = packed(*train_classifier(data))
     try:
@@ -215,16 +213,40 @@ def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
     return Features(net.eval(), name, hashlib.sha256(raw).hexdigest()[:12], reached)
 
 
+def features_in(path: Path, data: Dataset) -> Features:
+    """The feature network that a file holds, of one of three kinds.
+
+    Raises:
+        UserError: no such file, or another content than its name announces.
+    """
+    if is_inception(path):
+        net, raw = read_inception(path)
+        return Features(net.eval(), "inception-v3", hashlib.sha256(raw).hexdigest()[:12], None)
+    if not path.exists():
+        raise UserError(f"--features {path} does not exist; name a file, or {WORD}")
+    if path.suffix == ".safetensors":
+        return own_features(path, data)
+    return course_features(path, data.shape)
+
+
+def own_features(path: Path, data: Dataset) -> Features:
+    """Those that `triptych train-features` wrote, for images and classes like these."""
+    try:
+        return _unpack(_bytes(path), data, path.name)
+    except UNREADABLE as error:
+        height, width = data.shape[1:]
+        raise UserError(
+            f"--features {path} holds no features of {height}x{width} images of {data.classes} "
+            f"classes; write it with triptych train-features {data.name}"
+        ) from error
+
+
 def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
     """The course's classifier from its state dict (keys layers.*, classification_layer.0.*)."""
-    if not path.exists():
-        raise UserError(f"--features {path} does not exist; name the course's file")
     if shape != (1, 28, 28):
         raise UserError(f"--features {path} needs 28x28 images, not {shape[1]}x{shape[2]}")
     try:
-        if path.stat().st_size > LARGEST_COURSE_FILE:
-            raise ValueError("too large")
-        raw = path.read_bytes()
+        raw = _bytes(path)
         net = CourseNet()
         net.load_state_dict(torch.load(BytesIO(raw), map_location="cpu", weights_only=True))
     except Exception as error:
@@ -233,3 +255,9 @@ def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
             f"layers.* and classification_layer.0.*); name that file"
         ) from error
     return Features(net.eval(), path.name, hashlib.sha256(raw).hexdigest()[:12], None)
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError("too large")
+    return path.read_bytes()
