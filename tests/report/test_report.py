@@ -467,6 +467,13 @@ def test_a_failed_first_seed_gives_way_to_the_next(folder, code):
     assert "(seed 0 and 1)" in page_text(set_page(folder, code))
 
 
+def test_keys_that_a_later_version_adds_are_left_out(folder):
+    before = read_study(folder)
+    edit(folder / "study.json", lambda plain: [r.update(later=1) for r in plain["recipes"]])
+    edit(folder / "results.json", lambda plain: [s.update(later=1) for s in plain["scores"]])
+    assert read_study(folder) == before
+
+
 @pytest.mark.parametrize("name", ["study.json", "results.json"])
 def test_a_missing_file_is_one_sentence(folder, code, name):
     (folder / name).unlink()

@@ -188,13 +188,9 @@ def _turned(d: Difference) -> Difference:
 
 
 def _records(kind: type[T], entries: Iterable[dict[str, Any]]) -> list[T]:
-    # Keys that a later writer adds are no reason to refuse a study.
-    fields: Iterable[str] = kind.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
-    known = set(fields)
-    return [
-        TypeAdapter(kind).validate_python({k: v for k, v in entry.items() if k in known})
-        for entry in entries
-    ]
+    """Keys that a later writer has added are no reason to refuse a study, and are left out."""
+    checked = TypeAdapter(kind)
+    return [checked.validate_python(entry) for entry in entries]
 
 
 def _json(path: Path) -> dict[str, Any]:

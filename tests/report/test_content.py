@@ -1,0 +1,75 @@
+"""Captions say of the figures what the arrays that they are drawn from have."""
+
+import numpy as np
+import pytest
+from synthetic import OF_2026, Synthetic, write_study
+
+from triptych.report.content import _posterior_caption, _samples_caption
+from triptych.report.load import read_study
+
+PLANE = ", in q(z)'s two leading principal components"
+
+
+def said(spans) -> str:
+    return "".join(s if isinstance(s, str) else s.get("strong", "") for s in spans)
+
+
+def change(path, **arrays) -> None:
+    with np.load(path) as file:
+        known = dict(file)
+    np.savez(path, **known | arrays)
+
+
+def test_axes_of_the_latent_space_itself_are_not_spoken_of(folder):
+    assert said(_posterior_caption(read_study(folder))) == (
+        "Prior and aggregate posterior on one scale (seed 0). Dots: q(z) by class; dashed: 50, 80 "
+        "and 95% of q(z); grey: of the prior."
+    )
+
+
+def test_projections_are_named_and_the_draws_that_they_show(tmp_path):
+    folder = write_study(tmp_path / "s", Synthetic(latent_dim=32))
+    text = said(_posterior_caption(read_study(folder)))
+    assert f"(seed 0){PLANE}. Dots" in text
+    assert text.endswith("of the prior; rings: draws from the prior.")
+    # One prior of M = 2 among them stands on its own axes.
+    change(folder / "vae-flow/seed-0/latent.npz", components=np.array("latent"))
+    text = said(_posterior_caption(read_study(folder)))
+    assert f"(seed 0){PLANE} where M > 2. Dots" in text
+    assert "rings" in text
+
+
+def test_images_without_labels_have_no_classes(folder):
+    for path in folder.glob("*/seed-0/latent.npz"):
+        change(path, labels=np.zeros(2000, int))
+    assert "Dots: q(z); dashed" in said(_posterior_caption(read_study(folder)))
+    some = folder / "vae-flow/seed-0/latent.npz"
+    change(some, labels=np.arange(2000) % 2)
+    assert "Dots: q(z) by class; dashed" in said(_posterior_caption(read_study(folder)))
+
+
+def test_every_seed_that_is_shown_is_named(folder):
+    (folder / "vae-flow/seed-0/latent.npz").unlink()
+    assert "(seed 0 and 1)" in said(_posterior_caption(read_study(folder)))
+
+
+@pytest.mark.parametrize(("latent_dim", "axes"), [(2, "own scale"), (8, "own axes, q(z)'s PCs")])
+def test_a_chain_has_the_last_panel(tmp_path, latent_dim, axes):
+    ask = Synthetic(pixel=dict(OF_2026), edition="2026", latent_dim=latent_dim)
+    text = said(_posterior_caption(read_study(write_study(tmp_path / "s", ask))))
+    assert text.endswith(f". Last ({axes}): grey, its VAE's prior; lines, its chain.")
+    ask.priors = {}
+    text = said(_posterior_caption(read_study(write_study(tmp_path / "t", ask))))
+    assert "posterior of Latent (beta = 1e-6) (seed 0)" in text
+    assert (PLANE in text) == (latent_dim > 2)
+    assert text.endswith("grey: 50, 80 and 95% of its VAE's prior; lines: of the chain.")
+
+
+def test_samples_are_the_first_and_of_one_noise_where_latents_are_compared(tmp_path, folder):
+    assert said(_samples_caption(read_study(folder), 2)) == (
+        "Samples: first four of each model's first run (seed 0), none picked, drawn as Table 2 "
+        "says."
+    )
+    ask = Synthetic(pixel=dict(OF_2026), edition="2026")
+    text = said(_samples_caption(read_study(write_study(tmp_path / "s", ask)), None))
+    assert text.endswith("none picked; latents: same noise.")
