@@ -131,7 +131,8 @@ def test_a_file_that_only_the_failed_mirror_has_is_still_found(tiny, serve, tmp_
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [("404", "HTTP 404"), ("corrupt", "md5"), ("interrupted", "broken off")]
+    ("fault", "words"),
+    [("404", "HTTP 404"), ("corrupt", "wrong md5"), ("interrupted", "broken off")],
 )
 def test_when_all_fail_one_sentence_tells_why(tiny, serve, tmp_path, fault, words):
     (bad, _), dead = serve(fault), dead_address()

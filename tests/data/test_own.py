@@ -88,6 +88,10 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
         ({"test_labels": np.arange(M) - 1}, "test_labels must be 20 whole numbers"),
         ({"test_labels": np.full(M, 256)}, "a class of 0 to 255 for each image"),
         ({"levels": np.array(16)}, "grey value 2.., where levels = 16 leave 0 to 15"),
+        (
+            {"train_images": np.full((N, 4, 6), 99, np.uint8), "levels": np.array(16)},
+            "grey value 99, .*write levels = 100, or more",
+        ),
         ({"levels": np.array(1)}, "levels must be one whole number, 2 to 256, not 1"),
         ({"levels": np.array([256])}, r"not \[256\]"),
         (

@@ -6,6 +6,7 @@ from synthetic import OF_2026, Synthetic, write_study
 
 from triptych.report.content import _posterior_caption, _samples_caption
 from triptych.report.load import read_study
+from triptych.report.runs import read_latent
 
 PLANE = ", in q(z)'s two leading principal components"
 
@@ -63,6 +64,18 @@ def test_a_chain_has_the_last_panel(tmp_path, latent_dim, axes):
     assert "posterior of Latent (beta = 1e-6) (seed 0)" in text
     assert (PLANE in text) == (latent_dim > 2)
     assert text.endswith("grey: 50, 80 and 95% of its VAE's prior; lines: of the chain.")
+
+
+def test_draws_of_a_chain_are_read_where_there_are_some(tmp_path):
+    ask = Synthetic(pixel=dict(OF_2026), edition="2026")
+    study = read_study(write_study(tmp_path / "s", ask))
+    recipe = next(r for r in study.part("B") if r.family == "latent")
+    path = study.folder / recipe.name / "seed-0/latent.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    assert np.array_equal(read_latent(study, recipe).chain_draws, arrays.pop("chain_draws"))
+    np.savez(path, **arrays)
+    assert read_latent(study, recipe).chain_draws is None
 
 
 def test_samples_are_the_first_and_of_one_noise_where_latents_are_compared(tmp_path, folder):

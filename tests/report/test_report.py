@@ -236,11 +236,26 @@ def test_the_machines_fonts_are_not_asked_without_need(folder, code, monkeypatch
 
 @pytest.mark.parametrize(
     "content",
-    ["member = 3", "[[member]]\nname = 'A'", "[[member]]\nname=' '\nnumber='s1'", "", "="],
+    ["member = 3", "member = []", "member = ['A']", "[member]\nname = 'A'", ""],
 )
 def test_a_group_that_names_nobody(folder, code, content):
-    (folder / "group.toml").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"group\.toml"):
+    (folder / "group.toml").write_text(f"course = 'x'\n{content}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"group\.toml names nobody"):
+        set_page(folder, code)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[[member]]\nname=' '\nnumber='s1'", "name is ' '; write a text"),
+        ("=", "is not valid TOML"),
+        (b"\xff", "is not valid TOML"),
+    ],
+)
+def test_a_group_that_cannot_be_read(folder, code, content, said):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / "group.toml").write_bytes(raw)
+    with pytest.raises(UserError, match=rf"group\.toml.* {said}"):
         set_page(folder, code)
 
 

@@ -90,10 +90,10 @@ def mnist_recipes() -> list[Recipe]:
     vae = VAEConfig(prior="spline", mean_samples=True, **small)
     logistic = VAEConfig(prior="flow", likelihood="logistic")
     flow = TrainConfig(epochs=6, batch_size=32, lr=4e-3, clip=500.0)
-    patch: dict[str, Any] = {"network": "patch", "width": 128}
+    patch: dict[str, Any] = {"network": "patch", "width": 128, "autoregressive_layers": 1}
     spline = PixelFlowConfig(coupling="spline", bins=4, dequantization="variational", **patch)
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=512), replace(flow, lr=1e-3)
-    muon = replace(flow, optimizer="muon")
+    muon = replace(flow, epochs=8, batch_size=64, optimizer="muon")
     ddpm = TrainConfig(epochs=14.5, batch_size=32, lr=1.5e-3, clip=1.0, early=0.25)
     beta_vae = VAEConfig(likelihood="gaussian", beta=1e-6, **small)
     chain = LatentDDPMConfig(vae=beta_vae, vae_train=TrainConfig(epochs=10, clip=1000.0))
