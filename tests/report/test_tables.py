@@ -177,9 +177,11 @@ def test_a_guided_sampler_is_said_to_be(folder):
 def test_latents_drawn_alike_are_named_together_and_papers_once(tmp_path):
     folder = write_study(tmp_path, Synthetic(pixel=OF_2026, edition="2026"))
     noisy = {"sampler": "dpm-solver++", "steps": 50, "eta": 1.0, "guidance": 2.0}
-    change_protocol(folder, "ddpm", "fid", **noisy, rho=7.0)
-    for name in ("latent-small", "latent-one"):
+    for name in ("ddpm", "latent-small", "latent-one"):
         change_protocol(folder, name, "fid", **noisy)
+    caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
+    assert "3 models: DPM-Solver++, 50 steps, eta = 1, autoguidance 2" in caption
+    change_protocol(folder, "ddpm", "fid", rho=7.0)
     caption = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
     assert "; Latent DDPMs: DPM-Solver++, 50 steps, eta = 1, autoguidance 2" in caption
     assert [caption.count(key) for key in ("lu2022", "karras2022", "karras2024")] == [1, 1, 1]
@@ -296,3 +298,28 @@ def test_a_bound_on_fewer_images_says_so_beside_the_table(folder):
         change_protocol(folder, model, "iwae-1000", n=1000)
     caption = str(likelihood_table(read_study(folder)).caption)
     assert "IWAE-1000 on 1\N{NARROW NO-BREAK SPACE}000" in caption.replace("\\u202f", "\u202f")
+
+
+def test_bounds_are_said_to_be_bounds_with_their_values_where_speed_has_the_column(
+    folder, tmp_path
+):
+    for name in ("ddpm", "pixelflow"):
+        change_protocol(folder, name, "bpd", bound=f"that of {name}")
+    caption = str(sampling_table(read_study(folder)).caption)
+    of = "(pixel flow: that of pixelflow; DDPM: that of ddpm)."
+    assert f" Bits/dim are upper bounds {of}" in caption
+    folder = write_study(tmp_path / "s", Synthetic(pixel=OF_2026, edition="2026"))
+    change_protocol(folder, "ddpm", "bpd", bound="that of ddpm")
+    caption = str(sampling_table(read_study(folder)).caption)
+    assert " Upper bounds on bits/dim (DDPM: 1.01, that of ddpm)." in caption
+
+
+def test_a_row_has_as_many_runs_as_its_column_of_fewest(folder):
+    def drop(content):
+        for score in content["scores"]:
+            if (score["model"], score["metric"]) == ("vae-flow", "iwae-1000"):
+                score |= {"n_seeds": 2, "seeds": score["seeds"][:2], "values": score["values"][:2]}
+
+    edit(folder / "results.json", drop)
+    caption = str(likelihood_table(read_study(folder)).caption)
+    assert "over 3 runs (the Gaussian prior), 3 runs (the mixture prior) and 2 runs (the" in caption
