@@ -88,6 +88,11 @@ def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
     assert on("course", None) == first  # nothing is left to judge
     found = on("course", Path("course.pth"), rejudge=True)["scores"]
     assert {s["protocol"]["features"] for s in found if s["metric"] == "fid"} == {"course"}
+    for place in tmp_path.glob("*/seed-0/checkpoint*"):
+        shutil.rmtree(place)
+    with pytest.raises(UserError, match="has no checkpoint left"):
+        on("ours", None, rejudge=True)
+    assert on("course", None)["scores"] == found  # nothing is lost
 
 
 def test_a_finished_run_is_never_trained_or_judged_again(tmp_path, fits):
@@ -134,6 +139,19 @@ def test_on_a_gpu_the_seeds_of_a_model_are_one_job_unless_it_has_convolutions(tm
         together = {job.recipe.name for job in jobs if job.seeds == seeds}
         assert together == ({r.name for r in flat} if side_by_side else set())
         assert sum(len(job.seeds) for job in jobs) == 3 * len(asked.plans)
+
+
+def test_what_takes_longest_begins_first(tmp_path):
+    """So that no core idles at the end."""
+    mnist = recipes_for("mnist")
+    names = ("vae-gaussian", "vae-grey", "latent-ddpm", "pixelflow", "pixelflow-spline", "ddpm")
+    plans = tuple(Plan(mnist[name], (0, 1)) for name in names)
+    order = [
+        (job.recipe.name, *job.seeds)
+        for job in jobs_of(Study("tiny", "mnist", plans, QUICK), tmp_path, side_by_side=False)
+    ]
+    slow = ("ddpm", "pixelflow-spline", "pixelflow", "latent-ddpm", "vae-gaussian", "vae-grey")
+    assert order == [(name, seed) for name in slow for seed in (0, 1)]
 
 
 def test_runs_of_other_settings_are_refused_and_stay(tmp_path, fits):

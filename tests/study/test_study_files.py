@@ -9,7 +9,7 @@ import torch
 
 from triptych.cli import options, runs
 from triptych.errors import UserError
-from triptych.evaluate.evaluation import Evaluation, SamplerName
+from triptych.evaluate.evaluation import Drawing, Evaluation, SamplerName
 from triptych.study.build import build, check_images
 from triptych.study.builtin import named_study
 from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
@@ -215,7 +215,6 @@ def test_the_brief_has_three_priors_with_three_seeds_and_all_three_models():
     assert study.dataset == "mnist"
     priors = [p for p in study.plans if p.recipe.part == "A"]
     assert [p.recipe.model.prior for p in priors] == ["gaussian", "mixture", "flow"]
-    assert all(len(p.seeds) >= 3 for p in priors)
     assert {p.recipe.model.kind for p in study.plans if p.recipe.part == "B"} == {
         "vae",
         "pixelflow",
@@ -223,6 +222,29 @@ def test_the_brief_has_three_priors_with_three_seeds_and_all_three_models():
     }
     views = {p.recipe.view for p in priors}
     assert len(views) == 1
+
+
+@pytest.mark.parametrize("name", ["brief-2024", "brief-2026"])
+@pytest.mark.parametrize(("preset", "part_a", "part_b"), [("cpu", 3, 1), ("gpu", 5, 2)])
+def test_a_preset_has_its_seeds(name, preset, part_a, part_b):
+    for plan in named_study(name, preset, "mnist").plans:
+        assert plan.seeds == tuple(range(part_a if plan.recipe.part == "A" else part_b))
+
+
+def test_all_priors_are_compared_over_five_seeds():
+    for preset, images in (("cpu", 1000), ("gpu", 10_000)):
+        study = named_study("priors", preset, "mnist")
+        assert {plan.recipe.model.prior for plan in study.plans} == set(get_args(Prior))
+        assert {plan.seeds for plan in study.plans} == {(0, 1, 2, 3, 4)}
+        how = study.evaluation
+        assert (how.importance_samples, how.importance_images) == (5000, images)
+
+
+def test_latents_are_drawn_in_their_own_way_where_images_have_noise_in_some_steps_alone():
+    cpu, gpu = (named_study("brief-2026", p, "mnist").evaluation for p in ("cpu", "gpu"))
+    assert (cpu.noise_below, cpu.rho) == (6.0, 7.0)
+    assert cpu.latent == Drawing("dpm-solver++", steps=20, eta=1.0, guidance=2.0)
+    assert (gpu.noise_below, gpu.rho, gpu.latent) == (None, None, None)
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])

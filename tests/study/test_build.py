@@ -1,0 +1,102 @@
+"""A word in a recipe builds the part that it names, of which the report then tells."""
+
+from collections import Counter
+
+import pytest
+
+from triptych.objectives import BetaELBO, ImportanceWeighted
+from triptych.study.build import build
+from triptych.study.recipes import override, recipes_for
+
+SHAPE, LEVELS = (1, 8, 8), 17
+
+
+def parts(module) -> Counter:
+    """How many modules of each class it is made of, and maps of coordinates."""
+    modules = list(module.modules())
+    maps = [m.f for m in modules if hasattr(m, "f")]
+    return Counter(type(part).__name__ for part in (*modules, *maps))
+
+
+def made(name="vae-gaussian", **settings):
+    return build(override(recipes_for("digits")[name], **settings).model, SHAPE, LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("prior", "has", "lacks"),
+    [
+        ("gaussian", {"StandardGaussian": 1}, "Flow"),
+        ("mixture", {"MixtureOfGaussians": 1}, "StandardGaussian"),
+        ("flow", {"Flow": 1, "Affine": 3}, "RationalQuadratic"),
+        ("spline", {"Flow": 1, "RationalQuadratic": 3}, "Affine"),
+        ("maf", {"Flow": 1, "Autoregressive": 3}, "Coupling"),
+        ("vamp", {"VampPrior": 1}, "StandardGaussian"),
+        ("resampled", {"ResampledPrior": 1, "StandardGaussian": 1}, "VampPrior"),
+        ("hierarchical", {"TwoLevelPrior": 1, "StandardGaussian": 1}, "VampPrior"),
+        ("hierarchical-vamp", {"TwoLevelPrior": 1, "VampPrior": 1}, "StandardGaussian"),
+    ],
+)
+def test_a_prior(prior, has, lacks):
+    vae = made(f"vae-{prior}", couplings=3)
+    found = parts(vae.prior)
+    assert has.items() <= found.items()
+    assert found[lacks] == 0
+    assert ("TwoLevelPosterior" in parts(vae.posterior)) == ("TwoLevelPrior" in has)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "has"),
+    [
+        ("gaussian", {"DiagonalGaussian": 1}),
+        ("full", {"FullGaussian": 1}),
+        ("coupling", {"FlowPosterior": 1, "Coupling": 3}),
+        ("iaf", {"FlowPosterior": 1, "Inverse": 3, "Autoregressive": 3}),
+    ],
+)
+def test_a_posterior(posterior, has):
+    assert has.items() <= parts(made(posterior=posterior, posterior_layers=3).posterior).items()
+
+
+@pytest.mark.parametrize(
+    ("network", "encoder", "decoder"),
+    [
+        ("mlp", "MLP", "MLP"),
+        ("gated", "GatedMLP", "GatedMLP"),
+        ("residual", "ResidualEncoder", "ResidualDecoder"),
+    ],
+)
+def test_a_network(network, encoder, decoder):
+    vae = made(network=network)
+    networks = {"MLP", "GatedMLP", "ResidualEncoder", "ResidualDecoder"}
+    assert networks & parts(vae.posterior).keys() == {encoder}
+    assert networks & parts(vae.likelihood).keys() == {decoder}
+
+
+def test_an_objective():
+    assert made().objective is None
+    assert vars(made(beta=0.5, kl_warmup=0.1).objective) == vars(BetaELBO(0.5, 0.1))
+    assert vars(made(kl_warmup=0.1).objective) == vars(BetaELBO(1.0, 0.1))
+    asked = made(objective="iwae", iwae_samples=7, doubly=False).objective
+    assert vars(asked) == vars(ImportanceWeighted(7, False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "has", "lacks"),
+    [
+        ({}, {"ConvNet", "Affine"}, "RationalQuadratic"),
+        ({"network": "patch"}, {"PatchNet"}, "ConvNet"),
+        ({"blocks": 2}, {"ResidualConvNet"}, "ConvNet"),
+        ({"network": "mlp"}, {"MLP"}, "ConvNet"),
+        ({"coupling": "spline"}, {"RationalQuadratic"}, "Affine"),
+        ({"dequantization": "variational"}, {"VariationalDequantization"}, "RasterAutoregressive"),
+        (
+            {"dequantization": "uniform", "autoregressive_layers": 1},
+            {"RasterAutoregressive"},
+            "VariationalDequantization",
+        ),
+    ],
+)
+def test_a_pixel_flow(settings, has, lacks):
+    found = parts(made("pixelflow", **settings))
+    assert has <= found.keys()
+    assert found[lacks] == 0
