@@ -14,7 +14,7 @@ from triptych.study.build import build, check_images
 from triptych.study.builtin import named_study
 from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
 from triptych.study.describe import describe
-from triptych.study.grid import study_json, with_seeds
+from triptych.study.grid import Plan, Study, study_json, with_seeds
 from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
 from triptych.study.study_file import from_toml
 
@@ -204,7 +204,8 @@ def test_a_folder_is_no_study(tmp_path):
 def test_a_number_of_seeds_may_be_asked_for():
     asked = named_study("brief-2024", "cpu", None)
     assert with_seeds(asked, None) == asked
-    assert {plan.seeds for plan in with_seeds(asked, 2).plans} == {(0, 1)}
+    for n in (1, 2, 1000):
+        assert {plan.seeds for plan in with_seeds(asked, n).plans} == {tuple(range(n))}
     for n in (0, -1, 1001):
         with pytest.raises(UserError, match=f"--seeds {n} cannot be run; choose one of 1 to 1000"):
             with_seeds(asked, n)
@@ -340,6 +341,13 @@ def test_study_json_holds_the_request_resolved():
     for row in plain["recipes"]:
         assert row["parameters"] > 0
         assert len(row["seeds"]) >= 2
+
+
+def test_a_vdm_is_a_family_of_its_own():
+    """It stands in a table with a DDPM, whose network it has."""
+    plans = tuple(Plan(recipes_for("digits")[name], (0,)) for name in ("ddpm", "vdm", "vae-flow"))
+    rows = study_json(Study("three", "digits", plans), (1, 8, 8), 17)["recipes"]
+    assert [row["family"] for row in rows] == ["ddpm", "vdm", "vae"]
 
 
 @pytest.mark.parametrize("network", ["mlp", "gated", "residual"])
