@@ -282,6 +282,17 @@ def test_the_first_latent_ddpm_stands_beside_the_priors_on_its_own_scale(tmp_pat
     assert "100" in wide - own
 
 
+def test_titles_in_a_row_stand_on_one_line(folder):
+    """A comma reaches below what a capital does."""
+    long = "A flow whose title is longer than four samples are wide, splines"
+    edit(folder / "study.json", lambda s: s["recipes"][-2].update(title=long))
+    with pdfplumber.open(samples(read_study(folder))) as pdf:
+        words = {w["text"]: w["bottom"] for w in pdf.pages[0].extract_words()}
+    assert words["DDPM"] == pytest.approx(words["dynamic"], abs=0.01)
+    assert words["DDPM"] == pytest.approx(words["splines"], abs=0.01)
+    assert words["A"] < words["DDPM"] - 9  # points
+
+
 def test_a_dollar_in_a_title_is_a_dollar(tmp_path):
     named = {name: (rf"{i} of $\foo$", *rest) for i, (name, (_, *rest)) in enumerate(NINE.items())}
     study = read_study(write_study(tmp_path / "study", Synthetic(priors=named, part_b=False)))

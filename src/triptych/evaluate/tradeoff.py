@@ -72,7 +72,8 @@ def tradeoff(
     rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):
         said = sampling_protocol(model, way)
-        say(f"quality against time, {name}, {said.get('evaluations', 1)} network evaluations")
+        calls = f", {said['evaluations']} network evaluations" if "evaluations" in said else ""
+        say(f"quality against time, {name}{calls}")
         draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
         samples, seconds = timed(draw, n, device)
         rows["sampler"].append(name)

@@ -13,7 +13,7 @@ from matplotlib.textpath import TextPath
 
 TEXT_WIDTH = 17.0
 FONT_SIZE = 10
-LINE_HEIGHT = 0.42
+LINE_HEIGHT, LEADING, DESCENT = 0.42, 0.36, 0.08
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 # The first is close to the page's face; the second has the letters that it lacks.
 FAMILIES = ["STIXGeneral", "DejaVu Serif"]
@@ -49,11 +49,12 @@ def axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
 
 
 def text_at(figure: Figure, x: float, y: float, text: str) -> None:
-    """Text centred over (x, y) in cm."""
+    """Text centred over (x, y) in cm. Its last baseline is always as high, so that titles in a row
+    stand on one line, whatever their letters reach."""
     full = figure.get_size_inches() * 2.54
-    figure.text(
-        x / full[0], y / full[1], text, ha="center", va="bottom", linespacing=1.1, parse_math=False
-    )
+    for i, line in enumerate(reversed(text.split("\n"))):
+        at = (x / full[0], (y + DESCENT + i * LEADING) / full[1])
+        figure.text(*at, line, ha="center", va="baseline", parse_math=False)
 
 
 def wrapped(text: str, width: float) -> str:
