@@ -151,10 +151,34 @@ def test_samples_in_a_file_are_scored_as_the_models_own(digits):
         assert score.value == pytest.approx(found[score.metric].value, rel=rel), score.metric
         assert score.protocol.items() <= found[score.metric].protocol.items()
     real = grey(from_training(digits, len(digits.test_images)), digits.levels)
-    for score in judge_samples(real, digits, features()):
+    *real_scores, copied = judge_samples(real, digits, features())
+    assert (copied.metric, copied.value) == ("copied-share", 1.0)
+    for score in real_scores:
         usual = score.protocol.get("floor", score.protocol.get("real"))
         near = {"abs": 2 * score.mc_std} if score.metric == "kid" else {"rel": 1e-6}
         assert score.value == pytest.approx(usual, **near), score.metric
+
+
+@pytest.mark.parametrize("look", ["threshold", "raw"])
+def test_samples_in_a_file_are_copies_or_not(look, digits):
+    """Binary ones beside binary images: grey ones, all far from these, would look like none."""
+    n = len(digits.test_images)
+    train, test = (digits.train_images, digits.test_images.roll(1, -1))
+
+    def shown(images):
+        return grey(images, digits.levels) if look == "raw" else view(look)(images, 17, None)
+
+    shares = []
+    for copies in (0, 60):
+        mixed = torch.cat([shown(train[:copies]), shown(test[copies:])])
+        score = next(
+            s for s in judge_samples(mixed, digits, features()) if s.metric == "copied-share"
+        )
+        assert (score.protocol["view"], score.protocol["n"]) == (look, n)
+        shares.append(score.value)
+    assert shares[0] < 0.02
+    # Of 64 binary pixels some test images are copies too, and count for a half of these.
+    assert shares[1] == pytest.approx(60 / n, abs=0.1 if look == "threshold" else 0.02)
 
 
 def test_of_more_samples_in_a_file_than_are_judged_any_are_taken(digits):

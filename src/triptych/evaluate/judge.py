@@ -108,9 +108,12 @@ def judge_samples(
     samples: Float[Tensor, "n C H W"], data: Dataset, features: Features
 ) -> list[Score]:
     """The scores of samples from anywhere, as `judge` has them of a model's: of no more than there
-    are test images, taken at random, since a file may have them class by class."""
-    some = shuffled(samples)[: len(data.test_images)]
-    return sample_scores(some, at_random(data), features, {})[0]
+    are test images, taken at random, since a file may have them class by class. Whether they are
+    copies is asked of binary ones beside images binarized at 0.5."""
+    data, some = at_random(data), shuffled(samples)[: len(data.test_images)]
+    scores, _ = sample_scores(some, data, features, {})
+    binary = bool(((some == 0) | (some == 1)).all())
+    return [*scores, copied_score(None, some, data, "threshold" if binary else "raw", {})]
 
 
 def at_random(data: Dataset) -> Dataset:

@@ -35,10 +35,11 @@ def nearest_score(
 
 
 def copied_score(
-    model: nn.Module, samples: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
+    model: nn.Module | None, samples: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
 ) -> Score:
     """The share of samples that are nearer to a training image than 99% of test images are: 0.01
-    where none is copied, and a few copies are seen among all of them."""
+    where none is copied, and a few copies are seen among all of them. Without a model, they are
+    taken for images, no means."""
     train, test, said = alike(model, samples, data, view_name)
     share = share_nearer(nearest(samples, train).distance, nearest(test, train).distance, CLOSE)
     real = {"real": share.usual}
@@ -46,7 +47,7 @@ def copied_score(
 
 
 def alike(
-    model: nn.Module, samples: Tensor, data: Dataset, view_name: str
+    model: nn.Module | None, samples: Tensor, data: Dataset, view_name: str
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """All training images, and as many test images as there are samples, to be compared with these;
     and the protocol of it.
@@ -58,7 +59,7 @@ def alike(
     """
     images, test_images = data.train_images, data.test_images[: len(samples)]
     protocol = {"dataset": data.name, "view": view_name, "n": len(samples)} | DRAWN
-    if shows_means(model):
+    if model is not None and shows_means(model):
         noise = generator_for(0, 0, samples.device, stream=Stream.RECONSTRUCTIONS)
         test = reconstructions(model, seen(test_images, data.levels, view_name), noise)
         beside = {"beside": "reconstructions of test images"}
