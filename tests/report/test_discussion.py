@@ -11,7 +11,7 @@ from scipy.stats import binom
 from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 
 from triptych.errors import UserError
-from triptych.report.architectures import papers
+from triptych.report.architectures import papers, sentences
 from triptych.report.claims import compare, one_run, ranked
 from triptych.report.discussion import discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
@@ -236,6 +236,34 @@ def test_a_long_text_says_where_the_elbo_is_highest_and_who_showed_it(folder):
     why = "For a given encoder the ELBO is highest where the prior is the aggregate posterior"
     assert f"{why} [tomczak2018] ." in text_of(folder)
     assert why not in text_of(folder, brief=True)
+
+
+def test_papers_stand_in_one_sentence(folder):
+    spans = papers(read_study(folder), brief=True)
+    assert "".join(s if isinstance(s, str) else f"[{s['cite']}]" for s in spans) == (
+        "The VAEs [kingma2014], the flows [dinh2017] and the DDPM [ho2020] are trained on MNIST."
+    )
+
+
+@pytest.mark.parametrize(
+    ("architectures", "said"),
+    [
+        (["a net, M = 3, a flow.", "a net, M = 3, a mixture."], "a net, M=3; a flow; a mixture."),
+        (["a net, M = 3, a flow.", "a net, M = 3, a flow."], "a net, M=3, a flow."),
+        (["one.", "two."], "one; two."),
+    ],
+)
+def test_two_models_say_once_what_they_share(architectures, said, tmp_path):
+    priors = {name: PRIORS[name] for name in ("vae-gaussian", "vae-flow")}
+    folder = write_study(tmp_path / "s", Synthetic(priors=priors, part_b=False))
+
+    def describe(content):
+        for recipe, text in zip(content["recipes"], architectures, strict=True):
+            recipe["architecture"] = text
+
+    edit(folder / "study.json", describe)
+    (sentence,) = sentences(read_study(folder), details=False)
+    assert sentence["text"].replace("\u00a0", "") == said
 
 
 def test_one_run_of_several_models_is_a_warning_only_where_none_has_more(folder):

@@ -118,7 +118,8 @@ def digits_recipes() -> list[Recipe]:
     logistic = VAEConfig(prior="flow", latent_dim=8, hidden=(256, 256), likelihood="logistic")
     flow = TrainConfig(epochs=100, batch_size=128, lr=3e-3, clip=500.0)
     conv = PixelFlowConfig(steps=4, width=64)
-    spline = replace(conv, network="patch", coupling="spline", bins=4, dequantization="variational")
+    patch: dict[str, Any] = {"network": "patch", "autoregressive_layers": 1}
+    spline = replace(conv, coupling="spline", bins=4, dequantization="variational", **patch)
     mlp, masked = PixelFlowConfig(network="mlp", steps=8, width=128), replace(flow, lr=1e-3)
     ddpm = TrainConfig(epochs=80, batch_size=128, lr=2e-3, clip=1.0, ema=0.995, early=0.25)
     tiny = VAEConfig(latent_dim=8, hidden=(256, 256), likelihood="gaussian", beta=1e-6)
