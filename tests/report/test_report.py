@@ -482,6 +482,20 @@ def test_a_failed_first_seed_gives_way_to_the_next(folder, code):
     assert "(seed 0 and 1)" in page_text(set_page(folder, code))
 
 
+def test_runs_without_scores_are_not_missed(folder):
+    """A run that failed may be deleted: nothing in the report was of it."""
+
+    def second_fails(content):
+        for score in content["scores"]:
+            if score["model"] == "ddpm":
+                score |= {"n_seeds": 2, "seeds": [0, 2], "values": score["values"][::2]}
+
+    every = read_study(folder).scored_runs()
+    edit(folder / "results.json", second_fails)
+    gone = set(every) - set(read_study(folder).scored_runs())
+    assert gone == {folder / "ddpm" / "seed-1"}
+
+
 def test_keys_that_a_later_version_adds_are_left_out(folder):
     before = read_study(folder)
     edit(folder / "study.json", lambda plain: [r.update(later=1) for r in plain["recipes"]])
