@@ -209,8 +209,7 @@ def _unpack(raw: bytes, data: Dataset, name: str) -> Features:
     net = FeatureNet(data.shape, data.classes)
     net.load_state_dict({k: v.float() for k, v in load_bytes(raw).items()})
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    reached = float(header["__metadata__"]["accuracy"])
-    return Features(net.eval(), name, hashlib.sha256(raw).hexdigest()[:12], reached)
+    return _of_weights(net, name, raw, float(header["__metadata__"]["accuracy"]))
 
 
 def features_in(path: Path, data: Dataset) -> Features:
@@ -221,7 +220,7 @@ def features_in(path: Path, data: Dataset) -> Features:
     """
     if is_inception(path):
         net, raw = read_inception(path)
-        return Features(net.eval(), "inception-v3", hashlib.sha256(raw).hexdigest()[:12], None)
+        return _of_weights(net, "inception-v3", raw)
     if not path.exists():
         raise UserError(f"--features {path} does not exist; name a file, or {WORD}")
     if path.suffix == ".safetensors":
@@ -254,7 +253,12 @@ def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
             f"--features {path} is not the course's mnist_classifier.pth (a state dict with keys "
             f"layers.* and classification_layer.0.*); name that file"
         ) from error
-    return Features(net.eval(), path.name, hashlib.sha256(raw).hexdigest()[:12], None)
+    return _of_weights(net, path.name, raw)
+
+
+def _of_weights(net: nn.Module, name: str, raw: bytes, accuracy: float | None = None) -> Features:
+    """With the hash of the file that the weights are from."""
+    return Features(net.eval(), name, hashlib.sha256(raw).hexdigest()[:12], accuracy)
 
 
 def _bytes(path: Path) -> bytes:
