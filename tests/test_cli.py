@@ -23,7 +23,7 @@ from triptych.evaluate.classifier import features_for
 from triptych.evaluate.drawing import TOGETHER
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.report.load import Recipe, Study, Summary
-from triptych.study import display
+from triptych.study import display, local
 from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 
@@ -410,6 +410,25 @@ def test_a_run_that_fails_says_what_is_saved_and_exits_with_1(capsys):
     assert said.startswith("triptych: ")
     assert "not finite" in said
     assert "--lr" in said
+
+
+def test_a_study_with_runs_left_to_do_exits_with_1(capsys, monkeypatch):
+    def breaks(*_):
+        raise RuntimeError("a worker's own fault")
+
+    text = "seeds = 1\n[[recipe]]\nbase = 'vae-gaussian'\nepochs = 0.2\nhidden = [8]\n"
+    Path("s.toml").write_text(f"{text}[evaluation]\nimages = 40\nimportance_samples = 5\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "run_job", breaks)
+        with pytest.raises(SystemExit) as left:
+            main(["study", "s.toml", "--workers", "1"])
+    said = capsys.readouterr()
+    assert left.value.code == 1
+    assert "failed: vae-gaussian seed 0: RuntimeError: a worker's own fault" in said.out
+    assert said.err.splitlines()[-1].startswith("triptych: not finished: 1 of the runs of runs/s;")
+    monkeypatch.setattr("triptych.report.write_report", lambda folder: folder / "report.pdf")
+    main(["study", "s.toml", "--workers", "1"])
+    assert capsys.readouterr().out.endswith("wrote runs/s/report.pdf and report.html\n")
 
 
 def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypatch):

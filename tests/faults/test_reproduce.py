@@ -41,6 +41,7 @@ def test_a_run_comes_out_the_same(run, capsys):
     assert not re.search("DIFFERENT", said)
     for what in (*checkpoint.FILES, "metrics", "elbo", "iwae-5"):
         assert re.search(rf"^{what} .* equal$", said, re.MULTILINE)
+    assert said.endswith(f"seed-0 came out the same in all {said.count(' equal')}\n")
     assert "exists; delete it" in again(run, 2, capsys).err
 
 

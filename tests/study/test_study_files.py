@@ -477,6 +477,16 @@ def test_every_network_carries_pixels_that_see_their_neighbours(network):
     assert "likelihood of 3 features a pixel and a 5x5 window" in describe(recipe, (1, 8, 8))
 
 
+def test_what_a_recipe_says_is_said_only_where_it_is_so():
+    shape, known = (1, 8, 8), recipes_for("digits")
+    means = "Bernoulli likelihood of pixels binarized at random (means shown)"
+    grey, drawn = known["vae-grey"], override(known["vae-grey"], mean_samples=False)
+    assert means in describe(grey, shape)
+    assert means not in describe(drawn, shape)
+    assert "dropout 0.1, attention" in describe(override(known["ddpm"], dropout=0.1), shape)
+    assert "dropout" not in describe(known["ddpm"], shape)
+
+
 def test_the_report_says_whose_images_were_bent():
     shape, said = (1, 8, 8), "images bent at random ({}% at first, none at the end)"
     known = recipes_for("digits")
