@@ -28,7 +28,14 @@ from triptych.evaluate.drawing import enough
 from triptych.evaluate.evaluation import Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge import at_random, judge, judge_samples, sampler, sampling_protocol
+from triptych.evaluate.judge import (
+    at_random,
+    judge,
+    judge_samples,
+    refuse_nan,
+    sampler,
+    sampling_protocol,
+)
 from triptych.evaluate.judge_latent import aggregate
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
 from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
@@ -648,6 +655,14 @@ def test_a_few_copies_are_seen_among_all_samples(digits):
     copies = torch.cat([others[12:], digits.train_images[:12] / 16])
     found = copied_score(built("ddpm"), copies, digits, "raw", {})
     assert found.value - honest.value == pytest.approx(12 / len(others), abs=0.01)
+
+
+@pytest.mark.parametrize("broken", ["value", "mc_std", "image_std"])
+def test_a_score_of_which_any_number_is_not_finite_is_refused(broken):
+    whole = Score("elbo", -1.0, "nats", 0.1, {}, 0.2)
+    refuse_nan([whole])
+    with pytest.raises(UserError, match=r"^bpd: not finite on the test images"):
+        refuse_nan([whole, dataclasses.replace(whole, metric="bpd", **{broken: math.inf})])
 
 
 def test_samples_that_are_no_numbers_are_refused_in_a_sentence(digits):

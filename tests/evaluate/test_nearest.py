@@ -35,6 +35,13 @@ def test_few_distances_are_usually_nearer_than_their_quantile_says(g):
     assert share_nearer(*torch.rand(2, 30, generator=g), 0.05).usual == pytest.approx(2 / 31)
 
 
+@pytest.mark.parametrize("m", [100, 300, 700])
+def test_a_quantile_that_is_one_of_the_distances_is_that_one(m, g):
+    """0.07 x 100 is 7.000000000000001."""
+    usual = share_nearer(*torch.rand(2, m, generator=g), 0.07).usual
+    assert usual == pytest.approx(7 * m / 100 / (m + 1))
+
+
 def test_no_share_is_without_error(g):
     a, b = torch.rand(300, generator=g) + 2, torch.rand(400, generator=g)
     assert share_nearer(a, b, 0.05).value == 0

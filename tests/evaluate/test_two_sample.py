@@ -71,6 +71,13 @@ def test_a_classifier_finds_what_can_be_found_and_no_more():
     assert level == pytest.approx(0.5 + 1.645 * 0.5 / 4000**0.5)
 
 
+def test_a_classifier_does_not_mind_where_the_latents_lie():
+    a, b = torch.randn(1000, 3), torch.randn(1000, 3)
+    b[:, 0] += 1.5
+    far = classifier_accuracy(a + 1e4, b + 1e4).value
+    assert far == pytest.approx(classifier_accuracy(a, b).value, abs=0.02)
+
+
 def test_a_classifier_learns_from_a_few_hundred_points_too():
     torch.manual_seed(0)
     angle = 2 * torch.pi * torch.rand(360)

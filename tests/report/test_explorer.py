@@ -1,14 +1,17 @@
 """report.html: every score, in its own protocol, and nothing that a file says as markup."""
 
+import base64
 import json
 import re
 import shutil
 import webbrowser
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic import OF_2026, Synthetic, edit, summary, write_study
 
 from triptych.cli import main
@@ -17,8 +20,8 @@ from triptych.report import write_report
 from triptych.report.check import LimitError
 from triptych.report.explorer import ACROSS, flat, write_explorer
 from triptych.report.glossary import UNKNOWN, meaning
-from triptych.report.load import read_study
-from triptych.report.panels import Axis, Panel, metrics
+from triptych.report.load import Difference, read_study
+from triptych.report.panels import Axis, Panel, _cell, metrics
 from triptych.report.training import HEIGHT, TICKS, WIDTH, charts, rate, read_log, ticks
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -229,6 +232,31 @@ def test_the_page_stands_alone(folder):
     assert set(page.models) == {r.name for r in read_study(folder).recipes}
 
 
+def test_samples_are_shown_row_by_row_in_black_on_white(folder):
+    drawn = np.random.default_rng(0).integers(0, 256, (ACROSS + 2, 1, 28, 28)).astype(np.uint8)
+    np.savez(folder / "ddpm" / "seed-0" / "samples.npz", images=drawn)
+    page = Page(write_explorer(folder))
+    sheets = [
+        np.array(Image.open(BytesIO(base64.b64decode(address.partition(",")[2]))))
+        for address in page.addresses
+        if address.startswith("data:image/png;base64,")
+    ]
+    expected = np.full((2 * 29, ACROSS * 29), 255, np.uint8)
+    for i, image in enumerate(drawn[:, 0]):
+        top, left = 29 * (i // ACROSS) + 1, 29 * (i % ACROSS) + 1
+        expected[top : top + 28, left : left + 28] = 255 - image
+    assert any(np.array_equal(sheet, expected) for sheet in sheets)
+
+
+@pytest.mark.parametrize(
+    ("interval", "clear"),
+    [([0.2, 0.8], True), ([-0.8, -0.2], True), ([-0.2, 0.8], False), (None, False)],
+)
+def test_a_difference_is_clear_where_its_interval_leaves_zero_out(interval, clear):
+    difference = Difference("elbo", "nats", "a", "b", 0.5, 3, [0, 1, 2], 0.1, interval)
+    assert _cell(difference, {"a": "A", "b": "B"}, 2).clear is clear
+
+
 def test_training_is_drawn_inside_its_frame(folder):
     write_logs(folder)
     study = read_study(folder)
@@ -242,6 +270,12 @@ def test_training_is_drawn_inside_its_frame(folder):
         assert points[-1][0] == WIDTH
     heights = [float(p.split(",")[1]) for p in found.lines[0].points.split()]
     assert heights == sorted(heights)  # the loss falls, and down is down
+    last = max(
+        step for step, _ in read_log(study.runs(study.recipes[0])[0][1] / "metrics.jsonl")["loss"]
+    )
+    assert [x for x, _ in found.x_ticks] == [
+        pytest.approx(int(said) / last * WIDTH) for _, said in found.x_ticks
+    ]
     assert len(heights) == 91  # the first tenth is above the frame, which it does not stretch
     assert "training of VAE, Gaussian prior" in write_explorer(folder).read_text()
 
