@@ -120,9 +120,15 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, digits, monkeypatch):
     path = tmp_path / "mine.safetensors"
     path.write_bytes(bytes(11))
     for read in (lambda: features_for(digits, path), lambda: course_features(path, MNIST)):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match="mine.safetensors is larger than 10 bytes"):
             read()
-        assert str(caught.value.__cause__) == "too large"
+
+
+def test_a_file_that_cannot_be_opened_says_why(tmp_path, digits):
+    (tmp_path / "mine.safetensors").mkdir()
+    for read in (features_for, lambda d, path: course_features(path, MNIST)):
+        with pytest.raises(UserError, match=r"mine\.safetensors cannot be read \(Is a directory\)"):
+            read(digits, tmp_path / "mine.safetensors")
 
 
 # --- the course's network ---

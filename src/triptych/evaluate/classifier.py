@@ -230,8 +230,9 @@ def features_in(path: Path, data: Dataset) -> Features:
 
 def own_features(path: Path, data: Dataset) -> Features:
     """Those that `triptych train-features` wrote, for images and classes like these."""
+    raw = _bytes(path)
     try:
-        return _unpack(_bytes(path), data, path.name)
+        return _unpack(raw, data, path.name)
     except UNREADABLE as error:
         height, width = data.shape[1:]
         raise UserError(
@@ -244,8 +245,8 @@ def course_features(path: Path, shape: tuple[int, int, int]) -> Features:
     """The course's classifier from its state dict (keys layers.*, classification_layer.0.*)."""
     if shape != (1, 28, 28):
         raise UserError(f"--features {path} needs 28x28 images, not {shape[1]}x{shape[2]}")
+    raw = _bytes(path)
     try:
-        raw = _bytes(path)
         net = CourseNet()
         net.load_state_dict(torch.load(BytesIO(raw), map_location="cpu", weights_only=True))
     except Exception as error:
@@ -262,6 +263,14 @@ def _of_weights(net: nn.Module, name: str, raw: bytes, accuracy: float | None = 
 
 
 def _bytes(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError("too large")
-    return path.read_bytes()
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(
+                f"--features {path} is larger than {LARGEST_FILE} bytes, and no feature network; "
+                f"name the file of one"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"--features {path} cannot be read ({error.strerror}); name a file that can"
+        ) from None

@@ -68,7 +68,7 @@ class Evaluation(Drawing):
     bf16: bool = True
     """In bfloat16 where the hardware has it: importance samples of binary pixels are decoded, and
     samples drawn. Bounds move by less than their Monte Carlo error, and FID by less than it does
-    from one draw to another (measured in results/README.md)."""
+    from one draw to another (measured in results/bfloat16.md)."""
     images: Annotated[int, Ge(2)] = 10_000
     """So many of the test images, at random but always the same, or all if there are fewer; also
     the N of the FID."""

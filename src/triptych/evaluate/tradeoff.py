@@ -25,7 +25,7 @@ from triptych.train.order import Stream, generator_for
 NOISE = ("eta", "noise_below", "rho")
 WAYS: dict[str, tuple[Drawing, tuple[int, ...]]] = {
     "dpm-solver++": (Drawing("dpm-solver++"), (5, 10, 20)),
-    # The SDE's noise, at the levels and times that were chosen with guidance (results/README.md).
+    # The SDE's noise, at the levels and times that were chosen with guidance (results/choices.md).
     "dpm-solver++ sde": (
         Drawing("dpm-solver++", eta=1.0, noise_below=6.0, rho=7.0),
         (10, 20, 40),

@@ -55,7 +55,7 @@ def brief_2024(preset: Preset, dataset: str) -> Study:
 def brief_2026(preset: Preset, dataset: str) -> Study:
     """The 2026 assignment: the same priors; and a VAE, a DDPM, and latent DDPMs on beta-VAEs of
     several beta for part B. In the cpu preset these draw with noise at all levels, at times even in
-    log s, which is better for latents and worse for images (results/README.md)."""
+    log s, which is better for latents and worse for images (results/choices.md)."""
     before, latent = brief_2024(preset, dataset), recipes_for(dataset)["latent-ddpm"]
     ddpm, grey = (next(p for p in before.plans if p.recipe.name == n) for n in ("ddpm", "vae-grey"))
     latent = latent if preset == "cpu" else on_gpu(latent, dataset)
