@@ -120,7 +120,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, digits, monkeypatch):
     path = tmp_path / "mine.safetensors"
     path.write_bytes(bytes(11))
     for read in (lambda: features_for(digits, path), lambda: course_features(path, MNIST)):
-        with pytest.raises(UserError, match="mine.safetensors is larger than 10 bytes"):
+        with pytest.raises(UserError, match=r"mine\.safetensors is larger than 10 bytes"):
             read()
 
 
