@@ -120,6 +120,15 @@ def test_frechet_growth_finds_the_distance_without_bias():
     assert growth.at_infinity == pytest.approx(0.25 * D, abs=0.3)
 
 
+def test_a_limit_needs_blocks_of_twice_as_many_samples_as_dimensions():
+    """Both are of one law, and at n = D the line has long left FID: it would end far below zero."""
+    reference = torch.randn(4000, 16)
+    assert frechet_growth(torch.randn(319, 16), reference).at_infinity is None
+    limit = frechet_growth(torch.randn(320, 16), reference).at_infinity
+    assert limit is not None
+    assert limit > -0.3
+
+
 def test_frechet_growth_needs_samples():
     with pytest.raises(ValueError, match="20 samples or more, not 19"):
         frechet_growth(torch.randn(19, 2), torch.randn(50, 2))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from triptych.evaluate.stats import paired_difference, summarise
+from triptych.evaluate.stats import chance_of, holm, paired_difference, summarise
 
 VALUES = [3.1, 2.9, 3.4, 2.7]
 
@@ -41,3 +41,33 @@ def test_differences_are_paired_by_seed():
 
 def test_runs_without_a_seed_in_common_are_not_compared():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_chance_of_a_mean_is_scipys():
+    summary = summarise(VALUES)
+    assert summary.interval95 is not None
+    expected = scipy.stats.ttest_1samp(VALUES, 0).pvalue
+    assert chance_of(summary.mean, summary.interval95, 4) == pytest.approx(expected)
+    assert chance_of(0.0, (0.0, 0.0), 3) == 1
+    assert chance_of(0.1, (0.1, 0.1), 3) == 0
+
+
+def test_holm_asks_less_of_each_after_the_smallest():
+    assert holm([0.03, 0.012, 0.02]) == [True, True, True]
+    assert holm([0.03, 0.012, 0.026]) == [False, True, False]  # 0.026 > 0.05 / 2 ends it
+    assert holm([0.017, 0.04, 0.9]) == [False, False, False]
+    assert holm([0.04]) == [True]
+    assert holm([]) == []
+
+
+def test_of_nine_models_that_are_the_same_hardly_any_pair_is_told_apart():
+    """Each pair by itself errs in one study of twenty, and one pair of the 36 in every second."""
+    rng, alone, together = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        runs = rng.normal(size=(9, 5))
+        pairs = [summarise((runs[a] - runs[b]).tolist()) for a in range(9) for b in range(a)]
+        chances = [chance_of(s.mean, s.interval95 or (), 5) for s in pairs]
+        alone += min(chances) < 0.05
+        together += any(holm(chances))
+    assert alone > 100
+    assert together <= 24  # of 15: two and a half deviations

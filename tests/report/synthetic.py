@@ -74,7 +74,8 @@ def write_study(folder: Path, ask: Synthetic | None = None) -> Path:
 
 def summary(model: str, metric: str, values: list[float], protocol: dict[str, Any]) -> dict:
     """One entry of results.json."""
-    unit = {"bpd": "bits/dim", "fid": "", "energy-distance": ""}.get(metric, "nats")
+    bare = {"fid", "energy-distance", "classifier-accuracy"}
+    unit = "bits/dim" if metric == "bpd" else "" if metric in bare else "nats"
     return {
         "model": model,
         "metric": metric,
@@ -175,6 +176,7 @@ def _scores(ask: Synthetic, name: str) -> list[dict]:
             summary(name, "kl-aggregate", runs(-elbo / 8 - 8, 0.05), seen),
             summary(name, "mutual-information", runs(8.9, 0.02), seen),
             summary(name, "energy-distance", runs(0.02, 0.002), seen | {"null95": 0.0061}),
+            summary(name, "classifier-accuracy", runs(0.6, 0.01), seen | {"null95": 0.512}),
         ]
     _, family, bpd, fid = ask.pixel[name]
     features = {"features": "classifier", "feature_hash": "ab12cd34ef", "floor": 1.08}

@@ -429,7 +429,7 @@ def test_the_2026_page_holds_several_runs_and_four_long_names(chains, tmp_path):
 def test_the_2026_page_sets_quality_beside_time(of_2026):
     text = page_text(of_2026)
     assert "own prior" in text
-    assert "With latents from the VAE's own prior, FID is 62" in text
+    assert "With latents from the beta-VAE's own prior, FID is 62" in text
     assert "with those of training images, 3.1" in text
     assert "Samples a second, in multiples of the DDPM" in text
     assert "1.01, variational" in text

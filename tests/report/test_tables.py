@@ -93,7 +93,7 @@ def test_likelihood_table(folder):
     assert score.std is not None
     expected = f"\u2212{abs(score.mean):.2f} \u00b1 {score.std:.2f}"
     assert table.rows[2][1] == expected
-    assert "(0.006)" in table.rows[0][5]
+    assert "(0.512)" in table.rows[0][5]
 
 
 def test_the_caption_of_the_likelihoods_says_what_they_are_of(folder):
@@ -105,12 +105,12 @@ def test_the_caption_of_the_likelihoods_says_what_they_are_of(folder):
 
     assert said().replace("\u00a0", " ").replace("\u202f", " ") == (
         "Test-set log-likelihood and match. MNIST, test split, n = 10 000, binarized at 0.5; mean "
-        "± standard deviation over 3 runs. In nats, but for the energy distance (null: its 95% "
-        "level when q(z) = p(z)); I: mutual information; IWAE-1000: ."
+        "± standard deviation over 3 runs. In nats; I: mutual information; told apart : a "
+        "classifier's accuracy between q(z) and p(z) (its 95% level if they are one); IWAE-1000: ."
     )
 
     def without(content):
-        gone = ("energy-distance", "mutual-information")
+        gone = ("classifier-accuracy", "mutual-information")
         content["scores"] = [s for s in content["scores"] if s["metric"] not in gone]
         for score in content["scores"]:
             score["protocol"].pop("dataset")
@@ -130,6 +130,24 @@ def test_sampling_table_has_floor_and_n(folder):
     assert "n\u00a0=\u00a010\u202f000" in caption
     assert "DDIM, 50 steps, eta\u00a0=\u00a01" in caption
     assert {"cite": "song2021"} in table.caption
+
+
+def test_one_run_each_has_the_error_of_its_distance(tmp_path):
+    """And several runs their spread, beside which an error would be taken for one."""
+    for seeds, ends in (((0,), "\u00b1 0.37"), ((0, 1, 2), "")):
+        folder = write_study(tmp_path / str(len(seeds)), Synthetic(seeds=seeds))
+        before = sampling_table(read_study(folder))
+
+        def change(content):
+            for score in content["scores"]:
+                score["mc_std"] = 0.37 if score["metric"] == "fid" else None
+
+        edit(folder / "results.json", change)
+        table = sampling_table(read_study(folder))
+        assert table is not None
+        assert all(row[2].endswith(ends) for row in table.rows)
+        assert ("the estimate's error" in str(table.caption)) == bool(ends)
+        assert ends or table == before
 
 
 def test_a_sampling_table_says_of_what_features_its_distances_are(folder):

@@ -14,6 +14,7 @@ from triptych.evaluate.frechet import Moments, frechet_distance, moments
 
 BLOCKS = 10
 FEW = (64, 128, 256, 512)  # samples, of which FID is mostly its bias
+LINEAR = 2  # times D: from so many samples on FID is near enough to its line in 1/n
 CHUNK = 1_000  # rows of distances at a time
 
 
@@ -127,7 +128,8 @@ class FrechetGrowth(NamedTuple):
 def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"]) -> FrechetGrowth:
     """FID against the number of samples, the reference held fixed, and its limit (Chong & Forsyth
     2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it. Where the
-    least n is below the D of the features that is not so yet, and no limit is given.
+    least n is below twice the D of the features that is not so yet, and no limit is given: at D it
+    may be below zero.
 
     At each n = N / b the mean over b disjoint blocks of the samples, which must be in random order,
     so that all count at every n; at less than N / 10, where nobody should take it, over ten blocks
@@ -143,7 +145,7 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
         blocks = samples.split(n)[: min(N // n, BLOCKS)]
         found = [frechet_distance(moments(block), whole) for block in blocks]
         values.append(sum(found) / len(found))
-    if sizes[0] < samples.shape[1]:
+    if sizes[0] < LINEAR * samples.shape[1]:
         return FrechetGrowth([*few, *sizes], values, None)
     _, limit = np.polyfit([1 / n for n in sizes], values[len(few) :], 1)
     return FrechetGrowth([*few, *sizes], values, float(limit))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,26 @@ def summarise(values: Sequence[float]) -> Summary:
     std = float(np.std(values, ddof=1))
     half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
     return Summary(mean, std, n, (mean - half, mean + half))
+
+
+def chance_of(mean: float, interval95: Sequence[float], n: int) -> float:
+    """P(a mean of n runs as far from zero or farther | no difference), by its t interval."""
+    half = (interval95[1] - interval95[0]) / 2
+    if half == 0:
+        return float(mean == 0)
+    return 2 * float(stdtr(n - 1, -abs(mean) / half * stdtrit(n - 1, 0.975)))
+
+
+def holm(chances: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several hypotheses to reject, so that the chance to reject any that is true stays
+    within `level`, however they depend on each other: the smallest of m chances must be within
+    level / m, the next within level / (m - 1), and so on to the first that is not (Holm 1979)."""
+    rejected = [False] * len(chances)
+    for passed, i in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        if chances[i] > level / (len(chances) - passed):
+            break
+        rejected[i] = True
+    return rejected
 
 
 def paired_difference(a: dict[int, float], b: dict[int, float]) -> tuple[Summary, list[int]] | None:

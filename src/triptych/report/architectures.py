@@ -20,12 +20,13 @@ SAID_ONCE = {
 }
 PAPERS = {
     "vae": ("the VAEs", "kingma2014"),
+    "beta": ("the beta-VAEs", "higgins2017"),
     "flow": ("the flows", "dinh2017"),
     "spline": ("the spline flows", "durkan2019"),
     "maf": ("the autoregressive flows", "papamakarios2017"),
     "vamp": ("the VampPrior", "tomczak2018"),
     "resampled": ("the resampled prior", "bauer2019"),
-    "hierarchical": ("the two levels", "tomczak2018"),
+    "hierarchical": ("the hierarchical priors", "tomczak2018"),
     "ddpm": ("the DDPM", "ho2020"),
     "vdm": ("the VDM", "kingma2021"),
     "latent": ("the latent DDPM", "rombach2022"),
@@ -44,7 +45,6 @@ METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
     ("autoregressive_layers", lambda n: n > 0, ("pixels that see those before them", "ma2019")),
     ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
     ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
-    ("beta", lambda beta: beta != 1, ("the beta-VAEs", "higgins2017")),
     ("bent", lambda share: share > 0, ("the bending of images", "simard2003")),
     ("optimizer", is_("muon"), ("Muon", "jordan2024")),
     ("schedule", is_("cosine"), ("the cosine schedule", "nichol2021")),
@@ -58,8 +58,9 @@ def papers(study: Study, brief: bool) -> list[Span]:
     them."""
     present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
     present |= {recipe.prior for recipe in study.recipes if recipe.prior}
-    models = [PAPERS[family] for family in PAPERS if family in present]
     rooms = [room for recipe in study.recipes for room in _settings(recipe)]
+    present |= {"beta"} if any(room.get("beta", 1) != 1 for room in rooms) else set()
+    models = [PAPERS[family] for family in PAPERS if family in present]
     used = {
         paper: None
         for name, is_used, paper in METHODS

@@ -1,11 +1,14 @@
 """Sentences that compare models, and the rule by which one may be written.
 
-A difference is claimed only where its paired 95% interval excludes zero.
+A difference is claimed only where Holm's test, over all pairs of models in that metric, finds it at
+5%: of nine models that are all the same, one pair or another has an interval without zero in every
+second study.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+from triptych.evaluate.stats import chance_of, holm
 from triptych.report.glossary import meaning
 from triptych.report.load import Difference, Recipe, Study, Summary
 from triptych.report.tables import require_one_protocol
@@ -15,12 +18,14 @@ MOST_NEIGHBOURS = 4
 FEWER_NEIGHBOURS = 3  # in the tersest text
 
 
-def separated(difference: Difference | None) -> bool:
-    """Whether the paired interval exists and excludes zero."""
+def separated(study: Study, difference: Difference | None) -> bool:
+    """Whether the paired runs tell the two models apart, all pairs in this metric considered."""
     if difference is None or difference.interval95 is None:
         return False
-    low, high = difference.interval95
-    return low > 0 or high < 0
+    pairs = [d for d in study.differences if d.metric == difference.metric and d.interval95]
+    found = holm([chance_of(d.mean, d.interval95 or (), d.n_seeds) for d in pairs])
+    told = [{d.a, d.b} for d, is_told in zip(pairs, found, strict=True) if is_told]
+    return {difference.a, difference.b} in told
 
 
 def _holds_zero(difference: Difference | None) -> bool:
@@ -44,7 +49,9 @@ def tells_better(study: Study, a: Summary, b: Summary) -> bool:
     where seeds are missing, it is of others."""
     difference = study.difference(a.metric, a.model, b.model)
     upwards = meaning(a.metric).better == "higher"
-    return difference is not None and separated(difference) and (difference.mean > 0) == upwards
+    if difference is None or not separated(study, difference):
+        return False
+    return (difference.mean > 0) == upwards
 
 
 def in_order(study: Study, models: Sequence[Summary]) -> bool:
@@ -66,7 +73,7 @@ def compare(
         return [_best_of_many(study, models, metric, values)]
     pairs = list(pairwise(models))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
-    if len(models) > 2 and not all(map(separated, differences)):
+    if len(models) > 2 and not all(separated(study, d) for d in differences):
         pairs.append((models[0], models[-1]))
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     name = metric.removeprefix("The ").removeprefix("bound in ")
@@ -75,7 +82,7 @@ def compare(
     claims, open_, of_runs = [], [], None
     for (a, b), difference in zip(pairs, differences, strict=True):
         names = (title_of(study, a), title_of(study, b))
-        if difference is not None and separated(difference):
+        if difference is not None and separated(study, difference):
             claims.append(_claim(difference, names, of_runs))
             of_runs = difference.n_seeds
         else:
@@ -128,7 +135,8 @@ def _no_claim(difference: Difference | None, names: tuple[str, str], terse: bool
         return f"{pair} (no two paired runs)"
     low, high = difference.interval95
     bounds = f"{interval((low, high), decimals_for([high - low], most=3))}{_unit(difference)}"
-    return f"{pair} (95% interval {bounds})"
+    alone = "" if _holds_zero(difference) else " by itself"
+    return f"{pair} (95% interval{alone} {bounds})"
 
 
 def _unit(difference: Difference) -> str:
@@ -146,6 +154,7 @@ def one_run(models: Sequence[Summary], brief: bool) -> str:
     """A warning where no model has more than one run."""
     if any(score.n_seeds > 1 for score in models):
         return ""
+    lead = "One run each: no spread" if len(models) > 1 else "One run: no spread"
     if brief:
-        return "One run each: no spread can be given. "
-    return "One run each: no spread can be given, so the numbers stand for these runs alone. "
+        return f"{lead} over runs can be given. "
+    return f"{lead} over runs can be given, so the numbers stand for these runs alone. "

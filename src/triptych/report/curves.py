@@ -25,7 +25,7 @@ from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary
 from triptych.report.runs import read_arrays
 from triptych.report.tables import best_iwae
-from triptych.report.wording import count
+from triptych.report.wording import NARROW_SPACE, count
 
 SMALLEST_TERM = 1e-6  # of the largest, that is drawn: L_0 may be nil
 ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three numbers a decade
@@ -64,8 +64,9 @@ def likelihood(study: Study) -> Path | None:
 def _on_images(found: Sequence[Summary | None]) -> str:
     """The metric, and on how many images: a bound on more of them is not the looser for it."""
     score = next(s for s in found if s is not None)
-    n = score.protocol.get("n")
-    return score.metric.upper() + (f", {count(int(n))} images" if n else "")
+    n, few = score.protocol.get("n"), score.protocol.get("importance_images")
+    of = f"gain on {count(int(few))} images" if few else f"{count(int(n))} images" if n else ""
+    return score.metric.upper() + (f", {of}" if of else "")
 
 
 def _draw_intervals(
@@ -95,7 +96,7 @@ def growth(study: Study) -> Path | None:
         figure = blank(HEIGHT)
         ax = axes_at(figure, PLACE)
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_major_formatter(tick)
         ax.xaxis.set_minor_formatter(NullFormatter())
         _draw_lines(ax, lines)
         ax.set_xlabel("k")
@@ -119,7 +120,7 @@ def dimensions(study: Study) -> Path | None:
         _draw_lines(ax, lines)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("latent dimension, largest first")
-        ax.set_ylabel("divergence in nats")
+        ax.set_ylabel("KL(q(zᵢ|x) ‖ p(zᵢ)) in nats, mean of images")
         return write(figure, study.folder / "figures", "dimensions")
 
 
@@ -150,8 +151,8 @@ def terms(study: Study) -> Path | None:
         figure = blank(HEIGHT)
         ax = axes_at(figure, PLACE)
         ax.set(xscale="log", yscale="log", xlabel="t + 1", ylabel="Lₜ in bits/dim")
-        for axis, form in ((ax.xaxis, "{x:,g}"), (ax.yaxis, "{x:g}")):
-            axis.set_major_formatter(form)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(tick)
             axis.set_minor_formatter(NullFormatter())
         ends = {name: float(np.mean([a["prior"] for a in r])) for name, r in lines.items()}
         _draw_means(
@@ -203,12 +204,17 @@ def legend_beside(ax: Axes, *handles: Any, **how: Any) -> None:
         ax.set_position((at.x0, bottom, at.width, at.height * height / higher))
 
 
+def tick(value: float, _: int | None = None) -> str:
+    """A number on an axis, its thousands set apart as in the text."""
+    return f"{value:,g}".replace(",", NARROW_SPACE)
+
+
 def log_ticks(ax: Axes) -> None:
     """Numbers at 1, 2 and 5 of each decade, or where there are too many for that, at 1."""
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         subs = (1, 2, 5) if high < ROOMY * low else (1,)
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-        axis.set_major_formatter("{x:,g}")
+        axis.set_major_formatter(tick)
         axis.set_minor_formatter(NullFormatter())
 
 

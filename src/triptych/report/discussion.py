@@ -1,7 +1,7 @@
 """The report's discussion: what the scores support, and no more.
 
-A difference is claimed only where its paired 95% interval excludes zero. One run has no spread, so
-nothing is claimed from it beyond its number. A group's own discussion.md replaces all of this.
+A difference is claimed by the rule of claims.py. One run has no spread, so nothing is claimed from
+it beyond its number. A group's own discussion.md replaces all of this.
 """
 
 import math
@@ -109,6 +109,9 @@ def _likelihood(study: Study, brief: bool, terse: bool) -> list[Span]:
         spans += _reliability(study, recipes, iwae)
     if iwae and not brief:
         spans += _tightening(study, recipes, iwae)
+    if any(s.n_seeds > 1 for s in models) and not brief:
+        rule = " Models are told apart by Holm's test over all pairs, at 5% "
+        spans += [rule, {"cite": "holm1979"}, "; intervals are of a pair by itself."]
     return [span for span in spans if span]
 
 
@@ -164,7 +167,7 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
     if models and at_its_limit(study):
         why = " The images' mutual information is at its limit, the log of their number."
         spans.append(f"{'' if brief else why} Of more images {KL} would be less.")
-    tests = {"energy-distance": "The energy distance", "classifier-accuracy": "A classifier"}
+    tests = {"classifier-accuracy": "A classifier", "energy-distance": "The energy distance"}
     for metric, test in list(tests.items())[: 1 if brief else 2]:
         spans.append(_told_apart(study, recipes, metric, test, brief))
     spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
@@ -184,17 +187,17 @@ def _told_apart(
     rest = [name for name, score in tested if not exceeds_chance(score)]
     if not tested:
         return ""
+    counted = [_above(score) for name, score in tested if name in told or not told]
+    above, n = map(sum, zip(*counted, strict=True))
+    some = f" ({above} of {runs(n)} exceed their 95% level)" if 0 < above < n else ""
     if not told:
-        above, n = (
-            sum(column) for column in zip(*map(_above, (s for _, s in tested)), strict=True)
-        )
-        some = f" ({above} of {runs(n)} exceed their 95% level)" if above else ""
         return f" {test} tells q(z) from p(z) for no model{some}."
     many = len(tested) > (MOST_NAMED if rest else 2)
     if len(rest) < len(told) and many:
-        return f" {test} tells q(z) from p(z) for every model{f' but {few(rest)}' if rest else ''}."
+        but = f" but {few(rest)}" if rest else ""
+        return f" {test} tells q(z) from p(z) for every model{but}{some}."
     but = f", not for {few(rest)}" if rest and not brief else ""
-    return f" {test} tells q(z) from p(z) for {few(told)}{but}."
+    return f" {test} tells q(z) from p(z) for {few(told)}{some}{but}."
 
 
 def exceeds_chance(score: Summary) -> bool:

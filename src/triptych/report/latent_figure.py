@@ -128,7 +128,7 @@ def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:
     placed = _placed(study, pairs, panel)
     raised = [(x, y + LEGEND) for x, y in placed.corners]
     panels = replace(placed, corners=raised, height=placed.height + LEGEND)
-    said = "grey: the VAE's prior;  points: q(z);  black: the DDPM"
+    said = "grey: the VAE's prior;  points: q(z);  black: 50, 80 and 95% of the DDPM"
     with rc_context(STYLE):
         figure, axes = _empty_panels(panels)
         text_at(figure, TEXT_WIDTH / 2, 0.1, said)

@@ -40,7 +40,7 @@ def at_its_limit(study: Study) -> bool:
 def _metrics(study: Study, recipes: list[Recipe]) -> list[str]:
     iwae = best_iwae(study, recipes)
     bounds = ["elbo", iwae] if iwae else ["elbo"]
-    return [*bounds, "ais", "kl-aggregate", "mutual-information", "energy-distance"]
+    return [*bounds, "ais", "kl-aggregate", "mutual-information", "classifier-accuracy"]
 
 
 def _heading(metric: str) -> str:
@@ -49,7 +49,7 @@ def _heading(metric: str) -> str:
         "ais": "AIS",
         "kl-aggregate": KL,
         "mutual-information": "I(x; z)",
-        "energy-distance": "Energy dist. (null)",
+        "classifier-accuracy": "Told apart (level)",
     }
     return fixed.get(metric, metric.upper())
 
@@ -60,11 +60,12 @@ def _caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]
     text = f" {capital(dataset_name(str(protocol['dataset'])))}," if "dataset" in protocol else ""
     text += f" {split_and_n(protocol)}; "
     text += f"{behind(study, recipes, list(columns.values()))}. In nats"
-    if "energy-distance" in columns:
-        text += ", but for the energy distance (null: its 95% level when q(z) = p(z))"
     if "mutual-information" in columns:
         text += "; I: mutual information"
     spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
+    if "classifier-accuracy" in columns:
+        told = ": a classifier's accuracy between q(z) and p(z) (its 95% level if they are one)"
+        spans += ["; told apart ", {"cite": "lopezpaz2017"}, told]
     for metric, column in columns.items():
         if metric in SOURCES or metric.startswith("iwae-"):
             own = next(iter(column.values())).protocol

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from triptych.report.claims import separated
 from triptych.report.glossary import Meaning, meaning
 from triptych.report.load import Difference, Study, Summary
 from triptych.report.tables import DASH, best_iwae
@@ -53,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """A paired difference, row less column; `clear` where its interval excludes zero."""
+    """A paired difference, row less column; `clear` where the report would claim it."""
 
     text: str
     interval: str
@@ -235,14 +236,14 @@ def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[
     found = [[None if a == b else study.difference(metric, a, b) for b in names] for a in names]
     paired = [d for row in found for d in row if d is not None]
     decimals = _decimals(paired if any(d.std for d in paired) else scores)
-    return [[d and _cell(d, titles, decimals) for d in row] for row in found] if paired else []
+    cells = [[d and _cell(d, titles, decimals, separated(study, d)) for d in row] for row in found]
+    return cells if paired else []
 
 
-def _cell(d: Difference, titles: dict[str, str], decimals: int) -> Cell:
-    low, high = d.interval95 or (math.nan, math.nan)
+def _cell(d: Difference, titles: dict[str, str], decimals: int, clear: bool) -> Cell:
     return Cell(
         number(d.mean, decimals),
         interval(d.interval95, decimals) if d.interval95 else "",
         f"{titles[d.a]} less {titles[d.b]}, {d.n_seeds} paired",
-        low > 0 or high < 0,
+        clear,
     )

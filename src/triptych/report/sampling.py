@@ -44,20 +44,20 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
     else:
         said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
         left = listed([number(v, 2) for v in least])
-    text = f" With latents from the VAE's own prior, FID is {said}"
+    text = f" With latents from the beta-VAE's own prior, FID is {said}"
     return text + (f"; with those of training images, {left}." if left else ".")
 
 
 def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
-    """Whether latent DDPMs of one run each differ in KID by more than its error says of two."""
-    kid = [study.score(r.name, "kid") for r in recipes if r.family == "latent"]
-    known = [s for s in kid if s is not None and s.mc_std and s.n_seeds == 1]
-    if len(known) < 2 or len(known) < len(kid):
+    """Whether latent DDPMs of one run each differ in FID by more than its error says of two."""
+    fid = [study.score(r.name, "fid") for r in recipes if r.family == "latent"]
+    known = [s for s in fid if s is not None and s.mc_std and s.n_seeds == 1]
+    if len(known) < 2 or len(known) < len(fid):
         return ""
     mean = attrgetter("mean")
     if _apart(min(known, key=mean), max(known, key=mean)):
         return ""
-    return " KID's error leaves open which latent DDPM is best."
+    return " FID's error leaves open which latent DDPM is best."
 
 
 def _range(values: Sequence[float]) -> str:

@@ -1,6 +1,7 @@
 """The table of part B: bits/dim, FID beside its floor, and what sampling takes."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from triptych.report.load import Recipe, Study, Summary
@@ -44,7 +45,7 @@ def sampling_table(study: Study) -> Table | None:
     if bpd and not timed:
         columns["bits/dim"] = cells_of(recipes, bpd)
     if fid:
-        columns["FID"] = cells_of(recipes, fid)
+        columns["FID"] = cells_of(recipes, _with_errors(fid))
     if fid and not timed:
         columns["floor"] = _floors(recipes, fid)
     if prior:
@@ -54,6 +55,13 @@ def sampling_table(study: Study) -> Table | None:
     rows = [[recipe.title, *(c[i] for c in columns.values())] for i, recipe in enumerate(recipes)]
     caption = _caption(study, bpd, fid, speed if timed else None)
     return Table(["Model", *columns], rows, caption)
+
+
+def _with_errors(fid: dict[str, Summary]) -> dict[str, Summary]:
+    """Of one run each, the jackknife's error of each where others have a spread over runs."""
+    if any(score.n_seeds > 1 or score.mc_std is None for score in fid.values()):
+        return fid
+    return {name: replace(score, std=score.mc_std) for name, score in fid.items()}
 
 
 def _floors(recipes: list[Recipe], fid: dict[str, Summary]) -> list[str]:
@@ -92,12 +100,13 @@ def _caption(
             {"cite": "heusel2017"},
             f": {split_and_n(protocol)}{_features(protocol)}",
         ]
+        spans.append("" if _with_errors(fid) is fid else f", {PLUS_MINUS}: the estimate's error")
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
         value = "" if speed is None else f", {listed(floors[:1])}"
         spans.append(f"; floor: real against real{value}.")
         spans += _samplers(study, fid)
     if speed is not None:
-        own = f"{capital(PRIOR_FID)}: FID of latents from the VAE's prior; "
+        own = f"{capital(PRIOR_FID)}: FID of latents from the beta-VAE's prior; "
         own = own if column_of(study, recipes, "fid-prior") else ""
         spans.append(f" {own}1/s: samples a second{_machine(speed)}.")
     bounds = [

@@ -57,7 +57,7 @@ SNIPPETS = (
         ("triptych.ddpm:DDPM.gaussian_kl", "triptych.ddpm:DDPM.diffuse"),
     ),
     Ask(
-        "The DDPM's sampling algorithm",
+        "The DDPM's sampling algorithm (ancestral)",
         ("triptych.ddpm:DDPM.sample", "triptych.ddpm:DDPM.step"),
         ("triptych.ddpm:DDPM.mu",),
     ),

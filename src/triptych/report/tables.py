@@ -83,7 +83,7 @@ def behind(study: Study, recipes: Sequence[Recipe], columns: Sequence[dict[str, 
         if found:
             sizes[called(study, recipe)] = min(found)
     if set(sizes.values()) == {1}:
-        return "one run each"
+        return "one run each" if len(sizes) > 1 else "one run"
     about = "mean \N{PLUS-MINUS SIGN} standard deviation over "
     if len(set(sizes.values())) == 1:
         return about + runs(next(iter(sizes.values())))

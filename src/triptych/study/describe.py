@@ -29,8 +29,7 @@ def describe(recipe: Recipe, shape: Shape) -> str:
             f"then a residual MLP of {config.blocks} blocks of {config.width} units on "
             f"standardised latents, sinusoidal time embedding; {describe_chain(config)}"
         )
-        beta = f"{config.vae.beta:g}".replace("e-0", "e-")
-        return f"{vae}; {chain}{describe_bending(train)}, beta = {beta}."
+        return f"{vae}; {chain}{describe_bending(train)}, beta = {_short(config.vae.beta)}."
     if isinstance(config, PixelFlowConfig):
         return f"{describe_flow(config)}{describe_bending(train)}."
     widths = "-".join(str(w) for w in config.widths)
@@ -114,7 +113,7 @@ def describe_chain(config: DDPMConfig | LatentDDPMConfig) -> str:
     if config.schedule == "learned":
         return (
             f"continuous time with a learned schedule, Fourier features, {config.prediction}-"
-            f"prediction, trained on the bound; T = {config.timesteps} to sample"
+            f"prediction, trained on the bound"
         )
     said = f"T = {config.timesteps}, {config.schedule} schedule, {config.prediction}-prediction"
     variance = getattr(config, "variance", "small")
@@ -126,7 +125,7 @@ def describe_training(config: VAEConfig) -> str:
     if config.objective == "iwae":
         gradient = "doubly reparametrized" if config.doubly else "plain"
         return f", trained on IWAE-{config.iwae_samples} with the {gradient} gradient"
-    beta = "" if config.beta == 1 else f", beta = {config.beta:g}"
+    beta = "" if config.beta == 1 else f", beta = {_short(config.beta)}"
     warmup = f", KL warm-up over {config.kl_warmup:.0%} of training" if config.kl_warmup else ""
     return beta + warmup
 
@@ -170,6 +169,12 @@ def describe_prior(config: VAEConfig) -> str:
         f"{config.pseudo_inputs} pseudo-inputs",
     }
     return said[config.prior]
+
+
+def _short(value: float) -> str:
+    """Small numbers by their power of ten, as titles have them: 1e-3."""
+    digits, power = f"{value:e}".split("e")
+    return f"{value:g}" if value >= 0.01 else f"{float(digits):g}e{int(power)}"
 
 
 def _count(n: int, what: str) -> str:

@@ -94,7 +94,7 @@ def some_bent(
 
 def evenly(n: int | Tensor, B: int, device: torch.device) -> Bool[Tensor, "B"]:
     """n of B places, spread evenly: noise may be ordered, as the times of a DDPM are, and who is
-    chosen must say nothing of it. As n falls from B to 0, no part of them is chosen more often."""
+    chosen must say nothing of it. As n falls from B to 0, no stretch of 16 is more often."""
     edges = (torch.arange(B + 1, device=device) * n + B // 2) // B
     return edges[1:] > edges[:-1]
 
