@@ -245,6 +245,35 @@ def test_a_word_that_is_none_of_the_choices_is_refused_with_them(words, allowed,
     assert f"'vmap' cannot be chosen; choose one of {allowed}" in refused(capsys, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "vae", "--epochs", "abc"], "'abc' is no number; write one, such as 0.5"),
+        (["train", "vae", "--seed", "1.5"], "'1.5' is no whole number; write one, such as 5"),
+        (["sample", "run", "-n", "x"], "'x' is no whole number; write one, such as 5"),
+        (["train", "vae", "--epochs", "nan"], "epochs = nan is wrong: it must be a number"),
+    ],
+)
+def test_what_is_no_number_is_refused_in_a_sentence(words, said, capsys):
+    assert said in refused(capsys, *words)
+
+
+def test_what_does_not_fit_the_images_claims_no_folder(capsys, tmp_path):
+    """Else the folder would stand in the way of settings that do."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 10)).astype(np.uint8)
+    np.savez(tmp_path / "rect.npz", train_images=images, test_images=images[:20])
+    words = ["train", "ddpm", "--dataset", "rect", "--data", ".", "--epochs", "1"]
+    assert "12x10 images cannot be halved 2 times" in refused(capsys, *words)
+    assert not list(tmp_path.rglob("config.json"))
+    main([*words, "--set", "widths=[16]"])
+
+
+def test_the_folder_of_all_runs_of_a_model_is_none_of_them(capsys, tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert "the folder of a run, STUDY/MODEL/seed-0" in refused(capsys, "evaluate", "runs")
+    assert "the folder of a study" in refused(capsys, "report", "runs")
+
+
 def test_a_data_set_is_one_of_ours_or_a_file_of_ones_own(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in (("train", "vae"), ("study", "priors"), ("data", "verify")):

@@ -39,6 +39,8 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
 def _expected(error: Any) -> str:
     """What pydantic wanted, in the words of who writes TOML."""
     kind, more = error["type"], error.get("ctx", {})
+    if error["input"] != error["input"]:  # nan, which is on neither side of a limit
+        return "it must be a number"
     if kind == "string_pattern_mismatch":
         letters = "letters" if "A-Z" in more["pattern"] else "small letters"
         return (

@@ -62,6 +62,13 @@ def test_a_folder_of_pictures_is_the_same_images(tmp_path, image_bytes):
     torch.testing.assert_close(read_drawn(tmp_path, SHAPE), grey)
 
 
+def test_pictures_in_colour_are_refused_and_not_taken_for_their_luminance(tmp_path, image_bytes):
+    tinted = np.stack([image_bytes[0, 0], image_bytes[0, 0] // 2, image_bytes[0, 0]], -1)
+    Image.fromarray(tinted).save(tmp_path / "0.png")
+    with pytest.raises(UserError, match=r"0\.png is in colour; write it grey"):
+        read_drawn(tmp_path, SHAPE)
+
+
 def test_pictures_of_16_bits_are_refused_and_not_cut_off_at_255(tmp_path, image_bytes):
     for i, image in enumerate(image_bytes[:, 0].astype(np.uint16) * 257):
         Image.fromarray(image).save(tmp_path / f"{i}.png")

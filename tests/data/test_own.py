@@ -98,6 +98,11 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
             {f"{part}_images": np.ones((M, 4, 6), np.uint8) for part in ("train", "test")},
             r"brightest pixel is 1 of 255; add the array levels, .* \(2, if that one is white\)",
         ),
+        (
+            {f"{part}_images": np.zeros((M, 4, 6), np.uint8) for part in ("train", "test")},
+            "all of its pixels are 0; write grey values from 0 to 255",
+        ),
+        ({"train_images": np.zeros((0, 4, 6), np.uint8)}, "none of them 0"),
         ({"train_images": np.array([None] * N)}, "cannot be read"),
     ],
 )

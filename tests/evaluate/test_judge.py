@@ -767,6 +767,20 @@ def test_draws_of_q_are_of_any_images_not_one_of_each(g):
     assert len(of) == pytest.approx(500 * (1 - math.exp(-1)), rel=0.1)
 
 
+def distance_ratio(*given) -> float:
+    score, _ = nearest_score(*given)
+    assert score is not None
+    return score.value
+
+
+def test_where_all_test_images_are_training_images_none_can_be_nearer(digits):
+    same = dataclasses.replace(digits, test_images=digits.train_images[: len(digits.test_images)])
+    x = digits.validation_images[:64] / 16
+    score, arrays = nearest_score(built("ddpm"), x, same, "raw")
+    assert score is None
+    assert len(arrays["distance"]) == 64
+
+
 @pytest.mark.parametrize("look", ["threshold", "dynamic"])
 def test_drawn_pixels_do_not_hide_that_images_are_repeated(look, digits):
     noise = generator_for(1, 0, torch.device("cpu"))
@@ -774,7 +788,7 @@ def test_drawn_pixels_do_not_hide_that_images_are_repeated(look, digits):
     sharp = {n: torch.where(getattr(digits, n) > 8, 15, 1).byte() for n in names}
     data, model = dataclasses.replace(digits, **sharp), built("vae-flow")
     repeated, fresh = (
-        nearest_score(model, view(look)(images[:64], 17, noise), data, look)[0].value
+        distance_ratio(model, view(look)(images[:64], 17, noise), data, look)
         for images in (data.train_images, data.validation_images)
     )
     assert repeated < 0.9 * fresh
@@ -790,6 +804,7 @@ def test_means_are_set_beside_means(digits):
     ratios = []
     for model.mean_samples in (True, False):
         score, _ = nearest_score(model, fresh, digits, "dynamic")
+        assert score is not None
         ratios.append(score.value)
         assert ("beside" in score.protocol) == model.mean_samples
     assert ratios[0] == pytest.approx(1, abs=0.05)

@@ -540,8 +540,8 @@ def test_a_recipe_says_how_a_ddpms_times_are_weighted(gamma):
     ("name", "setting", "allowed"),
     [
         ("vae-flow", {"view": "raw"}, "threshold or dynamic"),
-        ("vae-flow", {"likelihood": "gaussian"}, "choose raw"),
-        ("ddpm", {"view": "dynamic"}, "choose raw"),
+        ("vae-flow", {"likelihood": "gaussian"}, "set view = raw, or"),
+        ("ddpm", {"view": "dynamic"}, "set view = raw, or"),
     ],
 )
 def test_a_view_that_does_not_suit_the_likelihood_is_refused(name, setting, allowed):

@@ -13,6 +13,7 @@ import tyro
 from triptych import __version__
 from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.judging import Evaluate, Score
+from triptych.cli.options import NUMBERS
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
@@ -62,12 +63,13 @@ def run_words(words: Sequence[str] | None) -> int:
     if sys.platform == "win32":
         return told(2, "triptych runs on Linux and macOS; on Windows install it in WSL")
     try:
-        command: Any = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="triptych",
-            description=ABOUT,
-            args=words,
-        )
+        with NUMBERS:
+            command: Any = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="triptych",
+                description=ABOUT,
+                args=words,
+            )
     except UserError as error:
         return told(2, str(error))
     return run(command)

@@ -30,7 +30,8 @@ class Data:
         if self.action == "fetch":
             if self.data is not None:
                 raise UserError(
-                    f"--data {self.data} is to verify; fetch writes to the cache: leave it out"
+                    f"--data {self.data} is to verify; fetch writes to the cache: leave it out, or "
+                    f"for images of your own use data verify"
                 )
             print(f"{self.name} is in {fetch(self.name)}")
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from triptych.errors import UserError
 
@@ -55,6 +55,32 @@ def choice(names: Any) -> PrimitiveConstructorSpec[str]:
         metavar=one_of(names),
         instance_from_str=chosen,
         is_instance=lambda value: value is None or value in known,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+NUMBERS = ConstructorRegistry()
+
+
+@NUMBERS.primitive_rule
+def number(asked: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """An option that is a number; what is none is refused in a sentence."""
+    kind = asked.type
+    if kind not in (int, float):
+        return None
+    name, such = ("whole number", "5") if kind is int else ("number", "0.5")
+
+    def converted(words: list[str]) -> Any:
+        try:
+            return kind(words[0])
+        except ValueError:
+            raise UserError(f"{words[0]!r} is no {name}; write one, such as {such}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=converted,
+        is_instance=lambda value: isinstance(value, int | kind),
         str_from_instance=lambda value: [str(value)],
     )
 

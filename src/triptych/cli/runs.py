@@ -66,7 +66,7 @@ class Train:
     latent_dim: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """dimensions of a VAE's latent space"""
     epochs: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
-    """passes over the training images"""
+    """passes over the training images; a latent DDPM's VAE has its own, vae_train"""
     batch_size: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """images a step"""
     lr: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None

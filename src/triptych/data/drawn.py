@@ -50,17 +50,20 @@ def _of_archive(path: Path) -> NDArray[Any]:
 
 
 def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
-    """Its .png files, colours as grey."""
+    """Its .png files."""
     images: list[NDArray[np.uint8]] = []
     for file in sorted(path.glob("*.png")):
         try:
             image = Image.open(file)
             deep = image.mode.startswith("I")  # of which `convert` would make 255 of all above it
+            colours = np.asarray(image.convert("RGB"))
             images.append(np.asarray(image.convert("L")))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({error}); draw it again") from None
         if deep:
             raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")
+        if (colours != colours[..., :1]).any():
+            raise UserError(f"{file} is in colour; write it grey")
         if images[-1].shape != images[0].shape:
             raise UserError(
                 f"{file} is of {images[-1].shape[0]} x {images[-1].shape[1]} pixels, others are "

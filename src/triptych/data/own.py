@@ -47,6 +47,8 @@ def read_own(path: Path) -> Own:
                 f"{levels - 1}; write levels = {top + 1}, or more"
             )
     brightest = max(int(images.max()) for images in found.values())
+    if brightest == 0:
+        raise UserError(f"{path}: all of its pixels are 0; write grey values from 0 to 255")
     if "levels" not in arrays and brightest < MOST_LEVELS // 2:
         raise UserError(
             f"{path}: its brightest pixel is {brightest} of 255; add the array levels, the number "
@@ -93,7 +95,7 @@ def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
         raise UserError(
             f"{path}: {name} is {array.dtype} {list(array.shape)}; grey images are uint8 "
-            f"[N, height, width]"
+            f"[N, height, width], none of them 0"
         )
     return np.ascontiguousarray(array)
 

@@ -85,7 +85,7 @@ def judge(
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name)
-    result.scores.append(score)
+    result.scores += [score] if score else []
     if features is None:
         return result
     samples = enough(shown, draw, len(images), say)

@@ -24,14 +24,17 @@ CLOSE = 0.01
 
 def nearest_score(
     model: nn.Module, shown: Tensor, data: Dataset, view_name: str
-) -> tuple[Score, dict[str, NDArray[Any]]]:
+) -> tuple[Score | None, dict[str, NDArray[Any]]]:
     """Mean distance from a sample to the nearest training image, over the same of as many test
-    images: well below 1 where training images are repeated. The nearest images come with it."""
+    images: well below 1 where training images are repeated; None where these are repeated all, and
+    nothing can be nearer. The nearest images come with it."""
     train, test, said = alike(model, shown, data, view_name)
     found, usual = nearest(shown, train), nearest(test, train)
-    ratio = (found.distance.mean() / usual.distance.mean()).item()
+    apart = usual.distance.mean().item()
     arrays = {"images": as_bytes(train[found.which]), "distance": found.distance.cpu().numpy()}
-    return Score("nearest-ratio", ratio, "", None, said), arrays
+    if apart == 0:
+        return None, arrays
+    return Score("nearest-ratio", found.distance.mean().item() / apart, "", None, said), arrays
 
 
 def copied_score(

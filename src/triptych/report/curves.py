@@ -204,7 +204,7 @@ def legend_beside(ax: Axes, *handles: Any, **how: Any) -> None:
         ax.set_position((at.x0, bottom, at.width, at.height * height / higher))
 
 
-def tick(value: float, _: int | None = None) -> str:
+def tick(value: float, _: float = 0) -> str:
     """A number on an axis, its thousands set apart as in the text."""
     return f"{value:,g}".replace(",", NARROW_SPACE)
 

@@ -51,7 +51,7 @@ class Recipe:
         if binary == (self.view == "raw"):
             allowed = "threshold or dynamic" if binary else "raw"
             raise UserError(
-                f"view = {self.view!r} does not suit its model; choose {allowed}, or another "
+                f"view = {self.view!r} does not suit its model; set view = {allowed}, or another "
                 f"likelihood"
             )
 

@@ -60,6 +60,7 @@ def train(
     Of a latent DDPM, the VAE first.
     """
     check_images(job.recipe.model, len(data.train_images))
+    new_model(job.recipe, job.seeds[0], data)  # what does not fit the images claims no folder
     for seed in job.seeds if leads() else ():
         job.folder(seed).claim(job.recipe, data, seed)
         job.folder(seed).forget_failure()

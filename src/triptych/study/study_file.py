@@ -116,7 +116,9 @@ def _repeated(names: Sequence[Any]) -> Any:
 def _name_of(path: Path) -> str:
     """A study without a name has its file's, which is to be a folder."""
     if not re.fullmatch(NAME, path.stem):
-        raise UserError(f"{path} is no name for a folder; write name = ... in it")
+        raise UserError(
+            f"{path} is no name for a folder; write name = ... in it, of letters, digits, - and _"
+        )
     return path.stem
 
 

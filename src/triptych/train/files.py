@@ -10,6 +10,7 @@ from typing import Any
 from triptych.errors import UserError
 
 LARGEST_JSON = 2**26
+FOLDERS = {"config.json": "a run, STUDY/MODEL/seed-0", "study.json": "a study"}
 
 
 def write_bytes(path: Path, raw: bytes) -> None:
@@ -76,7 +77,8 @@ def read_json(path: Path) -> Any:
             raise ValueError("its sha256 is not that of its content")
         return plain
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name the folder of a run or study") from None
+        folder = FOLDERS.get(path.name, "a run or study")
+        raise UserError(f"{path} does not exist; name the folder of {folder}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); restore it, or delete it and run its command again"
