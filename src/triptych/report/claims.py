@@ -18,14 +18,18 @@ MOST_NEIGHBOURS = 4
 FEWER_NEIGHBOURS = 3  # in the tersest text
 
 
-def separated(study: Study, difference: Difference | None) -> bool:
-    """Whether the paired runs tell the two models apart, all pairs in this metric considered."""
-    if difference is None or difference.interval95 is None:
-        return False
-    pairs = [d for d in study.differences if d.metric == difference.metric and d.interval95]
+def told_apart(study: Study, metric: str) -> list[set[str]]:
+    """The pairs of models that their paired runs tell apart, all pairs in this metric considered."""
+    pairs = [d for d in study.differences if d.metric == metric and d.interval95]
     found = holm([chance_of(d.mean, d.interval95 or (), d.n_seeds) for d in pairs])
-    told = [{d.a, d.b} for d, is_told in zip(pairs, found, strict=True) if is_told]
-    return {difference.a, difference.b} in told
+    return [{d.a, d.b} for d, is_told in zip(pairs, found, strict=True) if is_told]
+
+
+def separated(study: Study, difference: Difference | None) -> bool:
+    """Whether this is a difference, and of such a pair."""
+    if difference is None:
+        return False
+    return {difference.a, difference.b} in told_apart(study, difference.metric)
 
 
 def _holds_zero(difference: Difference | None) -> bool:
