@@ -19,7 +19,7 @@ FEWER_NEIGHBOURS = 3  # in the tersest text
 
 
 def told_apart(study: Study, metric: str) -> list[set[str]]:
-    """The pairs of models that their paired runs tell apart, all pairs in this metric considered."""
+    """The pairs of models that their paired runs tell apart, with all pairs considered."""
     pairs = [d for d in study.differences if d.metric == metric and d.interval95]
     found = holm([chance_of(d.mean, d.interval95 or (), d.n_seeds) for d in pairs])
     return [{d.a, d.b} for d, is_told in zip(pairs, found, strict=True) if is_told]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.report.claims import separated
+from triptych.report.claims import told_apart
 from triptych.report.glossary import Meaning, meaning
 from triptych.report.load import Difference, Study, Summary
 from triptych.report.tables import DASH, best_iwae
@@ -236,7 +236,8 @@ def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[
     found = [[None if a == b else study.difference(metric, a, b) for b in names] for a in names]
     paired = [d for row in found for d in row if d is not None]
     decimals = _decimals(paired if any(d.std for d in paired) else scores)
-    cells = [[d and _cell(d, titles, decimals, separated(study, d)) for d in row] for row in found]
+    told = told_apart(study, metric)
+    cells = [[d and _cell(d, titles, decimals, {d.a, d.b} in told) for d in row] for row in found]
     return cells if paired else []
 
 
