@@ -117,10 +117,10 @@ def dimensions(study: Study) -> Path | None:
     with rc_context(STYLE):
         figure = blank(HEIGHT)
         ax = axes_at(figure, PLACE)
-        _draw_lines(ax, lines)
+        _draw_lines(ax, lines, least=0.0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("latent dimension, largest first")
-        ax.set_ylabel("KL(q(zᵢ|x) ‖ p(zᵢ)) in nats, mean of images")
+        ax.set_ylabel("mean KL to the prior's marginal in nats")
         return write(figure, study.folder / "figures", "dimensions")
 
 
@@ -223,11 +223,15 @@ def style(i: int) -> dict[str, Any]:
     return {"marker": marker, "ms": 3.5, "lw": 1.0, "color": colour}
 
 
-def _draw_lines(ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Each of the [runs, points] as its mean and band; the legend in the order of their ends."""
+def _draw_lines(
+    ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]], least: float = -np.inf
+) -> None:
+    """Each of the [runs, points] as its mean and band, which is cut below the `least` that there
+    can be; the legend in the order of their ends."""
     means = np.concatenate([rows.mean(0) for _, rows in lines.values()])
     bands = {name: _band(rows) for name, (_, rows) in lines.items() if len(rows) > 2}
     low, high = frame(means, np.concatenate([means, *(band.ravel() for band in bands.values())]))
+    low = max(low, min(least, float(means.min())) - 0.03 * (high - low))
     ax.set_ylim(low, high)
     for i, (name, (x, rows)) in enumerate(lines.items()):
         ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style(i))
