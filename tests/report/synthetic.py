@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+RESULTS = Path(__file__).parents[2] / "results"
+of_reference = pytest.mark.skipif(not RESULTS.is_dir(), reason="a hand-in has no results of others")
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 ARCHITECTURE = (
     "encoder and decoder are fully connected networks with two hidden layers of 512 SiLU units"

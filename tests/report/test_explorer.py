@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import OF_2026, Synthetic, edit, summary, write_study
+from synthetic import OF_2026, RESULTS, Synthetic, edit, of_reference, summary, write_study
 
 from triptych.cli import main
 from triptych.errors import UserError
@@ -23,8 +23,6 @@ from triptych.report.glossary import UNKNOWN, meaning
 from triptych.report.load import read_study
 from triptych.report.panels import Axis, Panel, metrics
 from triptych.report.training import HEIGHT, TICKS, WIDTH, charts, rate, read_log, ticks
-
-RESULTS = Path(__file__).parents[2] / "results"
 
 
 class Page(HTMLParser):
@@ -372,6 +370,7 @@ def test_settings_in_a_table_have_its_name():
     assert flat(asked) == [("kind", "latent"), ("vae.beta", "1e-06"), ("vae.hidden", "[8]")]
 
 
+@of_reference
 def test_results_without_their_runs_can_be_explored(tmp_path):
     for name in ("study.json", "results.json"):
         shutil.copy(RESULTS / "brief-2026" / name, tmp_path)
@@ -381,6 +380,7 @@ def test_results_without_their_runs_can_be_explored(tmp_path):
     assert "Samples" not in page.text
 
 
+@of_reference
 def test_every_metric_of_the_reference_results_has_a_meaning():
     stored = [json.loads(p.read_text()) for p in RESULTS.glob("*/results.json")]
     metrics = {s["metric"] for content in stored for s in content["scores"]}

@@ -15,7 +15,16 @@ import pypdfium2 as pdfium
 import pytest
 import typst
 from matplotlib.figure import Figure
-from synthetic import NINE, OF_2026, Synthetic, edit, write_run, write_study
+from synthetic import (
+    NINE,
+    OF_2026,
+    RESULTS,
+    Synthetic,
+    edit,
+    of_reference,
+    write_run,
+    write_study,
+)
 
 from triptych.cli import main
 from triptych.errors import UserError
@@ -30,7 +39,6 @@ from triptych.report.snippets import Ask
 from triptych.study.builtin import named_study
 from triptych.study.grid import study_json
 
-RESULTS = Path(__file__).parents[2] / "results"
 BROKEN = "\x02"  # what PDFium makes of a hyphen at the end of a line
 GROUP = r"""
 course = "Course 02460 #1 $x$ \\ @burda2016"
@@ -356,6 +364,7 @@ def test_the_2026_edition_has_its_parts_and_its_look(of_2026):
         check_pdf(of_2026, EDITIONS["2024"])
 
 
+@of_reference
 @pytest.mark.parametrize(
     ("folder", "name", "preset"),
     [
@@ -385,6 +394,7 @@ def test_what_real_studies_say_keeps_the_limits(folder, name, preset, tmp_path):
     assert measured.parts
 
 
+@of_reference
 def test_what_models_have_in_common_is_said_once(tmp_path):
     shutil.copy(RESULTS / "brief-2026" / "results.json", tmp_path)
     plain = study_json(named_study("brief-2026", "gpu", "mnist"), (1, 28, 28), 256)
@@ -562,7 +572,8 @@ def test_handin_packs_code_configuration_and_report(folder, code):
     assert {"report.pdf", "results.json", "code/src/triptych/report/handin.py"} <= set(names)
     assert "configuration/ddpm/seed-2/config.json" in names
     assert "code/src/triptych/report/template.typ" in names
-    assert "code/pyproject.toml" in names
+    assert {"code/pyproject.toml", "code/docs/studies.md", "code/tests/test_cli.py"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or "code/results" in name]
     assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".part"))]
     assert handin(folder).read_bytes() == first
 

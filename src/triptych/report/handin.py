@@ -15,8 +15,10 @@ from triptych.report.wording import listed
 from triptych.train.files import write_bytes
 
 PACKAGE = Path(__file__).parents[1]
-# What stands beside src/ in a checkout and is needed to install and run the code.
-BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE")
+# What stands beside src/ in a checkout: all that the README and the Makefile name, but for the
+# reference results, which are another's.
+BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "LICENSE")
+BESIDE += ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "tests", "bench")
 LEFT_OUT = {"__pycache__"}
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -73,15 +75,19 @@ def _check_sources(report: Path, edition: Edition) -> None:
 
 
 def _code() -> Iterator[tuple[str, Path]]:
-    for path in PACKAGE.rglob("*"):
-        if path.is_file() and not LEFT_OUT & set(path.parts):
-            yield f"code/src/{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}", path
-    root = PACKAGE.parents[1]
+    source, root = PACKAGE.parent, PACKAGE.parents[1]
+    yield from _below(PACKAGE, source, "code/src")
     # An installed package has no checkout around it, and then stands alone.
-    if PACKAGE.parent.name == "src" and (root / "pyproject.toml").is_file():
+    if source.name == "src" and (root / "pyproject.toml").is_file():
         for name in BESIDE:
-            if (root / name).is_file():
-                yield f"code/{name}", root / name
+            yield from _below(root / name, root, "code")
+
+
+def _below(path: Path, root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    """The file, or all files of the folder, by their names from `root` on."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file() and not LEFT_OUT & set(file.parts):
+            yield f"{prefix}/{file.relative_to(root).as_posix()}", file
 
 
 def _study(folder: Path) -> Iterator[tuple[str, Path]]:
