@@ -1,5 +1,6 @@
 import json
 import re
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
@@ -408,13 +409,51 @@ def test_every_kind_of_pixel_flow_is_described(settings, said):
         ({"dequantization_steps": 1}, "dequantization_steps = 1"),
         ({"blocks": 1, "width": 12}, "multiple of 8, not 12"),
         ({"autoregressive_layers": 1, "window": 8}, "window = 8 has no centre"),
-        ({"blocks": 2, "network": "patch"}, "blocks = 2 has no use with network = 'patch'"),
-        ({"blocks": 2, "network": "mlp"}, "blocks = 2 has no use with network = 'mlp'"),
     ],
 )
 def test_pixel_flows_that_cannot_be_are_refused(settings, named):
     with pytest.raises(UserError, match=named):
         build(override(recipes_for("digits")["pixelflow"], **settings).model, (1, 8, 8), 17)
+
+
+@pytest.mark.parametrize(
+    ("base", "row", "said"),
+    [
+        ("pixelflow", 'blocks = 2\nnetwork = "patch"', "blocks = 2 .* 'patch'; .* = 'conv'$"),
+        ("pixelflow", "bins = 4", "bins = 4 has no use with coupling = 'affine'; leave it out"),
+        ("pixelflow", "window = 5", "with autoregressive_layers = 0; .* = 1 to 8$"),
+        ("pixelflow-mlp", "scales = 3", "with network = 'mlp'; .* network = 'conv' or 'patch'$"),
+        ("vae-flow", "components = 20", "with prior = 'flow'; .*choose prior = 'mixture'$"),
+        (
+            "vae-gaussian",
+            "coupling_hidden = [8]",
+            r"= \[8\] has no use with prior = 'gaussian' and posterior = 'gaussian'; .*, or poster",
+        ),
+        ("latent-ddpm", "logistics = 3", "logistics = 3 has no use with likelihood = 'gaussian'"),
+        ("latent-ddpm", "vae = { context = 3 }", "context = 3 has no use with posterior ="),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(base, row, said, tmp_path):
+    path = tmp_path / "useless.toml"
+    path.write_text(f'[[recipe]]\nbase = "{base}"\n{row}\n')
+    with pytest.raises(UserError, match=said):
+        named_study(str(path))
+    with pytest.raises(UserError, match=said):
+        asked_recipe(base, "digits", tomllib.loads(row))
+
+
+@pytest.mark.parametrize(
+    ("base", "settings"),
+    [
+        ("vae-gaussian", {"posterior": "iaf", "coupling_hidden": [8], "context": 3}),
+        ("vae-hierarchical", {"network": "residual", "channels": [8], "hidden": [8]}),
+        ("pixelflow-spline", {"bins": 4, "window": 5, "dequantization_width": 8}),
+        ("latent-ddpm", {"blocks": 2, "sigma": 0.1}),
+    ],
+)
+def test_settings_that_change_something_are_not(base, settings):
+    plain, asked = (to_dict(asked_recipe(base, "digits", given)) for given in ({}, settings))
+    assert plain != asked
 
 
 @pytest.mark.parametrize(("base", "allowed"), [("pixelflow", True), ("vae-flow", False)])

@@ -30,11 +30,10 @@ from triptych.priors.mixture import MixtureOfGaussians
 from triptych.priors.resampled import ResampledPrior
 from triptych.priors.vamp import VampPrior
 from triptych.protocols import Density, Likelihood, Objective, Posterior
-from triptych.study.configs import BINARY, Prior, VAEConfig, encoder_outputs
+from triptych.study.configs import BINARY, HIERARCHICAL, Prior, VAEConfig, encoder_outputs
 from triptych.vae import VAE
 
 Shape = tuple[int, int, int]
-HIERARCHICAL = ("hierarchical", "hierarchical-vamp")
 
 
 def build_vae(config: VAEConfig, shape: Shape, levels: int) -> VAE:

@@ -20,7 +20,8 @@ Prior = Literal[
     "hierarchical",
     "hierarchical-vamp",
 ]
-GivenGaussian = ("vamp", "hierarchical", "hierarchical-vamp")  # priors made for that posterior
+HIERARCHICAL = ("hierarchical", "hierarchical-vamp")
+OF_GAUSSIAN_POSTERIOR = ("vamp", *HIERARCHICAL)  # priors made for that posterior
 Likelihood = Literal["bernoulli", "autoregressive", "continuous-bernoulli", "gaussian", "logistic"]
 BINARY = ("bernoulli", "autoregressive")  # likelihoods of pixels that are black or white
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -65,7 +66,7 @@ class VAEConfig:
     couplings: Annotated[int, Field(ge=2, le=256)] = 8
     """Layers of a flow prior, whatever their kind."""
     coupling_hidden: Widths = (64, 64)
-    """Widths of the hidden layers of a flow prior's networks."""
+    """Widths of the hidden layers of a flow prior's or a flow posterior's networks."""
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Bins of the spline prior's maps."""
     acceptance_hidden: Widths = (100, 100)
@@ -91,7 +92,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         """Settings that do not go together."""
-        if self.posterior != "gaussian" and self.prior in GivenGaussian:
+        if self.posterior != "gaussian" and self.prior in OF_GAUSSIAN_POSTERIOR:
             raise UserError(
                 f"posterior = {self.posterior!r} does not go with prior = {self.prior!r}, which is "
                 f"made for the Gaussian one; choose posterior = 'gaussian', or another prior"
@@ -135,7 +136,7 @@ class PixelFlowConfig:
     scales: Annotated[int, Field(ge=1, le=8)] = 2
     """Of the multi-scale flow."""
     steps: Count = 6
-    """Coupling, rotation and normalisation at each scale; or masked couplings, 2 or more."""
+    """Coupling, 1x1 convolution and normalisation at each scale; or masked couplings, 2 or more."""
     width: Count = 96
     """Channels of the couplings' networks, or units of their two hidden layers."""
     blocks: Annotated[int, Field(ge=0, le=100)] = 0
@@ -159,13 +160,8 @@ class PixelFlowConfig:
     """Channels of its networks."""
 
     def __post_init__(self) -> None:
-        """One masked coupling would leave half of the pixels as they are; only convolutions have
-        blocks, and a window has a centre."""
-        if self.network != "conv" and self.blocks:
-            raise UserError(
-                f"blocks = {self.blocks} has no use with network = {self.network!r}; leave it out, "
-                f"or choose conv"
-            )
+        """One masked coupling would leave half of the pixels as they are, and a window has a
+        centre."""
         if self.network == "mlp" and self.steps < 2:
             raise UserError("steps = 1 leaves half of the pixels unchanged; choose 2 or more")
         check_window(self.window)
@@ -235,7 +231,7 @@ class LatentDDPMConfig:
                 "by thousands, and there is no range to clip z to; choose prediction = 'v', or "
                 "schedule = 'linear'"
             )
-        if self.vae.prior in ("hierarchical", "hierarchical-vamp"):
+        if self.vae.prior in HIERARCHICAL:
             raise UserError(
                 f"a latent DDPM needs a VAE of one level, not prior = {self.vae.prior!r}; choose "
                 f"another"

@@ -20,6 +20,7 @@ from triptych.study.configs import (
     Prior,
     VAEConfig,
 )
+from triptych.study.needs import check_needs
 from triptych.train.order import TrainConfig
 from triptych.validation import validated
 
@@ -198,6 +199,13 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     return validated(Recipe, plain, named[0] if named else recipe.name)
 
 
+def chosen(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+    """A recipe with what a user asks for in the place of its own, all of which has a use."""
+    found = override(recipe, **settings)
+    check_needs(found.model, settings)
+    return found
+
+
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON-ready plain data."""
     return TypeAdapter(Recipe).dump_python(recipe, mode="json")
@@ -221,4 +229,4 @@ def asked_recipe(name: str, dataset: str, settings: dict[str, Any]) -> Recipe:
             f"prior = {prior!r} is not that of {name}, in whose folder it would stand; train vae "
             f"with that prior, or leave it out"
         )
-    return override(known[name], **settings)
+    return chosen(known[name], settings)

@@ -14,7 +14,7 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.configs import PixelFlowConfig, VAEConfig
 from triptych.study.grid import MOST_SEEDS, Plan, Study
-from triptych.study.recipes import TITLES, Recipe, override, recipes_for
+from triptych.study.recipes import TITLES, Recipe, chosen, recipes_for
 from triptych.validation import validated
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -130,7 +130,7 @@ def _derived(row: dict[str, Any], dataset: str, path: Path) -> Recipe:
     if "name" in settings:  # the base's title is the base's
         settings.setdefault("title", settings["name"])
     try:
-        found = override(known[base], **settings)
+        found = chosen(known[base], settings)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return found if "title" in settings else _retitled(found, known[base])
