@@ -5,13 +5,13 @@ arXiv:2006.11239), with the true variational bound.
     q(x_{t-1}|x_t,x_0) = N(mu_t(x_0, x_t), beta_tilde_t I)                         (eq. 6, 7)
     p(x_{t-1}|x_t)     = N(mu_t(x_0_hat(x_t, t), x_t), sigma_t^2 I)
 
-The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"; of the last step, which decides
-on levels, small too), or what the network says of each pixel, between the two (Nichol & Dhariwal
+The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"; but "small" at t = 0, where the
+levels are decided), or what the network gives for each pixel, between the two (Nichol & Dhariwal
 2021, arXiv:2102.09672, eq. 15).
 
 Times are 0 .. T-1, and x_t at t = 0 has had one step of noise: it is what the paper calls x_1. x_0
 is the image itself, and L_T, L_t and L_0 are the paper's. Data are levels k = 0 .. L-1, seen as
-x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, of which there is a
+x_0 = 2k / (L-1) - 1; or, with `levels=None`, real numbers taken as they are, which have a
 chain but no bound on a probability.
 """
 
@@ -68,6 +68,7 @@ class DDPM(nn.Module):
         self.prediction, self.clip, self.variance = prediction, clip, variance
         self.T, self.dims = len(beta), math.prod(shape)
         self.drops = getattr(net, "drops", 0)  # uniform numbers that its dropout takes in training
+        # in double precision, which the buffers are not
         self.last_alpha_bar = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
         if variance == "large":
@@ -95,7 +96,8 @@ class DDPM(nn.Module):
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B"]]:
         """L_simple (eq. 14), squared error of the prediction, mean over pixels, with `min_snr`
-        times its weight at t; with a learned variance also the bound in bits/dim from this t."""
+        times its weight at t; with a learned variance also T L_t in bits/dim, whose mean over t
+        is the bound without L_T, a constant."""
         t, eps = noise["t"], noise["eps"]
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
@@ -106,7 +108,9 @@ class DDPM(nn.Module):
             return {"squared_error": error}
         mu_hat = self.mu(self.denoised(out.detach(), x_t, t), x_t, t)
         L_t = self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
-        last = (t == 0)[..., None, None, None]  # elsewhere a bin may have no mass, and no gradient
+        # where() sends gradients into both branches, and in that of the bins, which is for t = 0
+        # alone, a bin may have no mass at other times
+        last = (t == 0)[..., None, None, None]
         sigma_0 = torch.where(last, log_sigma, at(self.log_small, t))
         nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, sigma_0), L_t)
         return {"squared_error": error, "bound": self.T * nats / (self.dims * math.log(2))}
@@ -167,7 +171,7 @@ class DDPM(nn.Module):
     ) -> Float[Tensor, "B"]:
         """Unbiased estimate of the bound on log p(x) of the integer data, in nats.
 
-        One t of 1 .. T-1 stands for all of them, drawn with probability 1 / weight.
+        One t of 1 .. T-1, drawn with probability 1 / weight, stands for all of them.
         """
         x_0 = self.scale(x)
         L_T = self.prior_term(x_0)

@@ -1,6 +1,8 @@
 """What goes wrong for a reason that a user can be told in a sentence. Imports nothing, so that a
 refusal waits for nothing."""
 
+WRONG, FAILED = 2, 1  # exit codes: of a request, of what was right to ask for
+
 
 class UserError(Exception):
     """The request is wrong. The message is one sentence: the value, what is allowed, what to do."""

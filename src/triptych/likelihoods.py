@@ -91,7 +91,7 @@ class ContinuousBernoulli(nn.Module):
 
 
 def away_from_zero(logits: Tensor, least: float = 1e-3) -> Tensor:
-    """The logits, but `least` in size where they are smaller: formulas with l below the line."""
+    """The logits, or `least` where they are smaller in size: safe to divide by."""
     return torch.where(logits.abs() < least, torch.full_like(logits, least), logits)
 
 
@@ -163,7 +163,7 @@ class DiscretizedLogisticMixture(nn.Module):
     """
 
     of_integers = True
-    SCALES = (-7.0, 7.0)  # of log s: from a ninth of a bin at 256 levels to all of them alike
+    SCALES = (-7.0, 7.0)  # of log s: from a ninth of a bin at 256 levels to practically uniform
 
     def __init__(
         self, net: nn.Module, shape: tuple[int, int, int], levels: int, components: int

@@ -30,7 +30,7 @@ from triptych.vae import VAE
 
 
 class BetaELBO:
-    """The ELBO whose divergence counts `beta` times, one sample an image.
+    """The ELBO with its KL term times `beta`, one sample an image.
 
     beta rises in a straight line from zero over the first `warmup` of training; validation, by
     which weights are chosen, always uses beta itself.

@@ -1,7 +1,8 @@
 """A normalizing flow on the pixels of integer images (Dinh et al. 2017, arXiv:1605.08803).
 
 Levels x = 0 .. L-1 are made continuous by y = (x + u) / L with u ~ q(u|x) on [0, 1)^D (Uria et al.
-2013; Theis et al. 2016, arXiv:1511.01844, section 3.1; Ho et al. 2019, arXiv:1902.00275):
+2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844, section 3.1; Ho et al. 2019,
+arXiv:1902.00275):
 
     log P(x) >= E_q[log w],    w = L^-D p(y) / q(u|x),    E_q[w] = P(x)
 
@@ -72,7 +73,8 @@ class PixelFlow(nn.Module):
 
     @torch.no_grad()
     def prepare(self, x: Tensor, noise: Tensor) -> None:
-        """Data-dependent start of the normalisation layers (Salimans & Kingma 2016)."""
+        """Data-dependent start of the normalisation layers (Salimans & Kingma 2016,
+        arXiv:1602.07868)."""
         layers = [m for m in self.modules() if isinstance(m, ActNorm)]
         for layer in layers:
             layer.starting = True

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, pad, silu, softplus
 
+from triptych.nets.conv import pixels_before
 from triptych.nets.mlp import MLP
 
 
@@ -33,10 +34,8 @@ class AutoregressiveBernoulli(nn.Module):
         super().__init__()
         if shape[0] != 1:
             raise ValueError(f"pixels are drawn in turn in one channel, not in {shape[0]}")
-        if window < 3 or window % 2 == 0:
-            raise ValueError(f"a window has a centre and neighbours: odd, 3 or more, not {window}")
         self.net, self.shape, self.features, self.window = net, shape, features, window
-        self.before = window**2 // 2
+        self.before = pixels_before(window)
         start = torch.randn(features, self.before) / math.sqrt(self.before)
         self.weight, self.head = nn.Parameter(start), MLP([features, features, 1])
 
@@ -54,7 +53,7 @@ class AutoregressiveBernoulli(nn.Module):
         return pad(self.weight, (0, after)).unflatten(-1, (1, self.window, self.window))
 
     def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
-        """What the decoder says of each pixel."""
+        """What the decoder gives for each pixel."""
         return self.net(z).unflatten(-1, (self.features, -1))
 
     def logits(self, sums: Float[Tensor, "*batch J D"]) -> Float[Tensor, "*batch D"]:
@@ -70,8 +69,8 @@ class AutoregressiveBernoulli(nn.Module):
         return self._in_turn(z, lambda d, p: (u[..., d] < p).to(p.dtype))
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch 1 H W"]:
-        """About E[x|z], to be looked at: the means of x_<d take their place, which would be exact
-        were f and the sigmoid linear."""
+        """E[x|z] approximately, to be looked at: the means of x_<d take their place, which would
+        be exact if f and the sigmoid were linear."""
         return self._in_turn(z, lambda d, p: p)
 
     @torch.no_grad()

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 from triptych.maths import normal_log_prob
 
-MOST = 10.0  # of |log sigma|, which is about 2 at most in a trained VAE
+LARGEST_LOG_SIGMA = 10.0  # in size; about 2 at most in a trained VAE
 
 
 def bounded(log_sigma: Tensor) -> Tensor:
-    """log sigma as a network says it, but no further from 0 than 10.
+    """log sigma as a network gives it, but no larger in size than `LARGEST_LOG_SIGMA`.
 
     One image far from all others can take it where exp(-log sigma) squared is infinite in single
     precision, which would end a training (Tomczak & Welling's code keeps it in -3 .. 1).
     """
-    return log_sigma.clamp(-MOST, MOST)
+    return log_sigma.clamp(-LARGEST_LOG_SIGMA, LARGEST_LOG_SIGMA)
 
 
 class GaussianParameters(NamedTuple):
-    """N(mu, diag sigma^2), which a network says of an image, or of other latents."""
+    """N(mu, diag sigma^2), which a network gives for an image, or for other latents."""
 
     mu: Float[Tensor, "*batch D"]
     log_sigma: Float[Tensor, "*batch D"]
@@ -36,7 +36,7 @@ class GaussianParameters(NamedTuple):
     def rsample(
         self, eps: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
-        """z = mu + sigma eps, and its density log N(eps; 0, I) - sum log sigma in nats."""
+        """z = mu + sigma eps, and its log density log N(eps; 0, I) - sum log sigma in nats."""
         z = self.mu + self.log_sigma.exp() * eps
         return z, normal_log_prob(eps) - self.log_sigma.sum(-1)
 

@@ -3,6 +3,11 @@
 Everything is structural: a class that has these methods is one of these things. What a VAE or a
 flow is made of is an `nn.Module` too. Leading batch dimensions are free (`*batch`), so the same
 code serves one sample per image and K importance samples per image.
+
+What may be there besides, and is used where it is: of any part `prepare(x, noise)`, its start from
+data, and `images_to_prepare`; of a prior `noise(generator)`, whose draws its `log_prob` then takes,
+and `as_mixture()`; of a posterior `passes`, of its network in one `log_prob`; of a network or a
+model `drops`, the uniform numbers that its dropout takes; of an objective `at(progress)`.
 """
 
 from dataclasses import dataclass, field
@@ -127,7 +132,7 @@ class Score:
     """A number with the protocol under which it holds. Never a bare float.
 
     `mc_std` is the standard error that the estimator's own noise gives it, `image_std` that of the
-    mean over images, of which there might have been others; the spread over training runs is
+    mean over images, in whose place there might have been others; the spread over training runs is
     computed from several scores and kept apart from both.
     """
 

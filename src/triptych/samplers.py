@@ -60,7 +60,7 @@ def ddim(
 
     from each time t to the next lower one s, and from t = 0 to the image itself (ab = 1).
     eta = 0 is deterministic; eta = 1 with all steps is the ancestral chain of variance "small".
-    No sampler but the ancestral one has use for another variance. Steps from a time at which
+    Another variance matters to the ancestral sampler alone. Steps from a time at which
     sigma_t / alpha_t is not below `noise_below` are deterministic, whatever eta is (S_tmax of
     Karras et al. 2022, arXiv:2206.00364, algorithm 2).
     """
@@ -129,9 +129,9 @@ def unipc(
 
         x_s = sigma_s / sigma_t x_t + alpha_s int_0^h e^(u - h) P(u) du
 
-    P is a polynomial through what the network has made of x_0 at t and at the two times before, u
-    their log(alpha / sigma) beyond that of t. The x_s that this predicts is shown to the network,
-    and with its x_0_hat_s among the points the step is taken again: a corrector that costs nothing.
+    P is the polynomial, in u = log(alpha / sigma) beyond that of t, through x_0_hat at t and at the
+    two times before. The network sees the x_s that this predicts, and with its x_0_hat_s among the
+    points the step is taken again: a corrector that costs no evaluation.
     h and the times are those of `dpm_solver`; the first steps and the last are of lower order. It
     is deterministic.
     """
@@ -196,7 +196,7 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     half_log_snr = torch.tensor(noise_levels(model)[2], dtype=torch.float64)
     top = max(min(int((half_log_snr >= LEAST_HALF_LOG_SNR).sum()), model.T - 1), steps - 1)
     noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root
-    even = torch.linspace(0, 1, steps).double() * (noise[top] - noise[0])
+    even = torch.linspace(0, 1, steps, dtype=torch.float64) * (noise[top] - noise[0])
     nearest = (noise[: top + 1, None] - noise[0] - even).abs().argmin(0)
     i = torch.arange(steps)
     rising = (nearest - i).cummax(0).values + i

@@ -49,7 +49,7 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
 def min_snr_weight(
     coefficients: dict[str, Tensor], prediction: str, gamma: float | None
 ) -> Float[Tensor, "T"]:
-    """What makes the squared error of eps, v or x_0 that of x_0, times min(SNR_t, gamma).
+    """The factor that makes the squared error of eps, v or x_0 min(SNR_t, gamma) times that of x_0.
 
     Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
     arXiv:2303.09556, section 3.4.

@@ -4,7 +4,7 @@ Salakhutdinov 2016, *Importance Weighted Autoencoders*, arXiv:1509.00519).
 
 For z ~ q(z|x) the importance weight w = p(x|z) p(z) / q(z|x) has mean p(x), so
 
-    ELBO   = E[log w]                              <= log p(x)      (K&W eq. 3)
+    ELBO   = E[log w]                              <= log p(x)      (K&W eq. 2)
     IWAE_K = E[log (1/K) sum_k w_k]                <= log p(x)      (Burda eq. 8)
 
 and IWAE_K rises from the ELBO at K = 1 to log p(x). One method, `log_weight`, serves them all.
@@ -68,7 +68,7 @@ class VAE(nn.Module):
         """The negative ELBO of each image, one sample; or the loss of the objective."""
         if self.objective is not None:
             return self.objective.loss(self, x, noise)
-        return -self.log_weight(x, **noise)
+        return -self.log_weight(x, **noise)  # eps, and draws where the prior has some
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
         """All the randomness of a loss: eps ~ N(0, I) for each sample that the objective takes of

@@ -44,8 +44,8 @@ def _expected(error: Any) -> str:
     if kind == "string_pattern_mismatch":
         letters = "letters" if "A-Z" in more["pattern"] else "small letters"
         return (
-            f"a folder is called so; choose {letters}, digits, - and _, 64 at most, and one of the "
-            f"first two in front"
+            f"it names a folder; choose {letters}, digits, - and _, at most 64, the first a letter "
+            f"or a digit"
         )
     if kind in ("too_short", "string_too_short") and more["min_length"] == 1:
         return "it must not be empty"

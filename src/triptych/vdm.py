@@ -19,7 +19,8 @@ from torch import Generator, Tensor, nn
 from triptych.ddpm import DDPM, Prediction
 from triptych.maths import log_normal_mass
 
-START, END = -13.3, 5.0  # of gamma before training, as in the paper's code; decay pulls to them
+# Of gamma before training, as in the paper's code; weight decay pulls back to them.
+START, END = -13.3, 5.0
 
 
 class VDM(nn.Module):
@@ -64,7 +65,7 @@ class VDM(nn.Module):
         return {"t": (torch.arange(n, device=device) + u) / n, "eps": eps, "eps_0": eps_0}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """The bound on -log P(x) in bits/dim: of the size of L_simple, and so are its gradients."""
+        """The bound on -log P(x) in bits/dim: its gradients are about as large as L_simple's."""
         return torch.stack(list(self.terms(x, noise).values())).sum(0)
 
     def terms(
@@ -91,7 +92,8 @@ class VDM(nn.Module):
         return 0.5 * (a2 * x_0.square() + s2 - s2.log() - 1).flatten(1).sum(1)
 
     def reconstruction(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
-        """-log P(x|z_0): what N(z_0 / alpha_0, (sigma_0 / alpha_0)^2) gives to the level's bin.
+        """-log P(x|z_0): what N(z_0 / alpha_0, (sigma_0 / alpha_0)^2) gives to the level's bin, as
+        in Ho et al.'s eq. 13 (the paper normalises q(z_0|x) over the levels instead).
 
         Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
         """
@@ -157,8 +159,8 @@ class FineScale(nn.Module):
     """z with sin and cos of (L-1) pi z and of half that, without which a network does not see which
     level a nearly clean pixel has (appendix C).
 
-    Levels 2k / (L-1) - 1 are one period of the first apart, so that each is at the same phase. The
-    paper's 2^n pi z, n = 7 and 8, are that of its levels, which are 2/256 apart.
+    Levels 2k / (L-1) - 1 are one period of the first apart, so that all have the same phase; the
+    paper's 2^n pi z, n = 7 and 8, are that for levels 2/256 apart.
     """
 
     waves: Tensor  # saved with the weights, which were trained on them

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.data import stratified_split
+from triptych.data.splits import stratified_split
 from triptych.errors import UserError
 
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from triptych.data import VIEWS, view
+from triptych.data.views import VIEWS, view
 from triptych.errors import UserError
 
 LEVELS = [2, 17, 256]

@@ -17,7 +17,7 @@ from triptych.cli.options import NUMBERS
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
-from triptych.errors import UserError
+from triptych.errors import FAILED, WRONG, UserError
 
 REQUEUE, UNREAD = 75, 141
 COMMANDS: dict[str, Any] = {
@@ -61,7 +61,7 @@ def run_words(words: Sequence[str] | None) -> int:
         print(f"triptych {__version__}")
         return 0
     if sys.platform == "win32":
-        return told(2, "triptych runs on Linux and macOS; on Windows install it in WSL")
+        return told(WRONG, "triptych runs on Linux and macOS; on Windows install it in WSL")
     try:
         with NUMBERS:
             command: Any = tyro.extras.subcommand_cli_from_dict(
@@ -71,7 +71,7 @@ def run_words(words: Sequence[str] | None) -> int:
                 args=words,
             )
     except UserError as error:
-        return told(2, str(error))
+        return told(WRONG, str(error))
     return run(command)
 
 
@@ -87,11 +87,11 @@ def run(command: Any) -> int:
     except Stopped as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more would end it without its code
         terminated = stop.number == signal.SIGTERM
-        code, words = (REQUEUE if terminated else 1), f"{stop}; {again} goes on"
+        code, words = (REQUEUE if terminated else FAILED), f"{stop}; {again} goes on"
     except KeyboardInterrupt:
         kept = isinstance(command, Train | Study | Demo)
         goes_on = f"; {again} goes on from the last checkpoint, if there is one" if kept else ""
-        code, words = 1, f"stopped{goes_on}"
+        code, words = FAILED, f"stopped{goes_on}"
     except BrokenPipeError:  # of what is printed, which is no fault
         raise
     except Exception as error:

@@ -112,7 +112,7 @@ class Score:
         for score in scores:
             print(said(score))
         if len(images) > most:
-            print(f"of {most:,} of {len(images):,} images, at random: as many as there are to test")
+            print(f"scored {most:,} of {len(images):,} images, at random: as many as test images")
         if self.out is not None:
             print(f"wrote {self.out}")
 

@@ -1,8 +1,8 @@
 """Images of one's own: NAME.npz, in the folder of the data files.
 
     train_images, test_images   uint8 [N, H, W], 0 to levels - 1
-    train_labels, test_labels   integers [N], classes counted from 0; without both, all are of one
-    levels                      optional, of a grey value: 2 to 256, which it is if left out
+    train_labels, test_labels   integers [N], classes counted from 0; without both, one for all
+    levels                      optional, the number of grey levels, 2 to 256; left out, 256
 
 `numpy.savez(path, train_images=..., ...)` writes one.
 """
@@ -95,7 +95,7 @@ def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
         raise UserError(
             f"{path}: {name} is {array.dtype} {list(array.shape)}; grey images are uint8 "
-            f"[N, height, width], none of them 0"
+            f"[N, height, width], each at least 1"
         )
     return np.ascontiguousarray(array)
 

@@ -27,7 +27,7 @@ from triptych.maths import log_mean_exp
 from triptych.vae import VAE
 
 CHUNK = 50  # images annealed at a time
-TARGET = 0.65  # acceptance that Hamiltonian Monte Carlo is tuned to (Neal 2011, section 5.4.4.2)
+TARGET = 0.65  # acceptance that Hamiltonian Monte Carlo is tuned to (Neal 2011, section 5.4.4.3)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Bounds on log p(x) of diffusion models: one number for each image, in nats.
 
 The bound is a sum over the times t of a chain, or an integral over [0, 1]. One time an image stands
-for all, drawn where the bound is paid (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.3):
+for all, drawn where its terms are large (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.3):
 
     sum_t L_t = E[L_t / q(t)],   t ~ q,
 
@@ -94,7 +94,7 @@ def _over_times(
 
 
 def proposal(log_terms: NDArray[np.float64], device: torch.device) -> Float[Tensor, "T"]:
-    """q of each time, from the logarithms of what is paid there."""
+    """q of each time, from the logarithms of the terms there."""
     q = np.exp(log_terms - log_terms.max())
     q = (1 - EVEN) * q / q.sum() + EVEN / len(q)
     return torch.from_numpy(q).to(device)
@@ -122,8 +122,8 @@ def drawn(
 def ddpm_terms(
     model: DDPM, x: Float[Tensor, "N C H W"], generator: Generator, points: int = 40
 ) -> dict[str, NDArray[Any]]:
-    """Times t of the T, and the bound's L_t there (L_0 at 0) in bits/dim, the mean over images:
-    where it is paid (Nichol & Dhariwal 2021, figure 2). They are denser near 0. `prior` is L_T.
+    """Times t of the T, and the bound's L_t there (L_0 at 0) in bits/dim, the mean over images
+    (Nichol & Dhariwal 2021, figure 2). They are denser near 0. `prior` is L_T.
     """
     times = np.unique(np.geomspace(1, model.T, points).round().astype(np.int64)) - 1
     nats = [_last_term(model, x, generator).mean().item()]

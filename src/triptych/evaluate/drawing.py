@@ -35,7 +35,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     """
     if how.temperature != 1 and not isinstance(model, PixelFlow):
         raise UserError(
-            f"temperature = {how.temperature:g} is of a pixel flow, not of a "
+            f"temperature = {how.temperature:g} applies to a pixel flow, not to a "
             f"{type(model).__name__}; choose 1"
         )
     bf16, chain = how.bf16 and bf16_helps(g.device), chain_of(model)

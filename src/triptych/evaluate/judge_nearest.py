@@ -26,8 +26,8 @@ def nearest_score(
     model: nn.Module, shown: Tensor, data: Dataset, view_name: str
 ) -> tuple[Score | None, dict[str, NDArray[Any]]]:
     """Mean distance from a sample to the nearest training image, over the same of as many test
-    images: well below 1 where training images are repeated; None where these are repeated all, and
-    nothing can be nearer. The nearest images come with it."""
+    images: well below 1 where training images are repeated; None where every test image is
+    itself a training image, and there is no ratio. The nearest images come with it."""
     train, test, said = alike(model, shown, data, view_name)
     found, usual = nearest(shown, train), nearest(test, train)
     apart = usual.distance.mean().item()

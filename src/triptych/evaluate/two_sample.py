@@ -1,8 +1,8 @@
 """Are two samples of one distribution? Here: draws of the prior and of the aggregate posterior.
 
-Every test comes with the level that it exceeds in 5% of the cases where they are. The two distances
-are V-statistics, means over all pairs, each draw with itself too: never negative, above zero by
-about 1/n where the distributions are one, and so are their levels.
+Every test comes with its 95% level, which it exceeds in 5% of the cases where they are. The two
+distances are V-statistics, means over all pairs, each draw with itself too: never negative, above
+zero by about 1/n where the distributions are one, and so are their levels.
 """
 
 import warnings

@@ -42,7 +42,7 @@ def activity(
 def divergence_by_dimension(
     prior: Density, posterior: Posterior, h: Any, n: int, generator: Generator, points: int = 4000
 ) -> Float[Tensor, "M"]:
-    """E_x KL(q(z_d|x) || p(z_d)) of each dimension in nats, of marginals both, from `points` draws.
+    """E_x KL(q(z_d|x) || p(z_d)) of each dimension in nats, both marginals, from `points` draws.
 
     q(z_d|x) is a Gaussian where q(z|x) is; else its entropy is Ebrahimi et al.'s (1994) of draws,
     somewhat too small. p(z_d) is exact for priors that are mixtures, else a kernel density estimate

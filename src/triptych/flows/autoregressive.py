@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from triptych.flows.coupling import Elementwise, beside
+from triptych.nets.conv import at_zero
 from triptych.protocols import WithLogDet
 
 
@@ -45,14 +46,13 @@ class MADE(nn.Sequential):
         if context:  # units of degree 0, which see nothing else, let the first output see it
             degrees += [torch.linspace(0, dim - 1, h).round() for h in hidden]
         else:
+            # ceil(k (D-1) / h) of k = 1 .. h
             degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
         layers: list[nn.Module] = []
         for seen, by in pairwise(degrees):
             layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]
         strictly = (outputs[:, None] > degrees[-1]).float()
-        last = MaskedLinear(strictly.repeat(parameters, 1))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last = at_zero(MaskedLinear(strictly.repeat(parameters, 1)))
         super().__init__(*layers, last)
 
 

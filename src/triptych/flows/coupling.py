@@ -2,7 +2,7 @@
 arXiv:1605.08803), on vectors and on images.
 
 The coordinates are split in two. Those in `a` pass unchanged and a network reads them; each of
-those in `b` is sent through a monotone map of its own, whose parameters the network says:
+those in `b` is sent through a monotone map of its own, whose parameters the network gives:
 
     x_a = z_a,    x_b = f(z_b; net(z_a)),    log|det dx/dz| = sum log f'      (eq. 4, 5, 6)
 
@@ -14,9 +14,9 @@ with other s and t. A layer may also read a context, net(z_a, c): what makes a f
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch import cat as concatenate
 
 from triptych.protocols import WithLogDet
 
@@ -69,9 +69,9 @@ class Coupling(nn.Module):
     """Masked coupling. One network gives all parameters of the map; it sees only `x_a`.
 
     `mask` marks the coordinates that pass unchanged, along the last dimension of a vector
-    (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the len(a) of
-    them to `f.per_coordinate` times len(b), the first parameter of all coordinates first; a network
-    whose last layer starts at zero makes the layer start as the identity.
+    (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the len(a) that
+    pass to `f.per_coordinate` len(b) numbers, the first parameter of every coordinate, then the
+    second, ...; one whose last layer starts at zero makes the layer start as the identity.
     """
 
     a: Tensor
@@ -89,7 +89,7 @@ class Coupling(nn.Module):
         self.dim = -event_dims
         self.register_buffer("a", a, persistent=False)
         self.register_buffer("b", b, persistent=False)
-        self.register_buffer("back", concatenate([a, b]).argsort(), persistent=False)
+        self.register_buffer("back", torch.cat([a, b]).argsort(), persistent=False)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> WithLogDet:
         """z -> x and log|det dx/dz|."""
@@ -114,7 +114,7 @@ class Coupling(nn.Module):
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
         """Undo `split`."""
-        return concatenate([x_a, x_b], self.dim).index_select(self.dim, self.back)
+        return torch.cat([x_a, x_b], self.dim).index_select(self.dim, self.back)
 
     def total(self, log_slope: Tensor) -> Tensor:
         """Sum over the event, one number for each batch element."""
@@ -126,4 +126,4 @@ def beside(x: Tensor, context: Tensor | None, dim: int = -1) -> Tensor:
     leading dimensions: one for all samples."""
     if context is None:
         return x
-    return concatenate([x, context.expand(*x.shape[:dim], *context.shape[dim:])], dim)
+    return torch.cat([x, context.expand(*x.shape[:dim], *context.shape[dim:])], dim)

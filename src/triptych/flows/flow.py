@@ -108,7 +108,7 @@ def couplings(
 def coupling_on(
     mask: Bool[Tensor, "D"], hidden: Sequence[int], f: Elementwise, context: int = 0
 ) -> Coupling:
-    """An MLP reads the coordinates that pass and the context, and says the others' parameters."""
+    """An MLP reads the coordinates that pass and the context, and gives the others' parameters."""
     n_a = int(mask.sum())
     outputs = f.per_coordinate * (len(mask) - n_a)
     return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), f)

@@ -74,7 +74,8 @@ class ActNorm(nn.Module):
 
 
 class Invertible1x1(nn.Module):
-    """A learned rotation of the channels, W = P L (U + diag s), so that log|det W| = sum log|s|."""
+    """A learned invertible map of the channels, at first a rotation: W = P L (U + diag s), so that
+    log|det W| = sum log|s|."""
 
     P: Tensor
     sign: Tensor
@@ -110,9 +111,8 @@ class Invertible1x1(nn.Module):
 class MultiScale(nn.Module):
     """Levels of squeeze and flow steps; after each but the last, half the channels are done.
 
-    That half is the one which the level's last coupling has just changed, given the half that goes
-    on: with N(0, I) behind it, a Gaussian (or spline) prior of what is done given the rest, learned
-    as in Glow's code, at no further cost.
+    That half has just been changed by the level's last coupling, given the half that goes on: with
+    N(0, I) behind it, a learned conditional prior as in Glow's code, at no further cost.
 
     The base's side is a flat vector [B, D]: what left first stands first. `hidden` gives the
     width of the coupling networks at each level, and so the number of levels; `f` is the map of
@@ -175,7 +175,7 @@ def flow_steps(
     f: Elementwise | None = None,
     net_for: NetFor = ConvNet,
 ) -> list[nn.Module]:
-    """`steps` times coupling, rotation, normalisation, in the order base to image."""
+    """`steps` times coupling, 1x1 convolution, normalisation, in the order base to image."""
     f = f or Affine()
     channels, h, w = shape
     half = channels // 2

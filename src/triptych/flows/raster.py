@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from triptych.flows.coupling import Elementwise
-from triptych.nets.conv import at_zero
+from triptych.nets.conv import at_zero, pixels_before
 from triptych.protocols import WithLogDet
 
 
@@ -60,10 +60,8 @@ class RasterAutoregressive(nn.Module):
         c, h, w = shape
         if c != 1:
             raise ValueError(f"pixels follow each other in one channel, not in {c}")
-        if window < 3 or window % 2 == 0:
-            raise ValueError(f"a window has a centre and neighbours: odd, 3 or more, not {window}")
         self.shape, self.window, self.f, self.backwards = shape, window, f, backwards
-        self.before = window**2 // 2
+        self.before = pixels_before(window)
         self.net = NearNet(h * w, self.before, hidden, f.per_coordinate)
 
     def inverse(self, x: Float[Tensor, "B 1 H W"]) -> WithLogDet:

@@ -2,7 +2,8 @@
 Spline Flows*, arXiv:1906.04032; Gregory & Delbourgo 1982).
 
 On [-B, B] the map runs through K + 1 knots (x_k, y_k) with slopes d_k; outside it is the
-identity. In bin k, with xi = (x - x_k) / w_k, s = h_k / w_k and r = d_k + d_{k+1} - 2 s,
+identity (B is `reach`, K is `bins`). In bin k, with xi = (x - x_k) / w_k, s = h_k / w_k and
+r = d_k + d_{k+1} - 2 s,
 
     y = y_k + h_k (s xi^2 + d_k xi (1 - xi)) / (s + r xi (1 - xi))                        (eq. 4)
     dy/dx = s^2 (d_{k+1} xi^2 + 2 s xi (1 - xi) + d_k (1 - xi)^2) / (s + r xi (1 - xi))^2  (eq. 5)

@@ -1,4 +1,4 @@
-"""Convolutional networks that keep the image's size, and what image networks need of a size."""
+"""Convolutional networks that keep the image's size, and what image networks have in common."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 GROUPS = 8  # of every group normalisation
-LEAST = 4  # numbers in a group: of one there is nothing left, of two only which is larger
+LEAST = 4  # numbers in a group: one is normalised to 0, two keep only which is larger
 
 
 def check_levels(shape: tuple[int, int, int], channels: Sequence[int]) -> None:
@@ -48,7 +48,7 @@ class PatchNet(nn.Sequential):
     """The network of a coupling layer on images that at each place is an MLP (Lin, Chen & Yan 2014,
     *Network in Network*, arXiv:1312.4400): three hidden layers of ReLU, starting at zero.
 
-    It sees the 5x5 patch around the place, as `ConvNet` does, and by a bias of its own the place.
+    It sees the 5x5 patch around the place, as `ConvNet` does, and by a bias of its own which place.
     """
 
     def __init__(self, shape: tuple[int, int, int], hidden: int, c_out: int) -> None:
@@ -70,7 +70,7 @@ class PatchNet(nn.Sequential):
 
 class BiasOfPlace(nn.Module):
     """x + b, with b for each channel and place: a convolution does not know where it is, and what
-    an image shows stands in its middle."""
+    images show is centred."""
 
     def __init__(self, c: int, h: int, w: int) -> None:
         super().__init__()
@@ -86,6 +86,14 @@ def at_zero(layer: Layer) -> Layer:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
     return layer
+
+
+def pixels_before(window: int) -> int:
+    """How many pixels of a square stand before its centre, row by row. ValueError where there is no
+    centre."""
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"a window has a centre and neighbours: odd, 3 or more, not {window}")
+    return window**2 // 2
 
 
 def channels_last(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

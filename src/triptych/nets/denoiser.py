@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from triptych.nets.conv import at_zero
 from triptych.nets.unet import TimeEmbedding
 
 
@@ -14,9 +15,7 @@ class Block(nn.Module):
         self.before = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.time = nn.Linear(width, 2 * width)
-        self.after = nn.Linear(width, width)
-        nn.init.zeros_(self.after.weight)
-        nn.init.zeros_(self.after.bias)
+        self.after = at_zero(nn.Linear(width, width))
 
     def forward(self, h: Float[Tensor, "B W"], e: Float[Tensor, "B W"]) -> Float[Tensor, "B W"]:
         scale, shift = self.time(e).chunk(2, -1)
@@ -32,9 +31,7 @@ class Denoiser(nn.Module):
         self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
         self.door = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
-        self.out = nn.Linear(width, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = at_zero(nn.Linear(width, dim))
 
     def forward(self, z: Float[Tensor, "B M 1 1"], t: Tensor) -> Float[Tensor, "B M 1 1"]:
         e = nn.functional.silu(self.time(t.to(z.dtype)))

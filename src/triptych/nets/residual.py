@@ -34,7 +34,9 @@ class ResidualConvNet(nn.Sequential):
 
     def __init__(self, shape: tuple[int, int, int], hidden: int, c_out: int, blocks: int) -> None:
         if hidden % GROUPS:
-            raise ValueError(f"the width of residual blocks is a multiple of 8, not {hidden}")
+            raise ValueError(
+                f"the width of residual blocks is a multiple of {GROUPS}, not {hidden}"
+            )
         last = at_zero(nn.Conv2d(hidden, c_out, 3, padding=1))
         super().__init__(
             nn.Conv2d(shape[0], hidden, 3, padding=1),

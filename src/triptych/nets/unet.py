@@ -18,7 +18,8 @@ from triptych.nets.conv import GROUPS, check_levels
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017, section 3.5)."""
+    """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5)."""
 
     omega: Tensor
 
@@ -35,7 +36,7 @@ class TimeEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every position looks at all others (Vaswani et al. 2017, section 3.2), and adds what it saw.
+    """Every position looks at all others (Vaswani et al., section 3.2), and adds what it saw.
 
     Written out: torch's fused kernel takes six times as long on a CPU in bfloat16, backward.
     """
@@ -59,8 +60,9 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, conv, twice; time enters between as scale and shift; the block starts as identity
-    (its last convolution is zero). With `attend`, self-attention follows."""
+    """Norm, SiLU, conv, twice; time enters between as scale and shift. The last convolution starts
+    with zero weights, so that the block starts as its skip and a bias. With `attend`,
+    self-attention follows."""
 
     def __init__(self, c_in: int, c_out: int, c_time: int, attend: bool) -> None:
         super().__init__()

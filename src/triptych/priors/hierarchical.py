@@ -46,7 +46,7 @@ class TwoLevelPrior(nn.Module):
 
 
 class TwoLevelParameters(NamedTuple):
-    """What the encoder says of an image: q(z_2|x), and what q(z_1|x, z_2) reads of x."""
+    """What the encoder gives for an image: q(z_2|x), and what q(z_1|x, z_2) reads of x."""
 
     top: GaussianParameters
     seen: Float[Tensor, "*batch F"]

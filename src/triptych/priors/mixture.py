@@ -10,13 +10,14 @@ from triptych.maths import mixture_log_prob
 class MixtureOfGaussians(nn.Module):
     """K diagonal Gaussians with learned weights, means and scales.
 
-    Means start spread like the standard Gaussian times `spread`, scales at one, weights equal.
+    Means start as draws of the standard Gaussian, scales at one, weights equal. log_prob is in
+    single precision, which errs by up to 0.1 nats where sigma is 0.03 of a mean.
     """
 
-    def __init__(self, dim: int, components: int, spread: float = 1.0) -> None:
+    def __init__(self, dim: int, components: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(components))
-        self.mu = nn.Parameter(spread * torch.randn(components, dim))
+        self.mu = nn.Parameter(torch.randn(components, dim))
         self.log_sigma = nn.Parameter(torch.zeros(components, dim))
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:

@@ -21,10 +21,10 @@ from triptych.priors.gaussian import StandardGaussian
 class ResampledPrior(nn.Module):
     """`base` thinned by a(z) = sigmoid(net(z)); `net` maps [*, D] to [*, 1].
 
-    Z is estimated. While training, from `draws` of the base that come with the noise, fresh at
-    each step, so that the network cannot learn where they are; everywhere else from one fixed set
-    of `points`, many and drawn apart from training, so that log_prob is a function of z; once for
-    all in evaluation mode. `log_prob_std` is the error of that.
+    Z is estimated: in training from `draws` of the base that come with the noise, fresh at each
+    step, so that the network cannot learn where they are; else from one large set of `points`,
+    always the same, so that log_prob is a function of z (and in evaluation mode computed once).
+    `log_prob_std` is the error that this leaves.
     """
 
     fixed: Tensor

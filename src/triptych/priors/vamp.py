@@ -46,7 +46,7 @@ class VampPrior(nn.Module):
         return len(self.pseudo_inputs)
 
     def prepare(self, x: Float[Tensor, "K C H W"], noise: Any) -> None:
-        """Start the pseudo-inputs from training images."""
+        """Start the pseudo-inputs from training images; other modules' need the noise."""
         self.pseudo_inputs.data = self.MARGIN + (1 - 2 * self.MARGIN) * x / self.top
 
     def components(self) -> GaussianParameters:

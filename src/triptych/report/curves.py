@@ -142,7 +142,7 @@ def frechet(study: Study) -> Path | None:
 
 
 def terms(study: Study) -> Path | None:
-    """The terms L_t of each chain's bound against the noise's step, where the bits are paid, and in
+    """The terms L_t of each chain's bound against the noise's step: which of them are large. In
     words that of the last step, L_T."""
     lines = runs_of_part_b(study, "terms.npz", "t", "bits", "prior")
     if not lines:

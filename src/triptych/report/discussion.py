@@ -62,7 +62,7 @@ def discuss(
 
 def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
     """Paragraphs of discussion.md: # Heading, **strong**, *emphasised* and [@key] are the only
-    markup. None where there is no such file."""
+    markup. Empty where there is no such file."""
     if not path.is_file():
         return []
     try:

@@ -50,10 +50,10 @@ class Panels:
 def place_panels(study: Study, panel: float) -> Panels | None:
     """Rows of panels of at most `panel` cm; None where no model has a latent space."""
     pairs = _pairs(study)
-    return _placed(study, pairs, panel) if pairs else None
+    return _placed(pairs, panel) if pairs else None
 
 
-def _placed(study: Study, pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
+def _placed(pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
     n, free = _in_a_row(pairs, panel), TEXT_WIDTH - LEFT - RIGHT
     rows, gaps = math.ceil(len(pairs) / n), _gaps(pairs, n)
     side = min(panel, _room(pairs, n))
@@ -125,7 +125,7 @@ def latent_ddpm(study: Study, panel: float = 4.7) -> Path | None:
     pairs = _chains(study)
     if not pairs:
         return None
-    placed = _placed(study, pairs, panel)
+    placed = _placed(pairs, panel)
     raised = [(x, y + LEGEND) for x, y in placed.corners]
     panels = replace(placed, corners=raised, height=placed.height + LEGEND)
     said = "grey: the VAE's prior;  points: q(z);  black: 50, 80 and 95% of the DDPM"

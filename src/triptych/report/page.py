@@ -12,7 +12,7 @@ import typst
 
 from triptych.errors import UserError
 from triptych.report import figures
-from triptych.report.check import LetterError, LimitError, check_pdf
+from triptych.report.check import POINTS_PER_CM, LetterError, LimitError, check_pdf
 from triptych.report.content import CITATIONS, build, declaration
 from triptych.report.discussion import discuss
 from triptych.report.edition import Edition, edition_named
@@ -24,8 +24,8 @@ from triptych.report.press import Press
 from triptych.report.snippets import Ask, Snippet, cut
 from triptych.train.files import write_bytes
 
-TEXT_WIDTH, TEXT_HEIGHT = 17.0 * 72 / 2.54, 25.7 * 72 / 2.54
-BOTTOM = 27.7 * 72 / 2.54  # of the text, from the page's top
+TEXT_WIDTH, TEXT_HEIGHT = 17.0 * POINTS_PER_CM, 25.7 * POINTS_PER_CM
+BOTTOM = 27.7 * POINTS_PER_CM  # of the text, from the page's top
 MOST_GAP = 16.0  # points more between two parts of page 1: a short report ends before the page does
 
 

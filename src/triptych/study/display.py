@@ -33,15 +33,7 @@ class Bars:
             tqdm.write(f"{name}: {said}", file=sys.stderr)
 
     def _open(self, name: str, said: Progress) -> tqdm:
-        bar: tqdm = tqdm(
-            total=said.steps,
-            initial=said.step,
-            desc=name,
-            unit="step",
-            mininterval=pause(),
-            leave=False,
-        )
-        self.bars[name] = bar
+        bar = self.bars[name] = of_steps(name, said, leave=False)
         return bar
 
     def _close(self, name: str) -> None:
@@ -70,6 +62,18 @@ def line(title: str) -> tqdm:
     )
 
 
+def of_steps(title: str, said: Progress, leave: bool) -> tqdm:
+    """The bar of a training that has come so far."""
+    return tqdm(
+        total=said.steps,
+        desc=title,
+        unit="step",
+        initial=said.step,
+        mininterval=pause(),
+        leave=leave,
+    )
+
+
 @contextmanager
 def line_for(title: str) -> Iterator[Callable[[str], None]]:
     """A single line, for a single run; called with what is being done."""
@@ -83,15 +87,7 @@ def bar_for(title: str) -> Callable[[Progress], None]:
 
     def show(said: Progress) -> None:
         if not bars:
-            bars.append(
-                tqdm(
-                    total=said.steps,
-                    desc=title,
-                    unit="step",
-                    initial=said.step,
-                    mininterval=pause(),
-                )
-            )
+            bars.append(of_steps(title, said, leave=True))
         bars[0].set_postfix_str(str(said), refresh=said.loss is None)
         bars[0].update(said.step - bars[0].n)
         if said.step == said.steps:

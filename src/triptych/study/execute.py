@@ -50,16 +50,8 @@ def execute(
 
     `rejudge` those too that were judged otherwise, which are refused else.
     """
-    if workers < 0:
-        raise UserError(
-            f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core, and "
-            f"one on a GPU"
-        )
-    if place.features and all(plan.recipe.part == "A" for plan in study.plans):
-        raise UserError(
-            f"--features {place.features} has no use for {study.name}, which has no model of part "
-            f"B; leave it out"
-        )
+    part_b = any(plan.recipe.part == "B" for plan in study.plans)
+    check_options(study, place, workers, part_b)
     data = load(study.dataset, place.root)
     for plan in study.plans:
         with naming(plan.recipe):
@@ -68,7 +60,6 @@ def execute(
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
     with locked(folder, wait=True):
         claim(folder, asked, jobs, study.evaluation, data, rejudge)
-    part_b = any(plan.recipe.part == "B" for plan in study.plans)
     # Fails early, and trains once what is cached.
     features = features_for(data, place.features) if part_b else None
     if rejudge:
@@ -87,6 +78,20 @@ def execute(
     with locked(folder, wait=True):
         write_text(folder / "study.json", pretty(sealed(asked)))  # another study may have been here
         return Outcome(folder, gather(study, folder))
+
+
+def check_options(study: Study, place: Place, workers: int, part_b: bool) -> None:
+    """UserError for a number of workers that cannot be, or features that nothing is judged on."""
+    if workers < 0:
+        raise UserError(
+            f"--workers {workers} cannot be used; choose 1 or more, or 0 for one on each core, and "
+            f"one on a GPU"
+        )
+    if place.features and not part_b:
+        raise UserError(
+            f"--features {place.features} has no use for {study.name}, which has no model of part "
+            f"B; leave it out"
+        )
 
 
 def check_features(jobs: Sequence[Job], features: Features) -> None:

@@ -1,12 +1,12 @@
 """Which settings of a model have a use only where another one has a certain value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.errors import UserError
 from triptych.study.configs import HIERARCHICAL, LatentDDPMConfig, ModelConfig
 
-Needs = dict[str, dict[str, Sequence[Any]]]
+Needs = dict[str, Mapping[str, Sequence[Any]]]
 
 OF_COUPLINGS = {"prior": ("flow", "spline", "maf")}
 OF_FLOW_POSTERIOR = {"posterior": ("coupling", "iaf")}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from triptych.data import check_name
+from triptych.data.own import OWN_NAME
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.configs import PixelFlowConfig, VAEConfig
@@ -17,7 +18,7 @@ from triptych.study.grid import MOST_SEEDS, Plan, Study
 from triptych.study.recipes import TITLES, Recipe, chosen, recipes_for
 from triptych.validation import validated
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+NAME = rf"^{OWN_NAME}$"
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 NumberOfSeeds = Seeds | Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 
@@ -103,7 +104,7 @@ def _check_together(recipes: Sequence[Recipe], how: Evaluation, path: Path) -> N
     others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
     if how.temperature != 1 and others:
         raise UserError(
-            f"{path}: temperature = {how.temperature:g} is of pixel flows, and {others[0]} is "
+            f"{path}: temperature = {how.temperature:g} applies to pixel flows, and {others[0]} is "
             f"none; choose 1, or a study of pixel flows alone"
         )
 

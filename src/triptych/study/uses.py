@@ -47,7 +47,7 @@ def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
         if kind not in USERS[name]:
             users = " or a ".join(KINDS[k] for k in USERS[name])
             raise UserError(
-                f"{name} = {asked[name]} is of a {users}, not of a {KINDS[kind]}; leave it out"
+                f"{name} = {asked[name]} applies to a {users}, not to a {KINDS[kind]}; leave it out"
             )
         if name in OF_STEPS and sampler == "ancestral":
             raise UserError(

@@ -93,8 +93,8 @@ def some_bent(
 
 
 def evenly(n: int | Tensor, B: int, device: torch.device) -> Bool[Tensor, "B"]:
-    """n of B places, spread evenly: noise may be ordered, as the times of a DDPM are, and who is
-    chosen must say nothing of it. As n falls from B to 0, no stretch of 16 is more often."""
+    """n of B places, spread evenly: noise may be ordered, as the times of a DDPM are, and no choice
+    must depend on it. As n falls from B to 0, all stretches of 16 are chosen as often."""
     edges = (torch.arange(B + 1, device=device) * n + B // 2) // B
     return edges[1:] > edges[:-1]
 

@@ -4,7 +4,7 @@ import errno
 
 import torch
 
-from triptych.errors import RunFailed, UserError
+from triptych.errors import FAILED, WRONG, RunFailed, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The request names a place that cannot be used as it asks; other errors are the machine's.
@@ -19,7 +19,6 @@ WRONG_PLACE = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-WRONG, FAILED = 2, 1  # exit codes
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:

@@ -73,15 +73,7 @@ def fit(
     heard = listeners or [nobody] * len(seeds)
     runs = [Run(*of_seed) for of_seed in zip(seeds, folders, heard, strict=True)]
     trainer = Trainer(models, runs, data, config)
-    if resume:
-        resume_training(trainer)
-    else:
-        prepare(trainer)
-        for folder in folders if leads() else ():
-            forget(folder)
-        save(trainer)  # so that seeds in a stack always have a step in common
-    for run in runs if leads() else ():
-        cut_log(run.folder / "metrics.jsonl", trainer.step)
+    _begin(trainer, resume)
     bf16 = config.bf16 and bf16_helps(trainer.device)
     with ExitStack() as stack:
         for model in models:
@@ -92,6 +84,19 @@ def fit(
     for model in models:
         model.eval()
     return failures
+
+
+def _begin(trainer: Trainer, resume: bool) -> None:
+    """From the checkpoints, or anew with none of an earlier training; the log stands as then."""
+    if resume:
+        resume_training(trainer)
+    else:
+        prepare(trainer)
+        for run in trainer.runs if leads() else ():
+            forget(run.folder)
+        save(trainer)  # so that seeds in a stack always have a step in common
+    for run in trainer.runs if leads() else ():
+        cut_log(run.folder / "metrics.jsonl", trainer.step)
 
 
 def _loop(
@@ -148,7 +153,8 @@ def prepare(trainer: Trainer) -> None:
     batch, or as many as it asks for."""
     for model, run in zip(trainer.models, trainer.runs, strict=True):
         for module in model.modules():
-            frozen = not any(True for _ in module.parameters())  # and so trained, with its start
+            # As the VAE of a latent DDPM, which was trained, and so prepared, before
+            frozen = not any(True for _ in module.parameters())
             if hasattr(module, "prepare") and not frozen:
                 n = getattr(module, "images_to_prepare", None)
                 module.prepare(*trainer.batch(run, 0, n, bent=False))  # pyright: ignore[reportCallIssue]

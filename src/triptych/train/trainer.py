@@ -94,7 +94,7 @@ class Trainer:
         """(Re)build the stack, its average and its optimizer around these models."""
         on_gpu = self.device.type == "cuda"
         for model in models if on_gpu else ():
-            # Convolutions: tensor cores read so.
+            # The layout in which tensor cores read convolutions.
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.models, self.ensemble = list(models), Ensemble(models)
         self.batches = Batches(self.data, self.config, self.steps, models[0])
