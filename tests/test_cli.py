@@ -134,7 +134,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     ):
         said = refused(capsys, command, str(run), f"--{option}", value)
         name, value = value.split("=") if option == "set" else (option.replace("-", "_"), value)
-        assert f"{name} = {value} is of a {owner}, not of a VAE" in said
+        assert f"{name} = {value} applies to a {owner}, not to a VAE" in said
     said = refused(capsys, "evaluate", str(run), "--features", "mnist_classifier.pth")
     assert "--features mnist_classifier.pth has no use for vae-mixture" in said
     main(["sample", str(run), "-n", "9", "--out", "s.npz"])
@@ -343,7 +343,7 @@ def test_samples_are_scored_from_the_file_that_they_were_drawn_to(capsys, tmp_pa
     scores = {s["metric"]: s for s in json.loads(Path("scores.json").read_text())["scores"]}
     assert re.search(rf"^fid +{scores['fid']['value']:.4f} ", said)
     assert scores["fid"]["protocol"]["n"] == 360
-    assert "of 360 of 370 images, at random" in said
+    assert "scored 360 of 370 images, at random" in said
 
 
 def test_features_are_trained_to_a_file_and_judged_on(capsys, tmp_path, monkeypatch):

@@ -142,16 +142,28 @@ def test_scales_do_not_start_huge(g):
 
 
 @pytest.mark.parametrize("dims", [(), (0, 1), (0,)])
-def test_a_prior_that_sums_over_samples_or_not_over_dimensions_is_refused(dims):
+@pytest.mark.parametrize(
+    ("asked", "whose"),
+    [
+        ("log_pz(z, None)", "prior's log_prob"),
+        ("log_px(None, z)", "likelihood's log_prob"),
+        ("rsample(None, z)", "posterior's log q(z|x)"),
+    ],
+)
+def test_a_part_that_sums_over_samples_or_not_over_dimensions_is_refused(asked, whose, dims):
     """It would broadcast, and every bound would be wrong in silence."""
     code = f"""
 import torch
 from triptych.vae import VAE
-class Prior:
-    def log_prob(self, z): return z.sum({dims}) if {dims} else z
+class Part:
+    def log_prob(self, *given): return given[-1].sum({dims}) if {dims} else given[-1]
+    def rsample(self, h, eps): return eps, self.log_prob(eps)
 class Vae(VAE):
-    def __init__(self): torch.nn.Module.__init__(self); self.prior = Prior()
-Vae().log_pz(torch.zeros(3, 2), None)
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.prior = self.likelihood = self.posterior = Part()
+z = torch.zeros(3, 2)
+Vae().{asked}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ValueError: the prior's log_prob must be of shape [3], not [" in done.stderr
+    assert f"ValueError: the {whose} must be of shape [3], not [" in done.stderr

@@ -62,6 +62,8 @@ class DDPM(nn.Module):
         for choice, known in ((prediction, Prediction), (variance, Variance)):
             if choice not in get_args(known):
                 raise ValueError(f"{choice!r} is none of {', '.join(get_args(known))}")
+        if not bool(((beta > 0) & (beta < 1)).all()):
+            raise ValueError(f"every beta lies between 0 and 1, and not so {beta.tolist()}"[:200])
         if variance == "learned" and levels is None:
             raise ValueError("a learned variance is trained on the bound, which needs levels")
         self.net, self.shape, self.levels = net, shape, levels

@@ -86,8 +86,10 @@ class LatentDDPM(nn.Module):
 
 
 def freeze(module: nn.Module) -> None:
-    """Turn every parameter into a buffer of the same name."""
+    """Turn every parameter into a buffer of the same name. What is `frozen` was started from data
+    when it was trained."""
     for part in module.modules():
+        part.frozen = True  # pyright: ignore
         for name, p in list(part.named_parameters(recurse=False)):
             delattr(part, name)
             part.register_buffer(name, p.detach())

@@ -76,7 +76,7 @@ class ImportanceWeighted:
         z, _ = model.posterior.rsample(h, eps)
         z = with_gradient_times(z, v[..., None])
         log_qz = frozen_log_prob(model.posterior, z, h)
-        log_w = model.likelihood.log_prob(x, z) + model.log_pz(z, draws) - log_qz
+        log_w = model.log_px(x, z) + model.log_pz(z, draws) - log_qz
         surrogate = (v * log_w).sum(0)
         return surrogate.detach() - log_mean_exp(log_w.detach()) - surrogate
 

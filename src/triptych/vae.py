@@ -49,20 +49,25 @@ class VAE(nn.Module):
         one run of the encoder; so may `draws` for a prior that has noise of its own.
         """
         h = self.posterior.encode(x) if h is None else h
-        z, log_qz = self.posterior.rsample(h, eps)
-        log_px, log_pz = self.likelihood.log_prob(x, z), self.log_pz(z, draws)
+        z, log_qz = self.rsample(h, eps)
+        log_px, log_pz = self.log_px(x, z), self.log_pz(z, draws)
         return log_px + log_pz - log_qz
 
-    def log_pz(self, z: Float[Tensor, "*K B M"], draws: Tensor | None) -> Float[Tensor, "*K B"]:
-        """log p(z), normalised by `draws` if the prior's normaliser is estimated from some.
+    def rsample(self, h: Any, eps: Tensor) -> tuple[Float[Tensor, "*K B M"], Float[Tensor, "*K B"]]:
+        """z ~ q(z|x) and log q(z|x)."""
+        z, log_qz = self.posterior.rsample(h, eps)
+        return z, one_each(log_qz, z, "posterior's log q(z|x)")
 
-        Raises:
-            ValueError: a prior that sums over samples, or not over dimensions: it would broadcast.
-        """
-        log_p = self.prior.log_prob(z, *(() if draws is None else (draws,)))
-        if (found := list(log_p.shape)) != (one_each := list(z.shape[:-1])):
-            raise ValueError(f"the prior's log_prob must be of shape {one_each}, not {found}")
-        return log_p
+    def log_px(self, x: Tensor, z: Float[Tensor, "*K B M"]) -> Float[Tensor, "*K B"]:
+        """log p(x|z)."""
+        return one_each(self.likelihood.log_prob(x, z), z, "likelihood's log_prob")
+
+    def log_pz(
+        self, z: Float[Tensor, "*K B M"], draws: Tensor | None = None
+    ) -> Float[Tensor, "*K B"]:
+        """log p(z), normalised by `draws` if the prior's normaliser is estimated from some."""
+        log_pz = self.prior.log_prob(z, *(() if draws is None else (draws,)))
+        return one_each(log_pz, z, "prior's log_prob")
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
         """The negative ELBO of each image, one sample; or the loss of the objective."""
@@ -85,8 +90,8 @@ class VAE(nn.Module):
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "*K B"]]:
         """The three logarithms that make up log w."""
-        z, log_qz = self.posterior.rsample(self.posterior.encode(x), noise["eps"])
-        log_px, log_pz = self.likelihood.log_prob(x, z), self.log_pz(z, noise.get("draws"))
+        z, log_qz = self.rsample(self.posterior.encode(x), noise["eps"])
+        log_px, log_pz = self.log_px(x, z), self.log_pz(z, noise.get("draws"))
         return {"log_px": log_px, "log_pz": log_pz, "log_qz": log_qz}
 
     @torch.no_grad()
@@ -96,3 +101,11 @@ class VAE(nn.Module):
         if self.mean_samples:
             return self.likelihood.mean(z)
         return self.likelihood.grey(self.likelihood.sample(z, generator))
+
+
+def one_each(log_p: Tensor, z: Float[Tensor, "*K B M"], whose: str) -> Float[Tensor, "*K B"]:
+    """The same. ValueError where it has not one number for each z, but is summed over images too,
+    or not over dimensions: it would be broadcast, and the bound be wrong."""
+    if (found := list(log_p.shape)) != (wanted := list(z.shape[:-1])):
+        raise ValueError(f"the {whose} must be of shape {wanted}, not {found}")
+    return log_p

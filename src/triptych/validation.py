@@ -8,12 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 from triptych.errors import UserError
 
 PYDANTIC_SAYS = {
-    "a valid array": "a list",
+    "a valid array": "a list, as [16, 32]",
     "a valid string": "text",
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid boolean": "true or false",
-    "an object": "a table",
+    "an object": "a table, as {epochs = 1}",
 }
 
 

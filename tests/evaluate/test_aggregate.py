@@ -13,6 +13,7 @@ from triptych.evaluate.aggregate import (
     encode_all,
     latent_plane,
 )
+from triptych.evaluate.units import gaussian_marginals
 from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 
@@ -44,6 +45,29 @@ def test_aggregate_density_is_torchs_mixture_of_all_posteriors():
     ours = aggregate_log_prob(tiny_posterior(), z, h)
     assert ours.dtype == torch.float64
     torch.testing.assert_close(ours, mixture.log_prob(z.double()))
+
+
+class OfItsOwn(torch.nn.Module):
+    """A Laplace distribution, whose parameters a user calls as a Gaussian's."""
+
+    latent_dim = 2
+
+    def encode(self, x): ...
+
+    def rsample(self, h, eps): ...
+
+    def log_prob(self, z, h):
+        return torch.distributions.Laplace(h.mu, h.log_sigma.exp()).log_prob(z).sum(-1)
+
+
+@torch.no_grad()
+def test_parameters_of_gaussians_do_not_make_a_posterior_gaussian(g):
+    h, z = posteriors(30), torch.randn(7, 2)
+    q = torch.distributions.Laplace(h.mu.double(), h.log_sigma.double().exp())
+    mixture = MixtureSameFamily(Categorical(logits=torch.zeros(30).double()), Independent(q, 1))
+    ours = aggregate_log_prob(OfItsOwn(), z, h)
+    torch.testing.assert_close(ours, mixture.log_prob(z.double()), rtol=1e-5, atol=1e-5)
+    assert gaussian_marginals(OfItsOwn(), h) is None
 
 
 @torch.no_grad()
@@ -78,7 +102,7 @@ def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypa
     """Posteriors taken for dear ones, whose means and widths differ from image to image: again and
     again other images and draws."""
     monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 40)
-    monkeypatch.setattr("triptych.evaluate.aggregate.GaussianParameters", dict)
+    monkeypatch.setattr("triptych.evaluate.aggregate.DiagonalGaussian", dict)
     model, found = tiny_vae(dim=2), []
     for _ in range(300):
         h = posteriors(400, sigma=0.5)

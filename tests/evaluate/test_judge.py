@@ -25,7 +25,7 @@ from triptych.evaluate import judge_vae
 from triptych.evaluate.aggregate import encode_all
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import enough
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.evaluate.fidelity import neighbourhoods
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge import (
@@ -50,6 +50,7 @@ from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
 from triptych.protocols import Score
+from triptych.samplers import Autoguidance
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
 from triptych.train import order
@@ -518,9 +519,54 @@ def test_a_flows_temperature_reaches_its_samples_and_their_protocol(digits):
     assert ((shown - close).abs() < 0.1).float().mean() > 0.99  # All but what bfloat16 rounds.
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"images": -5}, "Evaluation: images = -5 is wrong"),
+        ({"importance_images": 1}, "importance_images = 1 is wrong"),
+        ({"ais_steps": 0}, "ais_steps = 0 is wrong"),
+        (
+            {"guidance": 2.0},
+            "guidance = 2 is asked for, .* with 1; give drawn_by = sampling_",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_or_would_not_hold_are_refused(settings, said, digits):
+    with pytest.raises(UserError, match=said):
+        judge(built("ddpm"), digits, "raw", dataclasses.replace(QUICK, **settings), 0)
+
+
+def test_a_chain_that_is_guided_is_not_told_of_as_one_that_is_not(digits):
+    model, guided = built("ddpm"), built("ddpm")
+    guided.net = Autoguidance(guided.net, built("ddpm").net, 1.5)
+    with pytest.raises(UserError, match=r"guidance = 1 is asked .* with 1\.5"):
+        judge(model, digits, "raw", QUICK, 0, drawn_by=guided)
+
+
+def test_what_is_said_of_latent_ddpms_holds_for_those(digits):
+    how = dataclasses.replace(QUICK, latent=Drawing(sampler="heun", steps=3))
+    for name, expected in (("latent-ddpm", "heun"), ("ddpm", QUICK.sampler)):
+        scores = by_metric(judge(built(name), digits, "raw", how, 0, features()))
+        assert scores["fid"].protocol["sampler"] == expected
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (255 * torch.rand(9, 1, 8, 8), r"grey values of 0 to 1, not [\d.]+ to 25\d"),
+        (torch.rand(9, 1, 8, 9), r"float32 \[n, 1, 8, 8\], not torch.float32 \[9, 1, 8, 9\]"),
+        (torch.rand(9, 1, 8, 8).double(), "not torch.float64"),
+        (torch.rand(1, 1, 8, 8), r"not torch.float32 \[1, 1, 8, 8\]"),
+    ],
+)
+def test_samples_that_are_no_grey_images_are_refused(samples, said, digits):
+    with pytest.raises(UserError, match=said):
+        judge_samples(samples, digits, features())
+
+
 @pytest.mark.parametrize(("name", "view"), [("vae-gaussian", "threshold"), ("ddpm", "raw")])
 def test_a_temperature_is_refused_of_what_has_none(name, view, digits):
-    with pytest.raises(UserError, match=r"temperature = 0\.5 is of a pixel flow.*choose 1"):
+    with pytest.raises(UserError, match=r"temperature = 0\.5 applies to a pixel flow.*choose 1"):
         judge(built(name), digits, view, dataclasses.replace(QUICK, temperature=0.5), 0)
 
 
@@ -814,7 +860,7 @@ def test_means_are_set_beside_means(digits):
 def test_how_images_are_drawn_changes_nothing_of_what_a_chain_has_learned_of_the_latents(digits):
     model = randomised(built("latent-ddpm"), 0.3)
     few = dataclasses.replace(QUICK, sampler="dpm-solver++", steps=5, rho=7.0)
-    noisy = dataclasses.replace(few, eta=1.0, noise_below=9.0, guidance=2.0)
+    noisy = dataclasses.replace(few, eta=1.0, noise_below=9.0)
     one, other = (judge(model, digits, "raw", how, 0) for how in (few, noisy))
     tests = ("classifier-accuracy", "energy-distance", "mmd2")
     assert [by_metric(one)[m] for m in tests] == [by_metric(other)[m] for m in tests]

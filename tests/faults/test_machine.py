@@ -29,6 +29,7 @@ from triptych.study import display
 from triptych.train import checkpoint
 from triptych.train.faults import explain, is_out_of_memory
 from triptych.train.signals import (
+    Stop,
     Stopped,
     StopRequested,
     sigterm_waits,
@@ -220,6 +221,48 @@ def test_sigterm_outside_of_training_does_too(capsys, monkeypatch):
     assert left(capsys, *WORDS)[0] == REQUEUE
 
 
+def test_sigterm_that_a_library_takes_for_an_error_of_its_own_does_too(capsys, monkeypatch):
+    """As pydantic does while it builds a schema."""
+
+    def load(*args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise ValueError("SchemaError") from error
+
+    monkeypatch.setattr("triptych.data.load", load)
+    code, said = left(capsys, *WORDS)
+    assert code == REQUEUE
+    assert "stopped; what was finished before is saved" in said
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed_are_no_error(closed, tmp_path):
+    """As those of a program that a daemon starts."""
+    program = f"{sys.executable} -m triptych train vae {' '.join(WORDS[2:])} {closed}"
+    done = subprocess.run(["sh", "-c", program], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert list(tmp_path.glob("**/checkpoint/SHA256SUMS"))
+
+
+def test_what_an_encoding_lacks_is_no_reason_to_fail(tmp_path):
+    out = "print('\N{GREEK SMALL LETTER BETA}')"
+    code = f"import triptych.cli as c; c.run_words = lambda w: {out}; c.main()"
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = [sys.executable, "-c", code]
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "\\u03b2\n")
+
+
+def test_ctrl_c_before_there_is_a_command_is_said_in_a_word(capsys, monkeypatch):
+    def interrupted(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tyro.extras.subcommand_cli_from_dict", interrupted)
+    code, said = left(capsys, *WORDS)
+    assert (code, said) == (1, "triptych: stopped")
+
+
 def test_sigterm_twice_still_saves_and_ctrl_c_twice_does_not_wait():
     with stop_on_signals() as stop:
         for _ in range(3):
@@ -229,7 +272,7 @@ def test_sigterm_twice_still_saves_and_ctrl_c_twice_does_not_wait():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    with pytest.raises(Stopped), stopped_by_sigterm():
+    with pytest.raises(Stopped), stopped_by_sigterm(Stop()):
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -262,7 +305,7 @@ def test_sigterm_waits_for_what_must_not_be_left_half_done():
         signal.raise_signal(signal.SIGTERM)
         done.append("all")
 
-    with pytest.raises(Stopped), stopped_by_sigterm(), sigterm_waits():
+    with pytest.raises(Stopped), stopped_by_sigterm(Stop()), sigterm_waits():
         undone()
     assert done == ["all"]
 

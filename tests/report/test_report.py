@@ -560,6 +560,19 @@ def test_a_short_report_keeps_its_parts_together(tmp_path, code):
     assert max(w["bottom"] for w in words) < 600
 
 
+def test_figures_of_models_that_the_study_has_no_more_are_removed(tmp_path):
+    """Else report.html would show them as its own."""
+    folder, one = write_study(tmp_path / "now", Synthetic(part_b=False)), tmp_path / "then"
+    write_study(one, Synthetic())
+    write_report(one)
+    shutil.copytree(one / "figures", folder / "figures")
+    (folder / "figures" / "of-the-group.png").write_bytes(b"mine")
+    write_report(folder)
+    left = {path.name for path in (folder / "figures").iterdir()}
+    assert not left & {"samples.png", "fid-growth.pdf", "classes.png", "bound-terms.pdf"}
+    assert {"prior-posterior.pdf", "prior-posterior.png", "of-the-group.png"} <= left
+
+
 def test_handin_packs_code_configuration_and_report(folder, code):
     (folder / "group.toml").write_text(GROUP)
     set_page(folder, code)

@@ -241,6 +241,53 @@ def test_study_json_is_of_the_results_beside_it(tmp_path, fits, monkeypatch):
     assert [r["name"] for r in asked["recipes"]] == ["a", "b"]
 
 
+def test_runs_that_another_study_has_trained_otherwise_meanwhile_are_refused(tmp_path, monkeypatch):
+    """Which of them trains a run that both have is chance."""
+    fit, other = run_module.fit, study(lr=0.02, names=("b",))
+
+    def meanwhile(*args, **named):
+        monkeypatch.setattr(run_module, "fit", fit)
+        go(other, tmp_path)
+        return fit(*args, **named)
+
+    monkeypatch.setattr(run_module, "fit", meanwhile)
+    with pytest.raises(UserError, match=r"b/seed-0 was trained with lr = 0\.02, and 0\.01"):
+        go(study(names=("a", "b")), tmp_path)
+
+
+def test_a_finished_run_must_say_what_it_is_of(tmp_path):
+    go(study(), tmp_path)
+    (tmp_path / "a" / "seed-0" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"a/seed-0/config\.json does not exist"):
+        go(study(), tmp_path)
+
+
+def test_nothing_of_an_earlier_judging_stays_beside_a_later_one(tmp_path):
+    """Its arrays would be drawn as the later one's."""
+    recipe = override(recipes_for("digits")["ddpm"], widths=[8], epochs=0.1, timesteps=20)
+    how = replace(QUICK, steps=3, tradeoff_images=20)
+    path = tmp_path / "ddpm" / "seed-0"
+    for asked in (how, replace(how, tradeoff_images=0)):
+        plans = Study("tiny", "digits", (Plan(recipe, (0,)),), asked)
+        execute(plans, tmp_path, PLACE, lambda job, said: None, 1, rejudge=True)
+        assert (path / "tradeoff.npz").exists() == (asked is how)
+        assert (path / "samples.npz").exists()
+
+
+def test_while_runs_are_judged_anew_there_are_no_results(tmp_path, monkeypatch):
+    """A report would set those of before beside the runs of now."""
+    go(study(), tmp_path)
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(execute_module, "run_here", stopped)
+    other = replace(study(), evaluation=replace(QUICK, elbo_samples=3))
+    with pytest.raises(KeyboardInterrupt):
+        execute(other, tmp_path, PLACE, lambda job, said: None, 1, rejudge=True)
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_another_study_in_the_same_folder_is_refused(tmp_path, fits):
     go(study(), tmp_path)
     fits.clear()

@@ -111,7 +111,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         ("[evaluation]\ntradeoff_images = 1\n" + BASE, "tradeoff_images = 1 cannot be judged"),
         (
             BASE + '[[recipe]]\nbase = "vae-grey"\npart = "A"',
-            "vae-gaussian sees threshold and vae-grey sees dynamic images",
+            "vae-gaussian has threshold images and vae-grey has dynamic images",
         ),
         (BASE + '[[recipe]]\nbase = "vae-vamp"\nprior = "gaussian"\n', "the title 'Gaussian'"),
         ('seeds = "2"\n' + BASE, "seeds = '2' cannot be used"),
@@ -467,6 +467,26 @@ def test_a_temperature_is_for_studies_of_pixel_flows_alone(base, allowed, tmp_pa
         assert named_study(str(path)).evaluation.temperature == 0.7
         return
     with pytest.raises(UserError, match=r"temperature = 0\.7 .*vae-flow is none; choose 1"):
+        named_study(str(path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (['"ddpm"\npart = "A"'], "part = 'A' is of VAEs, and ddpm is none; choose part = 'B'"),
+        (
+            [
+                '"vae-logistic"\npart = "A"',
+                '"vae-logistic"\npart = "A"\nname = "dense"\nlikelihood = "gaussian"',
+            ],
+            "vae-logistic has probabilities of integers and dense has densities of grey values",
+        ),
+    ],
+)
+def test_bounds_that_no_table_can_hold_are_refused_before_they_are_trained(rows, said, tmp_path):
+    path = tmp_path / "mixed.toml"
+    path.write_text("\n".join(f"[[recipe]]\nbase = {row}" for row in rows))
+    with pytest.raises(UserError, match=said):
         named_study(str(path))
 
 

@@ -11,7 +11,7 @@ from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.evaluate.judge import judge
 from triptych.protocols import Score
 from triptych.study.recipes import recipes_for
-from triptych.study.uses import judged_by, settings_for
+from triptych.study.uses import judged_by
 
 QUICK = Evaluation(
     importance_samples=3,
@@ -95,9 +95,9 @@ def test_latent_ddpms_may_be_drawn_from_otherwise_and_they_alone():
     latent, ddpm = (recipes_for("digits")[name] for name in ("latent-ddpm", "ddpm"))
     how = replace(QUICK, guidance=2.0, latent=Drawing("heun", rho=3.0))
     own = {"sampler": "heun", "steps": 50, "eta": 0.0, "rho": 3.0, "guidance": 1.0, "latent": None}
-    assert settings_for(latent, how) == replace(QUICK, **own)
-    assert settings_for(ddpm, how) == replace(how, latent=None)
-    assert settings_for(latent, QUICK) == QUICK
+    assert how.of_latents(True) == replace(QUICK, **own)
+    assert how.of_latents(False) == replace(how, latent=None)
+    assert QUICK.of_latents(True) == QUICK
     assert judged_by(latent, replace(how, steps=9)) == judged_by(latent, how)
     assert judged_by(latent, replace(how, latent=Drawing("heun"))) != judged_by(latent, how)
     assert judged_by(ddpm, replace(how, latent=None)) == judged_by(ddpm, how)

@@ -39,6 +39,22 @@ def test_early_weights_are_optional(tmp_path):
     torch.testing.assert_close(checkpoint.load(tmp_path).early, early)
 
 
+def test_a_save_by_another_process_meanwhile_is_no_damage(tmp_path, monkeypatch):
+    """It renames the folders: read once more, they are whole."""
+    checkpoint.save(tmp_path, example(1.0))
+    read, tries = checkpoint._read, []
+
+    def renamed_meanwhile(place):
+        tries.append(place)
+        if len(tries) == 1:
+            raise checkpoint.Damaged("model.safetensors cannot be read (No such file)")
+        return read(place)
+
+    monkeypatch.setattr(checkpoint, "_read", renamed_meanwhile)
+    assert checkpoint.load(tmp_path).loop["best"] == 1.0
+    assert len(tries) == 2
+
+
 def test_there_is_no_pickle(tmp_path):
     checkpoint.save(tmp_path, example())
     suffixes = {p.suffix for p in (tmp_path / "checkpoint").iterdir() if p.name != checkpoint.SUMS}

@@ -38,6 +38,41 @@ def test_training_lowers_the_loss_of_every_model(name, tmp_path):
     assert validations[-1] < before - 0.01 * abs(before)
 
 
+class Centred(torch.nn.Module):
+    """Takes off the mean, which it holds as a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 8, 8))
+
+    def prepare(self, x, noise):
+        self.mean.copy_(x.mean(0))
+
+
+def test_a_part_without_parameters_starts_from_data_too(tmp_path):
+    model = Point()
+    model.centred = Centred()
+    fit([model], [0], [tmp_path], training_data(), QUICK)
+    assert model.centred.mean.abs().sum() > 0
+
+
+def test_seeds_models_and_folders_must_be_as_many(tmp_path):
+    for models, seeds in (([Point()], [0, 1]), ([], [])):
+        with pytest.raises(ValueError, match=f"{len(seeds)} seeds, {len(models)} models"):
+            fit(models, seeds, [tmp_path / str(s) for s in seeds], training_data(), QUICK)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_a_loss_that_is_averaged_over_images_is_refused(seeds, tmp_path):
+    class Averaged(Point):
+        def loss(self, x, noise):
+            return super().loss(x, noise).mean()
+
+    folders = [tmp_path / str(s) for s in seeds]
+    with pytest.raises(ValueError, match=r"a loss must be of shape \[\d\], one an image, not \[\]"):
+        fit([Averaged() for _ in seeds], seeds, folders, training_data(), QUICK)
+
+
 def test_each_epoch_shows_the_model_every_image_once(tmp_path):
     n, batch, seen = 23, 5, []
     numbered = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, 8, 8)
@@ -244,7 +279,7 @@ def test_where_no_validation_loss_is_finite_the_last_average_is_taken(n, tmp_pat
     models, folders = [Overflows() for _ in range(n)], [tmp_path / str(s) for s in range(n)]
     assert fit(models, range(n), folders, training_data(), QUICK) == []
     for model, folder in zip(models, folders, strict=True):
-        assert checkpoint.load(folder).loop["best"] == math.inf
+        assert checkpoint.load(folder).loop["best"] is None
         last = checkpoint.load(folder).ema
         assert all(torch.equal(v, last[k]) for k, v in model.state_dict().items())
         assert not torch.equal(last["w"], Overflows().w)

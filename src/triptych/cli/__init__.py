@@ -2,6 +2,7 @@
 (EX_TEMPFAIL of sysexits.h) SIGTERM stopped it, and a batch system should queue it again; 141, as of
 a program that SIGPIPE ended, nobody reads what it prints any more."""
 
+import io
 import os
 import signal
 import sys
@@ -42,17 +43,30 @@ With --version in place of a command, the version."""
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `triptych`."""
+    _use_streams()
     try:
         try:
             code = run_words(words)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before there is a command
+        code = told(FAILED, "stopped")
     except BrokenPipeError:
         # Else Python complains when it flushes the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = UNREAD
     if code:
         sys.exit(code)
+
+
+def _use_streams() -> None:
+    """Print to nowhere where there is no such stream, as under a daemon, and what an encoding lacks
+    as an escape: neither is a reason to lose what was done."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run_words(words: Sequence[str] | None) -> int:
@@ -77,11 +91,12 @@ def run_words(words: Sequence[str] | None) -> int:
 
 def run(command: Any) -> int:
     """Run a command; on a failure say in one sentence what it was. Returns the exit code."""
-    from triptych.train.signals import Stopped, stopped_by_sigterm
+    from triptych.train.signals import SAVED, Stop, Stopped, stopped_by_sigterm
 
     again = "the same command" + (" with --resume" if isinstance(command, Train) else "")
+    sigterm = Stop()
     try:
-        with stopped_by_sigterm():
+        with stopped_by_sigterm(sigterm):
             command.run()
         return 0
     except Stopped as stop:
@@ -97,7 +112,7 @@ def run(command: Any) -> int:
     except Exception as error:
         from triptych.train.faults import explain
 
-        known = explain(error)
+        known = (REQUEUE, f"{SAVED}; {again} goes on") if sigterm.requested else explain(error)
         if known is None:
             raise
         code, words = known

@@ -50,7 +50,7 @@ class Evaluate:
         from triptych.study.lock import locked
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
-        from triptych.study.uses import check_use, settings_for
+        from triptych.study.uses import check_use
         from triptych.validation import validated
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
@@ -62,7 +62,7 @@ class Evaluate:
         if (study := folder.study_judges()) is None:
             check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
         how = validated(Evaluation, asked, "evaluate")
-        if study and settings_for(recipe, study) != settings_for(recipe, how):
+        if study and study != how.of_latents(recipe.model.kind == "latent"):
             raise UserError(
                 f"{self.path} is a run of a study, which judges it as its study.json says; copy "
                 f"the folder to a place outside of the study, and evaluate the copy"

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from triptych.evaluate.memory import in_halves
 from triptych.maths import log_mean_exp, mixture_log_prob
-from triptych.posteriors import GaussianParameters
+from triptych.posteriors import DiagonalGaussian
 from triptych.protocols import Density, Posterior
 from triptych.vae import VAE
 
@@ -62,7 +62,7 @@ def aggregate_match(
     many nats, is of all; the divergence is what the information leaves of it.
     """
     n, dear = len(z), max(2, DEAR // getattr(model.posterior, "passes", 1))
-    m = n if isinstance(h, GaussianParameters) else min(n, dear)
+    m = n if isinstance(model.posterior, DiagonalGaussian) else min(n, dear)
     some = torch.arange(m, device=z.device) * (n - 1) // max(1, m - 1)
     rate = log_qz_x.double() - model.prior.log_prob(z).double()
     information = log_qz_x[some].double() - aggregate_log_prob(model.posterior, z[some], h)
@@ -81,7 +81,7 @@ def aggregate_match(
 
 def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) -> Float[Tensor, "S"]:
     """log q(z), exact, in chunks of z: as a mixture of Gaussians in float64, or pair by pair."""
-    if not isinstance(h, GaussianParameters):
+    if not isinstance(posterior, DiagonalGaussian):
         n = len(tree_leaves(h)[0])
         chunks = z.split(max(1, PAIRS // n))
 

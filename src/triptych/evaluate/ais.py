@@ -71,7 +71,7 @@ class AnnealedPath:
         return log_f.detach(), slope
 
     def _log_joint(self, z: Tensor) -> Tensor:
-        return self.model.likelihood.log_prob(self.x, z) + self.model.prior.log_prob(z)
+        return self.model.log_px(self.x, z) + self.model.log_pz(z)
 
 
 def temperatures(T: int) -> list[float]:

@@ -1,7 +1,7 @@
 """How to draw and to judge, what of the protocol a user may choose; and what judging gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -92,6 +92,12 @@ class Evaluation(Drawing):
     the time they take; 0: none."""
     temperature: Annotated[float, Gt(0), Le(10)] = 1.0
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
+
+    def of_latents(self, latents: bool) -> "Evaluation":
+        """What holds for a latent DDPM, or for another model: what is said of latent DDPMs alone
+        holds for those, and for no other."""
+        own = asdict(self.latent) if latents and self.latent else {}
+        return replace(self, **own, latent=None)
 
     def __post_init__(self) -> None:
         """One image has no covariance."""

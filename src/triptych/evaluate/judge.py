@@ -4,7 +4,7 @@ With what it calls, and the accuracy of the feature network, all that touches th
 """
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from triptych.evaluate.classifier import Features
 from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms, vdm_bound, vdm_terms
 from triptych.evaluate.drawing import (
     as_bytes,
+    chain_of,
     enough,
     pixels_protocol,
     sampler,
@@ -39,9 +40,11 @@ from triptych.latent import LatentDDPM
 from triptych.maths import bits_per_dim
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
+from triptych.samplers import Autoguidance
 from triptych.train.order import Stream, generator_for
 from triptych.train.precision import full_precision
 from triptych.vae import VAE
+from triptych.validation import validated
 from triptych.vdm import VDM
 
 SAMPLES_SHOWN, TERMS_OF = 64, 500
@@ -60,13 +63,16 @@ def judge(
 ) -> Judgement:
     """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
 
-    Samples are drawn by another model where one is given: by the same, guided. What is not drawn in
-    bfloat16 is computed in full precision.
+    Samples are drawn by another model where one is given: by the same, guided (`sampling_model`
+    makes it of a run). What is not drawn in bfloat16 is computed in full precision.
 
     Raises:
-        UserError: a bound that is not finite, samples that are not images, or a model that is not
-            in single precision, as images are.
+        UserError: a setting out of its range, a bound that is not finite, samples that are not
+            images, or a model that is not in single precision, as images are, or not guided as the
+            settings say.
     """
+    how = validated(Evaluation, asdict(how), "Evaluation").of_latents(isinstance(model, LatentDDPM))
+    check_guidance(drawn_by or model, how.guidance)
     if other := {p.dtype for p in model.parameters()} - {torch.float32}:
         raise UserError(f"the model has parameters of {other.pop()}; judge model.float()")
     device, data, every = data.test_images.device, at_random(data), len(data.test_images)
@@ -109,11 +115,33 @@ def judge_samples(
 ) -> list[Score]:
     """The scores of samples from anywhere, as `judge` has them of a model's: of no more than there
     are test images, taken at random, since a file may have them class by class. Whether they are
-    copies is asked of binary ones beside images binarized at 0.5."""
+    copies is asked of binary ones beside images binarized at 0.5.
+
+    Raises:
+        UserError: samples that are not two or more images as those of the data, in float32.
+    """
+    said, grey = f"{samples.dtype} {list(samples.shape)}", samples.dtype == torch.float32
+    if not grey or samples.shape[1:] != data.shape or len(samples) < 2:
+        raise UserError(f"samples are float32 [n, {', '.join(map(str, data.shape))}], not {said}")
+    if not 0 <= samples.min() <= samples.max() <= 1:
+        low, top = samples.min().item(), samples.max().item()
+        raise UserError(f"samples have grey values of 0 to 1, not {low:g} to {top:g}")
     data, some = at_random(data), shuffled(samples)[: len(data.test_images)]
     scores, _ = sample_scores(some, data, features, {})
     binary = bool(((some == 0) | (some == 1)).all())
     return [*scores, copied_score(None, some, data, "threshold" if binary else "raw", {})]
+
+
+def check_guidance(model: nn.Module, asked: float) -> None:
+    """UserError where a chain would be drawn from otherwise than its scores say."""
+    if (chain := chain_of(model)) is None:
+        return
+    guided = chain.net.weight if isinstance(chain.net, Autoguidance) else 1.0
+    if guided != asked:
+        raise UserError(
+            f"guidance = {asked:g} is asked for, and the samples would be drawn with {guided:g}; "
+            f"give drawn_by = sampling_model(run, data, {asked:g}), or choose {guided:g}"
+        )
 
 
 def at_random(data: Dataset) -> Dataset:

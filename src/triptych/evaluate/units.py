@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from triptych.maths import LOG_2PI
-from triptych.posteriors import FullGaussianParameters, GaussianParameters
+from triptych.posteriors import DiagonalGaussian, FullGaussian, GaussianParameters
 from triptych.protocols import Density, Posterior
 
 ACTIVE = 0.01
@@ -28,7 +28,7 @@ def activity(
     image and nothing else, so that their own noise does not count. `n` is the number of images in
     h.
     """
-    if (marginals := gaussian_marginals(h)) is not None:
+    if (marginals := gaussian_marginals(posterior, h)) is not None:
         return marginals.mu.var(0)
     halves = [torch.zeros(n, posterior.latent_dim, device=generator.device) for _ in "ab"]
     for i in range(draws):
@@ -50,7 +50,7 @@ def divergence_by_dimension(
     Their sum is the ELBO's KL term only where posterior and prior factorise. `n` is the number of
     images in h.
     """
-    marginals = gaussian_marginals(h)
+    marginals = gaussian_marginals(posterior, h)
     if marginals is None:
         z, log_q = _draws(posterior, h, n, points, generator)
     else:
@@ -64,12 +64,12 @@ def divergence_by_dimension(
     return torch.stack(rows)
 
 
-def gaussian_marginals(h: Any) -> GaussianParameters | None:
-    """q(z_d|x) of each dimension, if these are Gaussians."""
-    if isinstance(h, FullGaussianParameters):
+def gaussian_marginals(posterior: Posterior, h: Any) -> GaussianParameters | None:
+    """q(z_d|x) of each dimension, if these are known to be Gaussians."""
+    if isinstance(posterior, FullGaussian):
         variance = (2 * h.log_sigma).exp() + h.below.square().sum(-1)
         return GaussianParameters(h.mu, variance.log() / 2)
-    return h if isinstance(h, GaussianParameters) else None
+    return h if isinstance(posterior, DiagonalGaussian) else None
 
 
 def _draws_of_gaussians(

@@ -4,6 +4,7 @@ arXiv:1505.05770).
     x = f_L(... f_1(z)),  z ~ base:    log p(x) = log p_base(f^-1(x)) + log|det df^-1/dx|
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -68,11 +69,16 @@ class Inverse(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> WithLogDet:
         """The inverse of what is wrapped, and its log_det."""
-        return self.of.inverse(z, context)  # pyright: ignore[reportCallIssue]
+        return self.of.inverse(z, *given(context))  # pyright: ignore[reportCallIssue]
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> WithLogDet:
         """What is wrapped, and its log_det."""
-        return self.of(x, context)
+        return self.of(x, *given(context))
+
+
+def given(context: Tensor | None) -> tuple[Tensor, ...]:
+    """The context as an argument, where there is one: not every bijector takes it."""
+    return () if context is None else (context,)
 
 
 def coupling_flow(
@@ -102,7 +108,7 @@ def couplings(
     f = f or Affine()
     even = torch.arange(dim) % 2 == 0
     masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return [coupling_on(m, hidden, f, context) for m in masks]
+    return [coupling_on(m, hidden, own(f), context) for m in masks]
 
 
 def coupling_on(
@@ -120,7 +126,12 @@ def autoregressions(
     """Autoregressive layers that alternate the coordinates' order; else as `couplings`."""
     check_size(dim, layers)
     f = f or Affine()
-    return [Autoregressive(dim, hidden, f, i % 2 == 1, context) for i in range(layers)]
+    return [Autoregressive(dim, hidden, own(f), i % 2 == 1, context) for i in range(layers)]
+
+
+def own(f: Elementwise) -> Elementwise:
+    """A map for one layer: of one that has parameters, a copy."""
+    return copy.deepcopy(f) if isinstance(f, nn.Module) else f
 
 
 def check_size(dim: int, layers: int) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms
-from triptych.report.explorer import write_explorer
+from triptych.report.explorer import CAPTIONS, write_explorer
 from triptych.report.figures import manifold, nearest
 from triptych.report.handin import handin
 from triptych.report.latent_figure import latent_ddpm, prior_posterior
-from triptych.report.load import read_study
+from triptych.report.load import Study, read_study
 from triptych.report.page import write_page
 from triptych.report.quality_time import tradeoff
 from triptych.report.snippets import Ask
@@ -32,8 +32,16 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
     """
     study = read_study(Path(study_folder))
     try:
-        for draw in DRAWN:
-            draw(study)
+        drawn = {path.stem for draw in DRAWN if (path := draw(study)) is not None}
+        _forget_figures(study, drawn)
         return write_page(study, snippets)
     finally:
         write_explorer(study.folder)
+
+
+def _forget_figures(study: Study, drawn: set[str]) -> None:
+    """Remove those of models or scores that the study had once; the page draws the samples."""
+    kept = drawn | ({"samples"} if study.part("B") else set())
+    for name in CAPTIONS.keys() - kept:
+        for kind in ("pdf", "png"):
+            (study.folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)

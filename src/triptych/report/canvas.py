@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+
+from triptych.train.files import write_bytes
 
 TEXT_WIDTH = 17.0
 FONT_SIZE = 10
@@ -78,9 +81,14 @@ def line_count(titles: list[str]) -> int:
 
 def write(figure: Figure, folder: Path, name: str) -> Path:
     """NAME.pdf and NAME.png; the same scores give the same bytes. Returns the PDF."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None}, transparent=True)
-    figure.savefig(folder / f"{name}.png", facecolor="white", dpi=200)
+    kinds: dict[str, dict[str, Any]] = {
+        "pdf": {"metadata": {"CreationDate": None}, "transparent": True},
+        "png": {"facecolor": "white", "dpi": 200},
+    }
+    for kind, settings in kinds.items():
+        drawn = BytesIO()
+        figure.savefig(drawn, format=kind, **settings)
+        write_bytes(folder / f"{name}.{kind}", drawn.getvalue())
     return folder / f"{name}.pdf"
 
 

@@ -1,12 +1,13 @@
 """Typst, and where it sets what."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typst
+
+from triptych.train.files import write_bytes, write_text
 
 HERE = Path(__file__).parent
 
@@ -29,12 +30,12 @@ class Press:
         self.fonts = typst.Fonts(include_system_fonts=machine_fonts)
         self.own_only = not machine_fonts
         for name in ("template.typ", "references.bib"):
-            shutil.copy(HERE / name, folder / name)
+            write_bytes(folder / name, (HERE / name).read_bytes())
 
     def update(self, **data: Any) -> None:
         """Adds to the report's content."""
         self.data |= data
-        (self.folder / "data.json").write_text(json.dumps(self.data), encoding="utf-8")
+        write_text(self.folder / "data.json", json.dumps(self.data))
 
     def marks(self) -> dict[str, Mark]:
         """Where each mark of the template fell, by its name."""
@@ -43,7 +44,9 @@ class Press:
 
     def compile(self, path: Path) -> None:
         """Writes the PDF; the same content gives the same bytes."""
-        self._compiler().compile(output=path)
+        pdf = self._compiler().compile()
+        assert isinstance(pdf, bytes)  # not pages of pictures
+        write_bytes(path, pdf)
 
     def _compiler(self) -> typst.Compiler:
         return typst.Compiler(

@@ -63,7 +63,7 @@ def execute(
     # Fails early, and trains once what is cached.
     features = features_for(data, place.features) if part_b else None
     if rejudge:
-        forget_others(jobs, study.evaluation, features)
+        forget_others(folder, jobs, study.evaluation, features)
     todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
     if features is not None and (todo or place.features):
         check_features(jobs, features)
@@ -76,7 +76,7 @@ def execute(
         else:
             todo = run_processes(todo, place, study.evaluation, display, count, wait)
     with locked(folder, wait=True):
-        write_text(folder / "study.json", pretty(sealed(asked)))  # another study may have been here
+        claim(folder, asked, jobs, study.evaluation, data)  # another study may have been here
         return Outcome(folder, gather(study, folder))
 
 
@@ -114,9 +114,11 @@ def other_features(run: RunFolder, features: Features) -> str:
     return str(others[0].get("features")) if others else ""
 
 
-def forget_others(jobs: Sequence[Job], how: Evaluation, features: Features | None) -> None:
-    """Drop the scores of runs that were judged by other settings, or on other features; of none, if
-    one of them has lost its weights."""
+def forget_others(
+    folder: Path, jobs: Sequence[Job], how: Evaluation, features: Features | None
+) -> None:
+    """Drop the scores of runs that were judged by other settings, or on other features, and what
+    was made of them; of none, if one of them has lost its weights."""
     others = [
         run
         for job in jobs
@@ -127,6 +129,8 @@ def forget_others(jobs: Sequence[Job], how: Evaluation, features: Features | Non
         run.check_weights()
     for run in others:
         run.forget_scores()
+    if others:
+        (folder / "results.json").unlink(missing_ok=True)  # until all are judged
 
 
 def claim(
@@ -153,6 +157,8 @@ def claim(
     for job in jobs:
         for seed in job.seeds:
             run = job.folder(seed)
+            if run.finished:
+                run.config()  # or there is no saying of what its scores are
             if run.readable:  # else its job says what is wrong, and the others are run
                 run.check_config(job.recipe, data.name, seed)
                 run.check_data(data)

@@ -93,7 +93,8 @@ def attempt(job: Job, place: Place, how: Evaluation, tell: Tell, wait: bool) -> 
                 trace = job.study / job.recipe.name / "traceback.txt"
                 write_text(trace, traceback.format_exc())
         return f"failed: {reason}"
-    return "done"
+    reasons = [folder.failure() for folder in map(job.folder, job.seeds)]
+    return next((f"failed: {reason}" for reason in reasons if reason), "done")
 
 
 def note_failure(job: Job, reason: str) -> None:

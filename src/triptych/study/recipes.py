@@ -47,6 +47,8 @@ class Recipe:
             raise UserError(
                 f"a recipe's folder cannot be called {self.name!r}; choose another name"
             )
+        if self.part == "A" and not isinstance(self.model, VAEConfig):
+            raise UserError(f"part = 'A' is of VAEs, and {self.name} is none; choose part = 'B'")
         seen_by = getattr(self.model, "vae", self.model)
         binary = getattr(seen_by, "likelihood", None) in BINARY
         if binary == (self.view == "raw"):

@@ -23,7 +23,6 @@ from triptych.study.manifest import manifest
 from triptych.study.recipes import Recipe
 from triptych.study.store import RunFolder, pretty
 from triptych.study.trackers import UNTRACKED, Track, tracking
-from triptych.study.uses import settings_for
 from triptych.train import checkpoint
 from triptych.train.batches import TrainingData
 from triptych.train.distributed import leads, wait
@@ -208,7 +207,7 @@ def evaluate(
     device = judging_device(data.test_images.device)
     data = data.to(device)
     recipe, _, seed = folder.config()
-    how = settings_for(recipe, how)
+    how = how.of_latents(recipe.model.kind == "latent")
     began, loop = time.monotonic(), checkpoint.load(folder.path).loop
     if at := folder.where():
         raise UserError(f"{folder.path} is at {at}; train it to its end first")

@@ -103,7 +103,9 @@ class RunFolder:
             )
 
     def forget_scores(self) -> None:
-        """Drop the scores, before the run is judged anew."""
+        """Drop the scores and their arrays, before the run is judged anew."""
+        for name in noted(self.path / "scores.json", "arrays") or []:
+            (self.path / f"{name}.npz").unlink(missing_ok=True)
         (self.path / "scores.json").unlink(missing_ok=True)
 
     def ready(self, resume: bool) -> None:
@@ -135,7 +137,9 @@ class RunFolder:
             return False
 
     def write_judgement(self, judgement: Judgement, how: Evaluation) -> None:
-        """Arrays first; scores last, with how they were judged."""
+        """Arrays first; scores last, with how they were judged. Nothing of an earlier judging is
+        left beside them."""
+        self.forget_scores()
         for name, arrays in judgement.arrays.items():
             raw = BytesIO()
             np.savez_compressed(raw, allow_pickle=False, **arrays)
@@ -160,8 +164,11 @@ class RunFolder:
         return evaluation_in(self.path / "scores.json")
 
     def study_judges(self) -> Evaluation | None:
-        """How the study that the run is part of judges its runs; None if it is part of none."""
-        return evaluation_in(self.path.resolve().parents[1] / "study.json")
+        """How the study that the run is part of judges it; None if it is part of none."""
+        how = evaluation_in(self.path.resolve().parent.parent / "study.json")
+        if how is None or how.latent is None:
+            return how
+        return how.of_latents(self.config()[0].model.kind == "latent")
 
     def write_failure(self, reason: str, final: bool = True) -> None:
         """Note why the run has no scores: `final` if it would fail again, as mathematics does."""

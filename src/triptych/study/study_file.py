@@ -94,12 +94,12 @@ def _check_together(recipes: Sequence[Recipe], how: Evaluation, path: Path) -> N
         raise UserError(
             f"{path} has two recipes with the title {twice[1]!r}; give one another: title = ..."
         )
-    views = {r.view: r.name for r in recipes if r.part == "A"}
-    if len(views) > 1:
-        said = " and ".join(f"{name} sees {view}" for view, name in views.items())
+    kinds = {_bounded(r): r.name for r in recipes if r.part == "A"}
+    if len(kinds) > 1:
+        said = " and ".join(f"{name} has {kind}" for kind, name in kinds.items())
         raise UserError(
-            f"{path}: {said} images, and one table cannot hold bounds of both; give each a "
-            f'study of its own, or one of them part = "B"'
+            f"{path}: {said}, and one table cannot hold bounds of both; give each a study of its "
+            f'own, or one of them part = "B"'
         )
     others = [r.name for r in recipes if not isinstance(r.model, PixelFlowConfig)]
     if how.temperature != 1 and others:
@@ -107,6 +107,14 @@ def _check_together(recipes: Sequence[Recipe], how: Evaluation, path: Path) -> N
             f"{path}: temperature = {how.temperature:g} applies to pixel flows, and {others[0]} is "
             f"none; choose 1, or a study of pixel flows alone"
         )
+
+
+def _bounded(recipe: Recipe) -> str:
+    """What the bounds of a VAE are of."""
+    if recipe.view != "raw":
+        return f"{recipe.view} images"
+    integers = isinstance(recipe.model, VAEConfig) and recipe.model.likelihood == "logistic"
+    return "probabilities of integers" if integers else "densities of grey values"
 
 
 def _repeated(names: Sequence[Any]) -> Any:

@@ -1,6 +1,6 @@
 """Which settings of judging and sampling are of which models."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from triptych.errors import UserError
@@ -22,16 +22,9 @@ USERS: dict[str, tuple[str, ...]] = {
 }
 
 
-def settings_for(recipe: Recipe, how: Evaluation) -> Evaluation:
-    """How a recipe's runs are judged: what is said of latent DDPMs alone holds for those, and for
-    no other."""
-    own = asdict(how.latent) if recipe.model.kind == "latent" and how.latent else {}
-    return replace(how, **own, latent=None)
-
-
 def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
     """The settings that the scores of a recipe's runs depend on."""
-    how = settings_for(recipe, how)
+    how = how.of_latents(recipe.model.kind == "latent")
     unused = {name for name, kinds in USERS.items() if recipe.model.kind not in kinds}
     unused |= {"tradeoff_images"} if recipe.part == "A" else set()
     unused |= set(OF_STEPS) if how.sampler == "ancestral" else set()

@@ -97,6 +97,24 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     Raises:
         UserError: there is none, or none is whole.
     """
+    found, faults = _newest(folder, step)
+    if faults:  # or another process was saving, and renamed the folders meanwhile
+        found, faults = _newest(folder, step)
+    if found is not None:
+        if faults:
+            told = f"{folder}/{faults[0]}; taking the checkpoint before, of step"
+            print(f"triptych: {told} {found.loop['step']}", file=sys.stderr)
+        return found
+    if faults:
+        raise UserError(
+            f"{folder} holds no whole checkpoint ({'; '.join(faults)}); delete that folder and "
+            f"train again"
+        )
+    raise UserError(f"{folder} holds no checkpoint; train it first, without --resume")
+
+
+def _newest(folder: Path, step: int | None) -> tuple[Checkpoint | None, list[str]]:
+    """The first of `PLACES` with a whole one, of this step; and what is wrong before it."""
     faults = []
     for name in PLACES:
         if not (folder / name).is_dir():
@@ -107,16 +125,8 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
             faults.append(f"{name}/{fault}")
             continue
         if step is None or found.loop["step"] == step:
-            if faults:
-                told = f"{folder}/{faults[0]}; taking the checkpoint before, of step"
-                print(f"triptych: {told} {found.loop['step']}", file=sys.stderr)
-            return found
-    if faults:
-        raise UserError(
-            f"{folder} holds no whole checkpoint ({'; '.join(faults)}); delete that folder and "
-            f"train again"
-        )
-    raise UserError(f"{folder} holds no checkpoint; train it first, without --resume")
+            return found, faults
+    return None, faults
 
 
 def loops(folder: Path) -> list[dict[str, Any]]:
@@ -180,7 +190,7 @@ def _read_tensors(path: Path) -> Tensors:
 def _read_loop(place: Path) -> dict[str, Any]:
     try:
         loop = json.loads(_bytes(place / "loop.json"))
-        kinds = {"step": int, "best": float | int, "seconds": float | int}
+        kinds = {"step": int, "best": float | int | None, "seconds": float | int}
         if all(isinstance(loop[key], kind) for key, kind in kinds.items()) and loop["step"] >= 0:
             return loop
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -43,7 +43,10 @@ class Ensemble:
 
     def losses(self, x: Float[Tensor, "S B C H W"], noise: Any) -> Float[Tensor, "S B"]:
         """Each copy's loss on its own images and noise (leading dimension S in all leaves)."""
-        return self._of_each(self.wrapped, x, noise)
+        losses = self._of_each(self.wrapped, x, noise)
+        if (found := list(losses.shape[1:])) != [x.shape[1]]:
+            raise ValueError(f"a loss must be of shape {[x.shape[1]]}, one an image, not {found}")
+        return losses
 
     def terms(
         self, x: Float[Tensor, "S B C H W"], noise: Any

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from triptych.train.distributed import leads
+from triptych.train.files import write_bytes
 from triptych.train.resume import resume, save
 from triptych.train.trainer import Run, Trainer
 
@@ -74,5 +75,5 @@ def keep_batch(run: Run, x: Tensor, noise: object) -> None:
     """Save the images and the noise of the step beside the run."""
     leaves, _ = tree_flatten(noise)
     tensors = {"x": x} | {f"noise.{i}": leaf for i, leaf in enumerate(leaves)}
-    path = run.folder / "failure.safetensors"
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path)
+    raw = to_bytes({k: v.cpu().contiguous() for k, v in tensors.items()})
+    write_bytes(run.folder / "failure.safetensors", raw)

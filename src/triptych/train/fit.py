@@ -64,6 +64,11 @@ def fit(
     ValueError for models or folders that cannot be trained together.
     """
     validated(TrainConfig, asdict(config), "TrainConfig")
+    if not len(models) == len(seeds) == len(folders) > 0:
+        raise ValueError(
+            f"each seed needs a model and a folder of its own: {len(seeds)} seeds, {len(models)} "
+            f"models, {len(folders)} folders"
+        )
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("each seed needs a folder of its own, and one is given twice")
     if len(data.validation) == 0:
@@ -153,9 +158,7 @@ def prepare(trainer: Trainer) -> None:
     batch, or as many as it asks for."""
     for model, run in zip(trainer.models, trainer.runs, strict=True):
         for module in model.modules():
-            # As the VAE of a latent DDPM, which was trained, and so prepared, before
-            frozen = not any(True for _ in module.parameters())
-            if hasattr(module, "prepare") and not frozen:
+            if hasattr(module, "prepare") and not getattr(module, "frozen", False):
                 n = getattr(module, "images_to_prepare", None)
                 module.prepare(*trainer.batch(run, 0, n, bent=False))  # pyright: ignore[reportCallIssue]
     trainer.use(trainer.models)

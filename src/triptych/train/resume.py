@@ -35,7 +35,8 @@ def save(trainer: Trainer) -> None:
         }
         model = trainer.ensemble.full_state(s, trainer.parameters())
         ema = trainer.ensemble.full_state(s, trainer.ema)
-        loop = {"step": trainer.step, "best": run.best_loss, "seconds": trainer.seconds}
+        best = None if math.isinf(run.best_loss) else run.best_loss  # which JSON lacks
+        loop = {"step": trainer.step, "best": best, "seconds": trainer.seconds}
         loop |= {"steps": trainer.steps, "seed": run.seed, "threads": torch.get_num_threads()}
         loop |= {"stack": [r.seed for r in trainer.runs], "world": world()}
         loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
@@ -60,7 +61,8 @@ def resume(trainer: Trainer) -> None:
         _check_same_training(trainer, c, run)
         checkpoint.load_into(model, c.model, run.folder)
         _check(trainer, c, run.folder)
-        run.best_loss, run.early = c.loop["best"], c.early
+        best = c.loop["best"]
+        run.best_loss, run.early = math.inf if best is None else best, c.early
         run.best = c.best if math.isfinite(run.best_loss) else {}
     trainer.use(trainer.models)
     trainer.step, trainer.seconds = saved[0].loop["step"], saved[0].loop["seconds"]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+SAVED = "stopped; what was finished before is saved"
+
 
 class Stopped(BaseException):
     """A signal asked to stop. Like KeyboardInterrupt no error, and not to be caught as one."""
@@ -53,16 +55,18 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own.
+def stopped_by_sigterm(stop: Stop) -> Iterator[None]:
+    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own, and
+    note it: whoever is interrupted may make an error of its own of it.
 
     One that comes while another stop is on its way is passed over: it would break off the cleaning
     up. With several processes that is usual, for one is told by the others before its own signal.
     """
 
     def handle(number: int, frame: Any) -> None:
+        stop.number = number
         if not isinstance(sys.exception(), Stopped):
-            raise Stopped("stopped; what was finished before is saved", number)
+            raise Stopped(SAVED, number)
 
     with handling(handle, signal.SIGTERM):
         yield
