@@ -652,6 +652,12 @@ def test_a_chain_in_double_precision_is_sampled(name, g):
     assert draw(n=2, generator=g).dtype == torch.float64
 
 
+@pytest.mark.parametrize("beta", [torch.linspace(0, 0.1, 8), torch.linspace(0.1, 1, 8)])
+def test_a_schedule_that_leaves_all_or_nothing_of_an_image_at_once_is_refused(beta):
+    with pytest.raises(ValueError, match="every beta lies between 0 and 1"):
+        DDPM(nn.Identity(), beta, SMALL, 17)
+
+
 def test_a_learned_variance_needs_levels():
     with pytest.raises(ValueError, match="needs levels"):
         DDPM(Net(), linear_beta(8), SMALL, None, variance="learned")

@@ -102,7 +102,7 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
             {f"{part}_images": np.zeros((M, 4, 6), np.uint8) for part in ("train", "test")},
             "all of its pixels are 0; write grey values from 0 to 255",
         ),
-        ({"train_images": np.zeros((0, 4, 6), np.uint8)}, "none of them 0"),
+        ({"train_images": np.zeros((0, 4, 6), np.uint8)}, "each at least 1"),
         ({"train_images": np.array([None] * N)}, "cannot be read"),
     ],
 )

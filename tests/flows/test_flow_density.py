@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -7,7 +8,14 @@ from torch.func import jacrev
 from toys import randomised
 
 from triptych.flows.coupling import Affine, Coupling
-from triptych.flows.flow import autoregressions, coupling_flow, couplings
+from triptych.flows.flow import (
+    Flow,
+    Inverse,
+    autoregressions,
+    autoregressive_flow,
+    coupling_flow,
+    couplings,
+)
 from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
 from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
@@ -139,3 +147,32 @@ def test_every_scale_and_step_has_weights_of_its_own():
     assert len(layers) == 2 * 2 * 3
     for a, b in itertools.combinations(layers, 2):
         assert not {id(p) for p in a.parameters()} & {id(p) for p in b.parameters()}
+
+
+class Learned(Affine, torch.nn.Module):
+    """A map with a parameter of its own."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.cap = torch.nn.Parameter(torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("flow", [coupling_flow, autoregressive_flow])
+def test_each_layer_has_a_map_of_its_own(flow):
+    """A parameter that two layers share cannot be trained."""
+    made = flow(StandardGaussian(2), 2, 3, [4], Learned())
+    assert len([name for name, _ in made.named_parameters() if name.endswith("cap")]) == 3
+
+
+def test_a_bijector_that_takes_no_context_can_be_inverted():
+    class Twice(torch.nn.Module):
+        def forward(self, z):
+            return 2 * z, torch.full(z.shape[:-1], z.shape[-1] * math.log(2))
+
+        def inverse(self, x):
+            return x / 2, torch.full(x.shape[:-1], -x.shape[-1] * math.log(2))
+
+    flow = Flow(StandardGaussian(2), [Inverse(Twice())])
+    x = torch.randn(5, 2)
+    expected = StandardGaussian(2).log_prob(2 * x) + 2 * math.log(2)
+    torch.testing.assert_close(flow.log_prob(x), expected)

@@ -49,6 +49,23 @@ def test_a_run_that_lost_an_array_is_judged_anew(folder):
     assert folder.lost == ["latent.npz"]
 
 
+def test_judging_anew_leaves_no_scores_beside_arrays_of_another(folder, monkeypatch):
+    """However far it comes."""
+    folder.path.mkdir(parents=True)
+    one = {"a": np.zeros(1)}
+    folder.write_judgement(Judgement([], {"latent": one, "tradeoff": one}), Evaluation())
+    folder.write_judgement(Judgement([], {"latent": one}), Evaluation())
+    assert sorted(path.name for path in folder.path.iterdir()) == ["latent.npz", "scores.json"]
+
+    def stopped(*args, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_judgement(Judgement([], {"latent": one}), Evaluation())
+    assert not folder.finished
+
+
 def test_a_study_is_no_run(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(UserError, match="is a study; name one of its runs, STUDY/MODEL/seed-S"):

@@ -24,6 +24,7 @@ class StopRequested(Stopped):
 
     def __init__(self, step: int, steps: int, number: int = signal.SIGINT) -> None:
         super().__init__(f"stopped at step {step} of {steps}; everything is saved", number)
+        self.step, self.steps = step, steps
 
 
 @dataclass
