@@ -30,6 +30,7 @@ from triptych.cli import main
 from triptych.errors import UserError
 from triptych.report import handin, write_report
 from triptych.report.architectures import sentences
+from triptych.report.canvas import FAMILIES
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
 from triptych.report.load import read_study
@@ -558,6 +559,15 @@ def test_a_short_report_keeps_its_parts_together(tmp_path, code):
     above = max(w["bottom"] for w in words if w["bottom"] < top["Table"])
     assert top["Table"] - above == pytest.approx(7 + MOST_GAP, abs=1)  # and nothing else
     assert max(w["bottom"] for w in words) < 600
+
+
+def test_a_title_has_no_letter_that_is_an_empty_box(tmp_path, recwarn):
+    """Arabic, of which neither of the figures' two fonts has any, but another that is there."""
+    folder = write_study(tmp_path, Synthetic(part_b=False))
+    edit(folder / "study.json", lambda c: c["recipes"][0].update(title="\N{ARABIC LETTER BEH}"))
+    write_report(folder)
+    assert not [w for w in recwarn if "missing from" in str(w.message)]
+    assert FAMILIES == ["STIXGeneral", "DejaVu Serif"]
 
 
 def test_figures_of_models_that_the_study_has_no_more_are_removed(tmp_path):

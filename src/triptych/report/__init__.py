@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from triptych.report.canvas import with_letters
 from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms
 from triptych.report.explorer import CAPTIONS, write_explorer
@@ -32,9 +33,10 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
     """
     study = read_study(Path(study_folder))
     try:
-        drawn = {path.stem for draw in DRAWN if (path := draw(study)) is not None}
-        _forget_figures(study, drawn)
-        return write_page(study, snippets)
+        with with_letters("".join(recipe.title for recipe in study.recipes)):
+            drawn = {path.stem for draw in DRAWN if (path := draw(study)) is not None}
+            _forget_figures(study, drawn)
+            return write_page(study, snippets)
     finally:
         write_explorer(study.folder)
 

@@ -1,6 +1,8 @@
 """Drawing in centimetres at the size at which a figure is placed, so that 10 pt is 10 pt."""
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.textpath import TextPath
 
 from triptych.train.files import write_bytes
@@ -34,6 +36,32 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "text.parse_math": False,  # a $ in a title is one
 }
+
+
+@contextmanager
+def with_letters(text: str) -> Iterator[None]:
+    """Figures with all letters of the text, those that `FAMILIES` lack by this machine's fonts: a
+    letter that no font has is an empty box."""
+    n, lacking = len(FAMILIES), {ord(letter) for letter in text if letter.isprintable()}
+    for family in FAMILIES:
+        lacking -= _letters_of(findfont(family))
+    # The last resort, which matplotlib brings, has a box for every letter.
+    real = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]
+    for entry in real if lacking else ():
+        with suppress(OSError, RuntimeError):  # of a font that cannot be read
+            if found := lacking & _letters_of(entry.fname):
+                FAMILIES.append(entry.name)
+                lacking -= found
+    _width.cache_clear()
+    try:
+        yield
+    finally:
+        del FAMILIES[n:]
+
+
+@cache
+def _letters_of(file: str) -> frozenset[int]:
+    return frozenset(get_font(file).get_charmap())
 
 
 def blank(height: float) -> Figure:
