@@ -66,6 +66,18 @@ def test_judging_anew_leaves_no_scores_beside_arrays_of_another(folder, monkeypa
     assert not folder.finished
 
 
+@pytest.mark.parametrize("name", ["config", "scores"])
+def test_what_a_later_version_has_written_is_not_read_as_this_ones(name, folder, digits):
+    folder.claim(RECIPE, digits, 3)
+    folder.write_judgement(Judgement([], {}), Evaluation())
+    path = folder.path / f"{name}.json"
+    plain = json.loads(path.read_text()) | {"schema": 99}
+    del plain["sha256"]
+    path.write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=f"{name}.json is of schema 99, and this version reads 1"):
+        getattr(folder, name)()
+
+
 def test_a_study_is_no_run(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(UserError, match="is a study; name one of its runs, STUDY/MODEL/seed-S"):

@@ -122,7 +122,7 @@ class RunFolder:
         """(recipe, data set, seed) of a run that exists."""
         if (self.path / "study.json").is_file():
             raise UserError(f"{self.path} is a study; name one of its runs, STUDY/MODEL/seed-S")
-        plain = read_json(self.path / "config.json")
+        plain = _of_this_version(self.path / "config.json")
         try:
             return from_dict(plain["recipe"]), str(plain["dataset"]), int(plain["seed"])
         except (KeyError, TypeError, ValueError) as error:
@@ -149,7 +149,7 @@ class RunFolder:
 
     def scores(self) -> list[Score]:
         """The scores of a finished run."""
-        plain = read_json(self.path / "scores.json")
+        plain = _of_this_version(self.path / "scores.json")
         rows = plain.get("scores") if isinstance(plain, dict) else plain
         return validated(list[Score], rows, f"{self.path}/scores.json")
 
@@ -199,6 +199,18 @@ class RunFolder:
                 f"{path} is not what a run writes; delete it, and the run is tried again"
             )
         return {"final": "not finite" in str(plain["reason"])} | plain
+
+
+def _of_this_version(path: Path) -> Any:
+    """What a file of a run holds; UserError where a later version has written it, by which its
+    words may mean something else."""
+    plain = read_json(path)
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(
+            f"{path} is of schema {schema}, and this version reads {SCHEMA}; install a later one"
+        )
+    return plain
 
 
 def write_scores(path: Path, scores: Sequence[Score], made: dict[str, Any] | None = None) -> None:
