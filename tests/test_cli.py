@@ -322,6 +322,19 @@ def test_a_studys_run_is_judged_as_the_study_asks(capsys, tmp_path):
     assert (run / "scores.json").exists()
 
 
+def test_a_studys_run_is_judged_on_the_features_of_the_study(capsys, tmp_path):
+    main(["train", "pixelflow-mlp", *TINY, "--out", "r"])
+    run, how = tmp_path / "r/pixelflow-mlp/seed-0", Evaluation(images=40)
+    (tmp_path / "r/study.json").write_text(json.dumps({"evaluation": asdict(how)}))
+    words = ["evaluate", str(run), "--images", "40"]
+    main(words)
+    before = (run / "scores.json").read_bytes()
+    main(["train-features", "digits", "--out", "other.safetensors"])
+    said = refused(capsys, *words, "--features", "other.safetensors")
+    assert "which judges it on the features 'triptych-digits'; copy" in said
+    assert (run / "scores.json").read_bytes() == before
+
+
 def test_samples_of_a_run_that_is_not_at_its_end_say_so(capsys, tmp_path):
     main(["train", "vae", *TINY, "--out", "r"])
     run = tmp_path / "r/vae-gaussian/seed-0"

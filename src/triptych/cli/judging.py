@@ -45,6 +45,7 @@ class Evaluate:
 
     def run(self) -> None:
         from triptych.data import load
+        from triptych.evaluate.classifier import features_for
         from triptych.evaluate.evaluation import Evaluation
         from triptych.study.display import line_for
         from triptych.study.lock import locked
@@ -63,21 +64,28 @@ class Evaluate:
             check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
         how = validated(Evaluation, asked, "evaluate")
         if study and study != how.of_latents(recipe.model.kind == "latent"):
-            raise UserError(
-                f"{self.path} is a run of a study, which judges it as its study.json says; copy "
-                f"the folder to a place outside of the study, and evaluate the copy"
-            )
+            raise self._of_a_study("as its study.json says")
         if recipe.part == "A" and self.where.features is not None:
             raise UserError(
                 f"--features {self.where.features} has no use for {recipe.name}, of whose samples "
                 f"there is no FID; leave it out, or evaluate a model of part B"
             )
         data = load(dataset, self.where.data).to(self.where.ready())
+        if study and recipe.part == "B":
+            features = features_for(data, self.where.features)
+            if theirs := folder.other_features(features.hash):
+                raise self._of_a_study(f"on the features {theirs!r}")
         with locked(folder.path), line_for(f"evaluating {recipe.name}") as say:
             evaluate(folder, data, how, self.where.features, say=say)
         for score in folder.scores():
             print(said(score))
         print(f"wrote {self.path / 'scores.json'}")
+
+    def _of_a_study(self, judged: str) -> UserError:
+        return UserError(
+            f"{self.path} is a run of a study, which judges it {judged}; copy the folder to a "
+            f"place outside of the study, and evaluate the copy"
+        )
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def check_options(study: Study, place: Place, workers: int, part_b: bool) -> Non
 def check_features(jobs: Sequence[Job], features: Features) -> None:
     """Refuse to judge runs on other features than those before: no table could hold both."""
     for run in (job.folder(s) for job in jobs for s in job.seeds):
-        if other := other_features(run, features):
+        if other := run.other_features(features.hash):
             told = f"the features {other!r}, not {features.name!r}; choose --features as then, or"
             if other == features.name:  # an earlier version's, or trained on another machine
                 told = f"other weights of {other!r}, not these;"
@@ -105,13 +105,6 @@ def check_features(jobs: Sequence[Job], features: Features) -> None:
                 f"{run.path} was judged on {told} add --rejudge, which judges such runs anew "
                 f"without training them"
             )
-
-
-def other_features(run: RunFolder, features: Features) -> str:
-    """The name of the features that a run was judged on, if it was and they are others."""
-    protocols = [score.protocol for score in run.scores()] if run.finished else []
-    others = [p for p in protocols if p.get("feature_hash", features.hash) != features.hash]
-    return str(others[0].get("features")) if others else ""
 
 
 def forget_others(
@@ -123,7 +116,7 @@ def forget_others(
         run
         for job in jobs
         for run in map(job.folder, job.seeds)
-        if run.judged_otherwise(job.recipe, how) or (features and other_features(run, features))
+        if run.judged_otherwise(job.recipe, how) or (features and run.other_features(features.hash))
     ]
     for run in others:
         run.check_weights()

@@ -163,6 +163,12 @@ class RunFolder:
         """The settings noted with its scores, if there are any."""
         return evaluation_in(self.path / "scores.json")
 
+    def other_features(self, feature_hash: str) -> str:
+        """The name of the features that it was judged on, if it was and they are others."""
+        protocols = [score.protocol for score in self.scores()] if self.finished else []
+        others = [p for p in protocols if p.get("feature_hash", feature_hash) != feature_hash]
+        return str(others[0].get("features")) if others else ""
+
     def study_judges(self) -> Evaluation | None:
         """How the study that the run is part of judges it; None if it is part of none."""
         how = evaluation_in(self.path.resolve().parent.parent / "study.json")
