@@ -50,20 +50,35 @@ def test_a_run_that_lost_an_array_is_judged_anew(folder):
 
 
 def test_judging_anew_leaves_no_scores_beside_arrays_of_another(folder, monkeypatch):
-    """However far it comes."""
+    """However far it comes; and a disk that is full loses nothing."""
     folder.path.mkdir(parents=True)
     one = {"a": np.zeros(1)}
     folder.write_judgement(Judgement([], {"latent": one, "tradeoff": one}), Evaluation())
     folder.write_judgement(Judgement([], {"latent": one}), Evaluation())
     assert sorted(path.name for path in folder.path.iterdir()) == ["latent.npz", "scores.json"]
 
-    def stopped(*args, **named):
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    packed, more = np.savez_compressed, {"latent": {"a": np.ones(1)}, "units": one}
+
+    def full_at_last(raw, **arrays):
+        if not arrays["a"].any():
+            raise OSError(28, "No space left on device")
+        packed(raw, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", full_at_last)
+        with pytest.raises(OSError, match="No space"):
+            folder.write_judgement(Judgement([], more), Evaluation())
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+
+    def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez_compressed", stopped)
+    monkeypatch.setattr("triptych.study.store.write_scores", stopped)
     with pytest.raises(KeyboardInterrupt):
-        folder.write_judgement(Judgement([], {"latent": one}), Evaluation())
+        folder.write_judgement(Judgement([], more), Evaluation())
     assert not folder.finished
+    assert sorted(path.name for path in folder.path.iterdir()) == ["latent.npz", "units.npz"]
 
 
 @pytest.mark.parametrize("name", ["config", "scores"])

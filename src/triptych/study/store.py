@@ -137,13 +137,23 @@ class RunFolder:
             return False
 
     def write_judgement(self, judgement: Judgement, how: Evaluation) -> None:
-        """Arrays first; scores last, with how they were judged. Nothing of an earlier judging is
-        left beside them."""
-        self.forget_scores()
-        for name, arrays in judgement.arrays.items():
-            raw = BytesIO()
-            np.savez_compressed(raw, allow_pickle=False, **arrays)
-            write_bytes(self.path / f"{name}.npz", raw.getvalue())
+        """Arrays first, scores last, with how they were judged.
+
+        Until all arrays are on the disk, an earlier judging stays as it is; then nothing of it is
+        left beside them.
+        """
+        fresh = [self.path / f"{name}.npz.new" for name in judgement.arrays]
+        try:
+            for path, arrays in zip(fresh, judgement.arrays.values(), strict=True):
+                raw = BytesIO()
+                np.savez_compressed(raw, allow_pickle=False, **arrays)
+                write_bytes(path, raw.getvalue())
+            self.forget_scores()
+            for path in fresh:
+                path.replace(path.with_suffix(""))
+        finally:
+            for path in fresh:
+                path.unlink(missing_ok=True)
         made = {"evaluation": asdict(how), "arrays": sorted(judgement.arrays)}
         write_scores(self.path / "scores.json", judgement.scores, made)
 
