@@ -145,6 +145,7 @@ def test_both_ends_of_the_schedule_learn(g):
 def test_the_chain_has_the_schedule_and_the_network(g):
     model = randomised(tiny_vdm(T=9).double())
     chain = model.chain()
+    assert chain.T == 9
     t = torch.tensor([0, 4, 8])
     gamma = model.gamma((t + 1) / 9)
     torch.testing.assert_close(chain.sqrt_alpha_bar[t].square(), (-gamma).sigmoid())

@@ -49,13 +49,13 @@ def test_flow_bounds_are_the_mean_over_dequantizations_and_the_log_of_a_mean(g):
 
 def test_the_error_of_iwae_is_the_jackknifes(g):
     """Of all weights, where the streamed one sees the largest and the sums."""
-    model, x, K = randomised(tiny_vae(), 0.7), (images(3) > 8).float(), 400
+    model, x, K = randomised(tiny_vae(), 0.1), (images(3) > 8).float(), 400
     again = torch.Generator().manual_seed(g.initial_seed())
     bounds = importance_bounds(model, x, K, g)
     with torch.no_grad():
         log_w = model.log_weight(x, torch.randn(K, 3, 2, generator=again)).double()
     torch.testing.assert_close(bounds.iwae.values, log_mean_exp(log_w))
-    assert bounds.ess.min() < 20
+    assert 2 < bounds.ess.min() < 20
     exact = jackknife(log_w).sum().sqrt().item() / 3
     assert bounds.iwae.mc_std == pytest.approx(exact, rel=1e-3)
     of_mean = (log_w.var(0).sum() / K).sqrt().item() / 3

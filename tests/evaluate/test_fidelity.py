@@ -132,6 +132,7 @@ def test_a_limit_needs_blocks_of_twice_as_many_samples_as_dimensions():
 def test_frechet_growth_needs_samples():
     with pytest.raises(ValueError, match="20 samples or more, not 19"):
         frechet_growth(torch.randn(19, 2), torch.randn(50, 2))
+    assert frechet_growth(torch.randn(20, 2), torch.randn(50, 2)).n[-1] == 20
 
 
 def test_classes():
@@ -141,6 +142,7 @@ def test_classes():
     assert same.confidence == pytest.approx(math.exp(9) / (math.exp(9) + 3))
     one = classes(real[:1].expand(10, -1), real)
     assert one.distance == pytest.approx(0.75)
+    assert (one.shares, same.shares) == ([1, 0, 0, 0], [0.25] * 4)
     assert classes(torch.zeros(5, 4), real).confidence == pytest.approx(0.25)
 
 

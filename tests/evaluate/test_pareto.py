@@ -18,6 +18,25 @@ def test_the_shape_of_pareto_draws_is_found(k, g):
     )
 
 
+def test_the_shape_is_the_published_estimators_drawn_to_a_half():
+    """A number at a time, in the sign of k that Zhang & Stephens have."""
+    x = [0.02, 0.1, 0.15, 0.4, 0.5, 0.9, 1.0, 1.7, 3.0, 8.0, 11.0]
+    n, m = len(x), 30 + math.floor(math.sqrt(len(x)))
+    quartile = x[math.floor(n / 4 + 0.5) - 1]
+
+    def k(theta):
+        return -sum(math.log(1 - theta * v) for v in x) / n
+
+    def profile(theta):
+        return n * (math.log(theta / k(theta)) + k(theta) - 1)
+
+    grid = [1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile) for j in range(1, m + 1)]
+    weights = [1 / sum(math.exp(profile(b) - profile(a)) for b in grid) for a in grid]
+    shape = -k(sum(w * theta for w, theta in zip(weights, grid, strict=True)))
+    expected = (n * shape + 10 * 0.5) / (n + 10)
+    assert pareto_shape(torch.tensor(x)[:, None]).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_tail_of_gaussian_log_weights_grows_with_their_spread(g):
     narrow, wide = LargestWeights(20_000), LargestWeights(20_000)
     for _ in range(10):

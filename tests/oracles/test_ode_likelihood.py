@@ -188,6 +188,21 @@ def test_random_signs_give_the_trace_on_average():
     assert torch.stack(found).std(0).min() > 0.1
 
 
+def test_the_trace_is_by_random_signs_unless_exact_is_asked_for(g, monkeypatch):
+    seen = []
+
+    def spy(x_0, y, probe):
+        seen.append(probe is None)
+        return divergence(x_0, y, probe)
+
+    monkeypatch.setattr("triptych.evaluate.ode.divergence", spy)
+    k = torch.full((2, *SHAPE), LEVELS // 2, dtype=torch.get_default_dtype())
+    for exact in (True, False):
+        seen.clear()
+        ode_bound(optimal(), k, g, exact)
+        assert set(seen) == {exact}
+
+
 def test_whole_times_are_met_exactly():
     flow = flow_of(optimal())
     for t in (0, 1, 500, 999):

@@ -242,6 +242,10 @@ def test_what_is_no_number_holds_no_zero(folder):
     for a, b in combinations(PRIORS, 2):
         set_interval(folder, "elbo", a, b, (math.nan, math.nan))
     assert "each paired 95% interval holds 0" not in text_of(folder)
+    edit(folder / "results.json", lambda content: content["differences"].clear())
+    text = text_of(folder)
+    assert "the flow prior from the mixture prior (no two paired runs)" in text
+    assert "each paired 95% interval holds 0" not in text
 
 
 def test_ends_are_compared_when_no_neighbours_are_separated(folder):
