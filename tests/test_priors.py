@@ -260,6 +260,7 @@ def test_the_fixed_points_of_a_resampled_prior_are_in_no_file():
 def test_a_resampled_prior_settles_its_normaliser_for_evaluation(monkeypatch):
     prior, z = randomised(prior_named("resampled", 3), 0.5), torch.randn(6, 3)
     before, other = prior.log_prob(z), randomised(prior_named("resampled", 3), 0.5, seed=1)
+    assert prior.eval().train().training
     prior.eval()
     torch.testing.assert_close(prior.log_prob(z), before)
     prior.load_state_dict(other.state_dict())

@@ -68,6 +68,8 @@ def test_the_terms_of_all_times_add_up_to_the_entropy_of_gaussian_data(g):
         t, bits, T, prior = vdm_terms(model, x, g, points=10_000).values()
     assert T == 100
     assert t.tolist() == list(range(101))
+    last = bits_per_dim(-model.prior_term(model.scale(x)).mean(), D)
+    assert prior == pytest.approx(last.item())
     nats = (bits.sum() + prior) * D * math.log(2)
     entropy = D / 2 * math.log(2 * math.pi * math.e * V) - D * math.log(WIDTH)
     assert nats == pytest.approx(entropy, abs=0.1)
