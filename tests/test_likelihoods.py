@@ -93,6 +93,26 @@ def test_grey_samples_have_the_mean_and_stay_in_range(name, g):
     assert error.abs().max() < 4.5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", GREY)
+def test_grey_samples_are_of_the_probabilities(name, g):
+    """Of one pixel, by Kolmogorov and Smirnov's distance."""
+    likelihood, n = grey_likelihood(name, nn.Identity(), (1, 1, 1)), 20_000
+    z = {
+        "continuous": torch.tensor([-1.5]),
+        "gaussian": torch.tensor([0.4]),
+        "logistic": torch.tensor([0.3, -0.4, 0.1, -0.6, 0.0, 0.8, -2.0, -3.0, -1.5]),
+    }[name]
+    if name == "gaussian":
+        likelihood.log_sigma.fill_(-2.5)
+    levels = torch.linspace(0, LEVELS - 1, LEVELS if name == "logistic" else 16_001)
+    p = likelihood.log_prob(levels.view(-1, 1, 1, 1), z.expand(len(levels), -1)).exp()
+    expected = (p / p.sum()).cumsum(0)
+    x = likelihood.sample(z.expand(n, -1), g).flatten()
+    found = torch.searchsorted(x.sort().values, levels, right=True) / n
+    assert (found - expected).abs().max() < 2 / n**0.5  # beyond by chance once in 1,500
+
+
 @pytest.mark.usefixtures("float64")
 def test_continuous_bernoulli_is_torchs():
     likelihood = ContinuousBernoulli(nn.Identity(), SHAPE, LEVELS)
