@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import nn
 from torch.distributions import Normal
 from toys import (
@@ -122,6 +123,19 @@ def test_all_randomness_is_an_argument(name):
     for a, b, c in zip(first, again, other, strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    "name", ["vae-gaussian", "vae-iwae", "vae-resampled", "pixelflow", "ddpm", "vdm", "latent-ddpm"]
+)
+def test_the_noise_of_a_loss_is_standard_normal_or_of_the_unit_interval(name, g):
+    noise = built(name).noise(500, g)
+    parts = dict(noise) if isinstance(noise, dict) else {"v": noise}
+    parts |= parts.pop("chain", {})
+    for key, values in parts.items():
+        if values.is_floating_point():
+            kind = "norm" if key.startswith("eps") or key == "draws" else "uniform"
+            assert kstest(values.flatten().numpy(), kind).pvalue > 1e-4
 
 
 @torch.no_grad()

@@ -176,6 +176,8 @@ def test_times_are_of_q_and_weighted_by_it(n, g):
     torch.testing.assert_close(weight, 1 / q[t])
     assert (t.bincount(minlength=4) - n * q).abs().max() <= 2
     assert n < 10 or not torch.equal(t, t.sort().values)
+    each, _ = drawn(torch.full((n,), 1 / n, dtype=torch.float64), n, g)
+    assert each.sort().values.tolist() == list(range(n))
 
 
 def test_the_error_of_the_bound_is_that_of_repeated_estimates(g):
