@@ -39,6 +39,14 @@ def test_the_way_that_was_asked_for_comes_first_and_every_sampler_after(row):
     assert (found["seconds"] > 0).all()
 
 
+def test_seconds_are_of_one_sample(digits, monkeypatch):
+    monkeypatch.setattr(tradeoff, "WAYS", {})
+    monkeypatch.setattr(tradeoff, "timed", lambda draw, n, device: (draw(n), 12.0))
+    model = built("ddpm")
+    found = tradeoff.tradeoff(model, model, HOW, digits, features(), 0)
+    assert found["seconds"].tolist() == [12 / 30]
+
+
 def test_only_the_way_that_was_asked_for_draws_from_the_guided_model(row):
     model, asked, _ = row
     assert asked.net.calls == 2 * 4

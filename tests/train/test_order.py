@@ -61,6 +61,8 @@ def test_the_learning_rate_starts_low_peaks_at_lr_and_ends_near_zero(steps):
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert 0 < rates[-1] < 0.01 * 0.5 * 20 / math.sqrt(steps)
+    halfway = round(0.1 * steps) + round(0.45 * steps)
+    assert rates[halfway] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
