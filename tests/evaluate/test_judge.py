@@ -788,6 +788,13 @@ def test_the_images_that_a_bound_was_taken_of_are_in_the_error_of_the_images():
     assert torch.tensor(errors).mean().sqrt().item() == pytest.approx(np.std(values), rel=0.06)
 
 
+def test_a_bound_that_was_taken_of_all_images_is_its_own_mean():
+    elbo, again, iwae = (Estimate(torch.randn(9), 0.25) for _ in range(3))
+    score = of_all(elbo, Bounds(again, iwae, *torch.zeros(3, 9)), 7, {"view": "raw"})
+    assert (score.value, score.mc_std, score.image_std) == (iwae.mean, 0.25, iwae.image_std)
+    assert score.protocol == {"view": "raw", "samples": 7}
+
+
 def test_the_elbo_is_reconstruction_less_the_two_parts_of_the_rate(digits):
     scores = by_metric(judge(built("vae-flow"), digits, "threshold", QUICK, 0))
     surgery = ("reconstruction", "mutual-information", "kl-aggregate")

@@ -3,10 +3,14 @@
 from collections import Counter
 
 import pytest
+import torch
 
+from triptych.ddpm import DDPM
 from triptych.objectives import BetaELBO, ImportanceWeighted
+from triptych.schedules import linear_beta
 from triptych.study.build import build
 from triptych.study.recipes import override, recipes_for
+from triptych.vdm import VDM
 
 SHAPE, LEVELS = (1, 8, 8), 17
 
@@ -100,3 +104,20 @@ def test_a_pixel_flow(settings, has, lacks):
     found = parts(made("pixelflow", **settings))
     assert has <= found.keys()
     assert found[lacks] == 0
+
+
+@pytest.mark.parametrize(("variance", "outputs"), [("small", 1), ("large", 1), ("learned", 2)])
+def test_a_learned_variance_is_one_more_output_of_the_network(variance, outputs):
+    net = made("ddpm", variance=variance, widths=[8], blocks=1).net
+    assert net(torch.zeros(2, *SHAPE), torch.zeros(2)).shape == (2, outputs, 8, 8)
+
+
+def test_a_chain_is_of_its_schedule_and_prediction():
+    small = {"widths": [8], "blocks": 1, "timesteps": 7}
+    chain = made("ddpm", **small, schedule="linear", prediction="eps", min_snr=0.5)
+    asked = DDPM(chain.net, linear_beta(7), SHAPE, LEVELS, "eps", min_snr=0.5)
+    assert chain.prediction == "eps"
+    for name, value in asked.named_buffers():
+        torch.testing.assert_close(chain.get_buffer(name), value)
+    learned = made("ddpm", **small, schedule="learned", prediction="eps")
+    assert (type(learned), learned.timesteps, learned.prediction) == (VDM, 7, "eps")
