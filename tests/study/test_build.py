@@ -121,3 +121,6 @@ def test_a_chain_is_of_its_schedule_and_prediction():
         torch.testing.assert_close(chain.get_buffer(name), value)
     learned = made("ddpm", **small, schedule="learned", prediction="eps")
     assert (type(learned), learned.timesteps, learned.prediction) == (VDM, 7, "eps")
+    latent = made("latent-ddpm", timesteps=7, schedule="linear", prediction="eps").ddpm
+    assert (latent.prediction, latent.clip) == ("eps", False)
+    torch.testing.assert_close(latent.sqrt_alpha_bar, asked.sqrt_alpha_bar)
