@@ -17,6 +17,18 @@ def test_images_keep_their_shape(shape, widths):
     assert net(torch.randn(2, *shape), torch.tensor([0, 999])).shape == (2, *shape)
 
 
+def test_the_lowest_level_alone_has_attention():
+    seen = []
+    net = UNet((1, 8, 8), (8, 8, 16), 2)
+    for layer in net.modules():
+        if isinstance(layer, SelfAttention):
+            layer.register_forward_hook(lambda _, x, y: seen.append(tuple(x[0].shape[1:])))
+    net(torch.randn(1, 1, 8, 8), torch.zeros(1))
+    sizes = set(seen)
+    assert len(sizes) == 1
+    assert sizes.pop()[0] == 16
+
+
 def test_sizes_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="halved 3 times"):
         UNet((1, 28, 28), (8, 8, 8), 1)

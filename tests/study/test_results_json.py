@@ -127,6 +127,14 @@ def test_each_comparison_is_made_once_and_within_its_own_protocol():
     ]
 
 
+def test_metrics_of_one_protocol_are_compared_each_with_itself():
+    def scores(low):
+        return {0: [Score(m, low + i, "nats", None, PROTOCOL) for i, m in enumerate(("kl", "mi"))]}
+
+    rows = results("x", {"one": scores(1.0), "two": scores(5.0)}, [])["differences"]
+    assert sorted((r["metric"], r["mean"]) for r in rows) == [("kl", -4.0), ("mi", -4.0)]
+
+
 def test_floors_and_the_datas_own_values_may_differ_between_seeds():
     def fid(value, floor, real):
         own = {"floor": floor, "real": real}
