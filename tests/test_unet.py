@@ -18,15 +18,13 @@ def test_images_keep_their_shape(shape, widths):
 
 
 def test_the_lowest_level_alone_has_attention():
-    seen = []
-    net = UNet((1, 8, 8), (8, 8, 16), 2)
+    net, seen = UNet((1, 16, 16), (8, 8, 16), 2), []
     for layer in net.modules():
         if isinstance(layer, SelfAttention):
-            layer.register_forward_hook(lambda _, x, y: seen.append(tuple(x[0].shape[1:])))
-    net(torch.randn(1, 1, 8, 8), torch.zeros(1))
-    sizes = set(seen)
-    assert len(sizes) == 1
-    assert sizes.pop()[0] == 16
+            layer.register_forward_hook(lambda _, x, y: seen.append(tuple(x[0].shape)))
+    net(torch.randn(1, 1, 16, 16), torch.zeros(1))
+    assert len(seen) >= 2 + 3  # on the way down, on the way up
+    assert set(seen) == {(1, 16, 2, 2)}
 
 
 def test_sizes_that_cannot_be_halved_are_refused():
