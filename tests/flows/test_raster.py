@@ -31,14 +31,14 @@ def test_a_pixel_sees_those_before_it_in_its_window_and_no_other(shape, window, 
 
 def test_its_network_is_a_masked_convolution_and_an_mlp_at_each_place():
     layer, x = randomised(RasterAutoregressive((1, 5, 6), 7, 3, Affine())), torch.randn(4, 1, 5, 6)
-    near, place, rest = layer.net.near.weight, layer.net.place, layer.net.rest
+    near, place, rest, last = layer.net.near.weight, layer.net.place, layer.net.rest, layer.net.last
     kernel = torch.zeros(7, 1, 3, 3)
     kernel[:, 0, 0] = near[:, :3]
     kernel[:, 0, 1, 0] = near[:, 3]
     hidden = relu(conv2d(x, kernel, padding=1) + place.T.view(7, 5, 6))
     for linear in (rest[1], rest[3]):
         hidden = relu(conv2d(hidden, linear.weight[..., None, None], linear.bias))
-    s, t = conv2d(hidden, rest[5].weight[..., None, None], rest[5].bias).split(1, 1)
+    s, t = conv2d(hidden, last.weight[..., None, None], last.bias).split(1, 1)
     s = 2 * (s / 2).tanh()
     z, log_det = layer.inverse(x)
     torch.testing.assert_close(z, (x - t) * (-s).exp())

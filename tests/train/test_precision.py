@@ -11,6 +11,7 @@ from toys import (
 
 from triptych.evaluate.likelihood import importance_bounds
 from triptych.flows.multiscale import Invertible1x1
+from triptych.flows.raster import NearNet
 from triptych.nets.mlp import MLP
 from triptych.train.precision import networks_in_bf16
 
@@ -44,6 +45,16 @@ def test_the_mixtures_matrix_products_stay_in_full_precision():
     plain = model.prior.log_prob(z)
     with networks_in_bf16(model, True):
         assert torch.equal(model.prior.log_prob(z), plain)
+
+
+@torch.no_grad()
+def test_the_bias_that_a_splines_knots_are_placed_by_is_not_rounded():
+    net, near = NearNet(6, 4, 8, 5), torch.randn(2, 6, 4)
+    net.last.bias.copy_(torch.linspace(1.001, 2.001, 5))
+    with networks_in_bf16(net, True):
+        assert torch.equal(net(near), net.last.bias.expand(2, 6, 5))
+        torch.nn.init.ones_(net.last.weight)
+        assert torch.equal(net(near), net(near.bfloat16().float())), "the rest is"
 
 
 @torch.no_grad()
