@@ -322,6 +322,76 @@ def test_one_run_claims_nothing(one_seed):
         assert word not in text
 
 
+def test_brief_text_of_one_run_each_leaves_the_warning_to_the_caption(one_seed):
+    assert "no spread" not in text_of(one_seed, brief=True)
+
+
+def test_text_points_to_the_figures_that_the_page_has(folder):
+    heads = [p.head for p in discuss(read_study(folder), KEYS, figures=("samples",))]
+    assert "Prior and aggregate posterior." in heads
+    assert "Sampling quality (Figure 1)." in heads
+
+
+def with_scores(folder, metric, **means):
+    """FID's scores again, under another name and with these means."""
+
+    def change(content):
+        for score in [s for s in content["scores"] if s["metric"] == "fid"]:
+            if score["model"] in means:
+                other = score | {"metric": metric, "mean": means[score["model"]]}
+                other["protocol"] = other["protocol"] | {"real": 0.93}
+                content["scores"].append(other)
+
+    edit(folder / "results.json", change)
+
+
+def test_precision_and_recall_stand_beside_those_of_real_images(folder):
+    with_scores(folder, "precision", **{"pixelflow": 0.651, "ddpm": 0.873, "vae-b": 0.89})
+    with_scores(folder, "recall", pixelflow=0.93, ddpm=0.944)
+    assert "Precision" not in text_of(folder), "one model has no recall"
+    with_scores(folder, "recall", **{"vae-b": 0.88})
+    assert (
+        "Precision and recall [kynkaanniemi2019] are 0.87 and 0.94 for the DDPM, 0.65 and 0.93 for "
+        "the pixel flow and 0.89 and 0.88 for the VAE; of real images 0.93 and 0.93."
+    ) in text_of(folder)
+
+
+def test_where_kl_is_at_its_limit_fewer_pairs_may_be_told_apart_by_a_classifier(folder):
+    def limit(content):
+        for score in content["scores"]:
+            if score["metric"] == "mutual-information":
+                score["mean"] = 9.2  # log 10,000 = 9.21
+        content["differences"] = [
+            d for d in content["differences"] if d["metric"] != "classifier-accuracy"
+        ]
+
+    apart, same = [-0.09, -0.08], [-0.1, 0.1]
+    pairs = list(combinations(PRIORS, 2))
+
+    def tested(content):
+        content["differences"] += [
+            {"metric": "classifier-accuracy", "unit": "", "a": a, "b": b, "mean": sum(found) / 2}
+            | {"std": 0.01, "n_seeds": 3, "interval95": found, "seeds": [0, 1, 2], "protocol": {}}
+            for (a, b), found in zip(pairs, (apart, same, same), strict=True)
+        ]
+
+    before = text_of(folder)
+    assert "hardly overlap" not in before
+    edit(folder / "results.json", limit)
+    assert "Its accuracy separates" not in text_of(folder), "nothing was compared"
+    edit(folder / "results.json", tested)
+    text = text_of(folder, brief=True)
+    assert "less log 10 000, and would be less of more images" in text
+    kl = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
+    assert f"Its accuracy separates 1 of the 3 pairs of models, {kl} all." in text
+    (terse,) = (
+        "".join(s for s in p.spans if isinstance(s, str))
+        for p in discuss(read_study(folder), KEYS, brief=True, terse=True)
+        if p.head.startswith("Prior")
+    )
+    assert f"hardly overlap: of more, {kl} would be less." in terse
+
+
 def test_what_a_test_tells_apart_and_by_how_many_runs(folder):
     """Of three runs, one lies above its 5% level by chance in one study of seven; two rarely do."""
     above = {"vae-gaussian": 2, "vae-mixture": 0, "vae-flow": 1}

@@ -272,7 +272,7 @@ def test_own_discussion_is_printed_literally(folder, code):
     own = '#import "x": * $a$ \\ @kingma2014 `raw` **bold** and [@tomczak2018].'
     (folder / "discussion.md").write_text(own, encoding="utf-8")
     text = page_text(set_page(folder, code))
-    assert '#import "x": * $a$ \\ @kingma2014 `raw` bold and (Tomczak and Welling, 2018).' in text
+    assert '#import "x": * $a$ \\ @kingma2014 `raw` bold and (Tomczak & Welling, 2018).' in text
     assert "paired runs" not in text
 
 
@@ -302,7 +302,7 @@ def test_snippets_that_are_too_long(folder, code):
 
 def test_optional_snippets_give_way(folder, code):
     """To what must be shown, and the long ones to short ones."""
-    much = ("shown_module:outer",) * 9
+    much = ("shown_module:outer",) * 10
     few = Ask("Few", ("shown_module:outer",), ("shown_module:Model", "shown_module:bare"))
     text = page_text(set_page(folder, [few]), 1)
     assert "class Model" in text

@@ -20,6 +20,10 @@ def test_decorators_belong_to_what_they_decorate():
     assert piece.lines[:2] == ["@property", "def sample(self):"]
 
 
+def test_autograds_decorator_is_a_tool_note():
+    assert cut("triptych.ddpm:DDPM.sample").lines[0] == "def sample(self, n, generator):"
+
+
 @pytest.mark.usefixtures("code")
 def test_inner_docstrings_go_too_and_strings_stay():
     text = "\n".join(cut("shown_module:outer").lines)

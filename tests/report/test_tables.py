@@ -163,8 +163,8 @@ def test_the_2026_edition_has_samples_a_second_without_latents_too(tmp_path):
     assert table is not None
     assert table.header == ["Model", "FID", "1/s"]
     caption = "".join(span for span in table.caption if isinstance(span, str))
-    assert "; floor: real against real, 1.08." in caption
-    assert "1/s: samples a second (cpu, 1 thread)." in caption
+    assert "; floor: training images against them, 1.08." in caption
+    assert "1/s: samples a second (cpu, 1 thread, batches of 64)." in caption
     assert "own prior" not in caption.lower()
 
 
@@ -250,6 +250,27 @@ def test_the_error_of_bits_per_dim_is_said_where_it_shows(folder):
     table = sampling_table(read_study(folder))
     caption = "".join(span for span in table.caption if isinstance(span, str))
     assert "DDPM: variational, Monte Carlo error 0.04)" in caption
+
+
+def test_network_evaluations_are_said_where_a_step_takes_more_than_one(folder):
+    change_protocol(folder, "ddpm", "fid", evaluations=50)
+    assert "50 steps, eta" in str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
+    change_protocol(folder, "ddpm", "fid", evaluations=100)
+    said = str(sampling_table(read_study(folder))).replace(r"\xa0", " ")
+    assert "50 steps (100 evaluations), eta" in said
+
+
+def test_nats_have_two_decimals_at_most(folder):
+    def change(content):
+        for score in content["scores"]:
+            if score["metric"] in ("elbo", "classifier-accuracy"):
+                score |= {"mean": -70.4921, "std": 0.0155}
+
+    edit(folder / "results.json", change)
+    table = likelihood_table(read_study(folder))
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert row["ELBO"] == "\N{MINUS SIGN}70.49 ± 0.02"
+    assert row["Told apart (level)"].startswith("\N{MINUS SIGN}70.492 ± 0.015 ")
 
 
 def test_a_flows_temperature_is_said(folder):

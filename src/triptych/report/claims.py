@@ -155,10 +155,9 @@ def title_of(study: Study, score: Summary) -> str:
 
 
 def one_run(models: Sequence[Summary], brief: bool) -> str:
-    """A warning where no model has more than one run."""
-    if any(score.n_seeds > 1 for score in models):
+    """A warning where no model has more than one run; `brief`: none beside the table's caption,
+    which says it."""
+    if brief or any(score.n_seeds > 1 for score in models):
         return ""
-    lead = "One run each: no spread" if len(models) > 1 else "One run: no spread"
-    if brief:
-        return f"{lead} over runs can be given. "
-    return f"{lead} over runs can be given, so the numbers stand for these runs alone. "
+    who, stand = ("One run each", "these runs") if len(models) > 1 else ("One run", "this run")
+    return f"{who}: no spread over runs can be given, so the numbers stand for {stand} alone. "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.report.architectures import papers, sentences
-from triptych.report.discussion import Paragraph, read_own
+from triptych.report.discussion import HEADS, Paragraph, read_own
 from triptych.report.edition import (
     DECLARATION_HEADING,
     REFERENCES_HEADING,
@@ -31,12 +31,15 @@ CITATIONS = (
     "higgins2017",
     "ho2019",
     "ho2020",
+    "holm1979",
     "jordan2024",
     "karras2022",
     "karras2024",
     "kingma2014",
     "kingma2018",
     "kingma2021",
+    "kynkaanniemi2019",
+    "lopezpaz2017",
     "lu2022",
     "ma2019",
     "nichol2021",
@@ -51,7 +54,7 @@ CITATIONS = (
     "zhao2023",
 )
 
-HELD = "50, 80 and 95%"
+HELD = "50, 80, 95%"
 
 
 def build(
@@ -115,8 +118,8 @@ def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | N
 
 def _before_table(discussion: list[Paragraph]) -> int:
     """How many paragraphs stand before the sampling table: those on part A."""
-    heads = [paragraph.head for paragraph in discussion]
-    return heads.index("Sampling quality.") if "Sampling quality." in heads else len(heads)
+    on_samples = [p.head.startswith(HEADS["samples"]) for p in discussion]
+    return on_samples.index(True) if any(on_samples) else len(discussion)
 
 
 def _figure(
@@ -157,12 +160,12 @@ def _posterior_caption(study: Study) -> list[Span]:
         ((name, latent), *_) = chains
         where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
         return [lead, f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain."]
-    rings = "; rings: draws from the prior" if any(one.projected for one in found) else ""
-    text = f"{dots}; dashed: {HELD} of q(z); grey: of the prior{rings}"
+    rings = ", rings: its draws" if any(one.projected for one in found) else ""
+    text = f"{dots}; dashed: {HELD} of q(z); grey: the prior's{rings}"
     if chains:
         (_, last), *_ = chains
-        axes = "own axes, q(z)'s PCs" if last.projected else "own scale"
-        text += f". Last ({axes}): grey, its VAE's prior; lines, its chain"
+        axes = "own axes" if last.projected else "own scale"
+        text += f". Last ({axes}): grey its VAE's prior, lines its chain"
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
@@ -174,7 +177,7 @@ def _plane(found: list[Latent]) -> str:
     """What the axes are, where they are not the latent space's own."""
     projected = {latent.projected for latent in found}
     where = " where M > 2" if len(projected) > 1 else ""
-    components = "in q(z)'s two leading principal components"
+    components = "in q(z)'s first two principal components"
     return f", {components}{where}" if True in projected else ""
 
 

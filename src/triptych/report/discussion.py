@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.errors import UserError
-from triptych.report.claims import compare, in_order, one_run, ranked
+from triptych.report.claims import compare, in_order, one_run, ranked, told_apart
 from triptych.report.likelihood_table import at_its_limit
 from triptych.report.load import Recipe, Study, Summary
 from triptych.report.sampling import sampling
@@ -21,12 +21,14 @@ from triptych.report.wording import (
     MOST_NAMED,
     Span,
     called,
+    count,
     few,
     listed,
     number,
     runs,
 )
 
+HEADS = {"prior-posterior": "Prior and aggregate posterior", "samples": "Sampling quality"}
 LONGEST_REASON = 70
 MOST_FAILURES = 3
 WORTH_A_WARNING = 10.0  # per cent of images
@@ -41,23 +43,33 @@ class Paragraph:
 
 
 def discuss(
-    study: Study, citations: Sequence[str], brief: bool = False, terse: bool = False
+    study: Study,
+    citations: Sequence[str],
+    brief: bool = False,
+    terse: bool = False,
+    figures: Sequence[str] = (),
 ) -> list[Paragraph]:
     """The group's text where there is one, else the text that the scores support.
 
     `citations`: keys that a group's text may cite as [@key]. `brief` leaves out side remarks,
-    `terse` the intervals of what the runs do not separate.
+    `terse` the intervals of what the runs do not separate. `figures`: those of the page, in order.
     """
     own = read_own(study.folder / "discussion.md", citations)
     if own:
         return own
     made = [
         Paragraph("Log-likelihood.", _likelihood(study, brief, terse)),
-        Paragraph("Prior and aggregate posterior.", _match(study, brief, terse)),
-        Paragraph("Sampling quality.", sampling(study, brief, terse)),
+        Paragraph(_beside("prior-posterior", figures), _match(study, brief, terse)),
+        Paragraph(_beside("samples", figures), sampling(study, brief, terse)),
         Paragraph("Failures.", _failures(study)),
     ]
     return [paragraph for paragraph in made if paragraph.spans]
+
+
+def _beside(figure: str, figures: Sequence[str]) -> str:
+    """The heading of what is said of a figure, and its number if the page has it."""
+    seen = f" (Figure {figures.index(figure) + 1})" if figure in figures else ""
+    return f"{HEADS[figure]}{seen}."
 
 
 def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
@@ -165,16 +177,43 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
     if models:
         spans += compare(study, models, KL, terse=terse)
     if models and at_its_limit(study):
-        why = " The images' mutual information is at its limit, the log of their number."
-        spans.append(f"{'' if brief else why} Of more images {KL} would be less.")
+        spans.append(_at_its_limit(int(models[0].protocol["n"]), terse))
     tests = {"classifier-accuracy": "A classifier", "energy-distance": "The energy distance"}
     for metric, test in list(tests.items())[: 1 if brief else 2]:
         spans.append(_told_apart(study, recipes, metric, test, brief))
+        if metric == "classifier-accuracy" and spans[-1]:
+            spans.append(_fewer_pairs(study, models))
     spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
     if spans and not brief:
         why = " For a given encoder the ELBO is highest where the prior is the aggregate posterior "
         spans += [why, {"cite": "tomczak2018"}, "."]
     return spans
+
+
+def _at_its_limit(n: int, terse: bool) -> str:
+    """What KL is where the mutual information is all that it can be, the log of the number of
+    images; or that it depends on that number."""
+    lead = f" The posteriors of {count(n)} images hardly overlap:"
+    if terse:
+        return f"{lead} of more, {KL} would be less."
+    mean = "KL(q(z|x)\N{DOUBLE VERTICAL LINE}p(z))"
+    return f"{lead} {KL} is the mean {mean} less log {count(n)}, and would be less of more images."
+
+
+def _fewer_pairs(study: Study, models: Sequence[Summary]) -> str:
+    """How many pairs of models the classifier's accuracy tells apart, where KL does more of
+    them."""
+    names = {score.model for score in models}
+    by_kl, by_accuracy = (
+        [pair for pair in told_apart(study, metric) if pair <= names]
+        for metric in ("kl-aggregate", "classifier-accuracy")
+    )
+    tested = any(d.metric == "classifier-accuracy" for d in study.differences)
+    if not tested or len(by_accuracy) >= len(by_kl):
+        return ""
+    n = math.comb(len(names), 2)
+    few, more = len(by_accuracy) or "none", "all" if len(by_kl) == n else len(by_kl)
+    return f" Its accuracy separates {few} of the {n} pairs of models, {KL} {more}."
 
 
 def _told_apart(

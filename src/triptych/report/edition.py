@@ -31,12 +31,8 @@ class Edition:
 
 LATENT = Ask(
     "Training and sampling of the latent DDPM",
-    (
-        "triptych.latent:LatentDDPM.loss",
-        "triptych.latent:LatentDDPM.encode",
-        "triptych.latent:LatentDDPM.sample",
-    ),
-    ("triptych.ddpm:DDPM.terms", "triptych.latent:LatentDDPM.latents"),
+    ("triptych.latent:LatentDDPM.loss", "triptych.latent:LatentDDPM.sample"),
+    ("triptych.latent:LatentDDPM.encode", "triptych.latent:LatentDDPM.latents"),
 )
 EDITIONS = {
     "2024": Edition("2024", "Mini-project 1", SNIPPETS),

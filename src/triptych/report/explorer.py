@@ -45,7 +45,8 @@ CAPTIONS = {
     "fid-growth": "FID against the number of samples: those of different N do not compare",
     "classes": "the classes that a classifier sees in samples, and in test images",
     "bound-terms": "the terms of each chain's bound, which is their sum and L_T, against the step",
-    "quality-time": "FID against the time of a sample, better to the left and below; a run each",
+    "quality-time": "FID against the time of a sample, better to the left and below; a run each, "
+    "unguided but for what is drawn as the tables say",
 }
 
 

@@ -35,6 +35,7 @@ from triptych.report.runs import Latent, read_latent
 # Room in cm for the ticks and labels left of and below the panels.
 LEFT, RIGHT, BELOW, LEGEND = 1.25, 0.1, 1.05, 0.55
 MOST_IN_ROW, FEWEST_IN_ROW = 5, 3
+APART = 1.2  # cm, beside the room for ticks and labels, between panels
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def _placed(pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
     n, free = _in_a_row(pairs, panel), TEXT_WIDTH - LEFT - RIGHT
     rows, gaps = math.ceil(len(pairs) / n), _gaps(pairs, n)
     side = min(panel, _room(pairs, n))
-    # Panels that do not fill the width stand apart, but not so far that they part company.
-    more = min((free - n * side - sum(gaps)) / (n - 1), 0.5) if n > 1 else 0.0
+    # Panels that do not fill the width stand apart, but not so far that they part company, and
+    # leave their titles room at both ends.
+    more = min((free - n * side - sum(gaps)) / n, APART)
     gaps = [gap + more for gap in gaps]
     start = LEFT + (free - n * side - sum(gaps)) / 2
     left = [start + i * side + sum(gaps[:i]) for i in range(n)]
@@ -177,7 +179,7 @@ def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
                     [np.maximum(lowest, low - beside), np.minimum(highest, high + beside)]
                 )
     low, high = np.min(bounds, axis=(0, 1)), np.max(bounds, axis=(0, 1))
-    return (low + high) / 2, float((high - low).max() / 2 * 1.04)
+    return (low + high) / 2, float((high - low).max() / 2 * 1.1)
 
 
 def _own_axes(pairs: Sequence[tuple[Recipe, Latent]]) -> bool:

@@ -24,8 +24,8 @@ CLASS_COLOURS = (
     "#000000",
 )
 MASSES = (0.95, 0.8, 0.5)
-MOST_POINTS = 3000
-MOST_PRIOR_SAMPLES = 150
+MOST_POINTS, POINTS = 3000, 1000.0  # of q(z) in a panel; in a square cm of it
+MOST_RINGS, RINGS = 150, 40.0  # the same of draws from a prior
 DASHES = (0, (2.5, 1.5))
 APART = 0.3  # cm from one digit to the next
 CLEAR = 1.5  # cm that a cloud is wide at least, which ten of them do not hide
@@ -101,11 +101,11 @@ def mass_levels(latent: Latent, density: np.ndarray) -> list[float]:
 
 def draw_posterior(ax: Axes, latent: Latent) -> None:
     """Points of the aggregate posterior in the colours of their classes."""
-    shown = np.linspace(0, len(latent.posterior) - 1, min(len(latent.posterior), MOST_POINTS))
-    index = shown.astype(int)
+    most = room_for(ax, latent.posterior, MOST_POINTS, POINTS)
+    index = np.linspace(0, len(latent.posterior) - 1, most).astype(int)
     points, labels = latent.posterior[index], latent.labels[index]
     colours = [CLASS_COLOURS[int(c) % len(CLASS_COLOURS)] for c in labels]
-    size = 2.0 if len(index) > 1000 else 5.0
+    size = 2.0 if len(latent.posterior) > 1000 else 5.0
     ax.scatter(*points.T, s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
 
 
@@ -150,10 +150,23 @@ def cloud_levels(latent: Latent, density: np.ndarray, cloud: np.ndarray) -> list
 def draw_prior_samples(ax: Axes, latent: Latent) -> None:
     """Some draws of a prior that is projected on the plane."""
     if latent.projected:
-        few = latent.prior[:MOST_PRIOR_SAMPLES]
+        few = latent.prior[: room_for(ax, latent.prior, MOST_RINGS, RINGS)]
         ax.scatter(
             *few.T, s=7, facecolors="none", edgecolors="#404040", linewidths=0.4, rasterized=True
         )
+
+
+def room_for(ax: Axes, cloud: np.ndarray, most: int, per_cm2: float) -> int:
+    """How many points of a cloud to draw: not so many that they cover the panel's lines."""
+    low, high = np.quantile(cloud, [0.025, 0.975], axis=0)
+    area = np.prod((high - low) * cm_a_unit(ax))
+    return int(np.clip(per_cm2 * area, 1, min(most, len(cloud))))
+
+
+def cm_a_unit(ax: Axes) -> float:
+    """The scale of a panel."""
+    low, high = ax.get_xlim()
+    return ax.get_position().width * TEXT_WIDTH / (high - low)
 
 
 def write_digits(ax: Axes, latent: Latent) -> None:
@@ -163,14 +176,15 @@ def write_digits(ax: Axes, latent: Latent) -> None:
         return
     low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
     origin, reach = np.array([low[0], high[0]]), low[1] - low[0]
-    side = ax.get_position().width * TEXT_WIDTH
-    if np.ptp(np.quantile(latent.posterior, [0.01, 0.99], axis=0), 0).max() / reach * side < CLEAR:
+    scale = cm_a_unit(ax)
+    side = scale * reach
+    if np.ptp(np.quantile(latent.posterior, [0.01, 0.99], axis=0), 0).max() * scale < CLEAR:
         return
     centres = np.array(
         [np.median(latent.posterior[latent.labels == c], axis=0) for c in latent.classes]
     )
-    places = spread_apart((centres - origin) / reach * side, APART, side) / side * reach + origin
-    hiding = on_small_prior(latent, places, side / reach)
+    places = spread_apart((centres - origin) * scale, APART, side) / scale + origin
+    hiding = on_small_prior(latent, places, scale)
     for c, centre, (x, y), hides in zip(latent.classes, centres, places, hiding, strict=True):
         if hides:
             continue

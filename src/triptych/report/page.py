@@ -26,6 +26,7 @@ from triptych.train.files import write_bytes
 
 TEXT_WIDTH, TEXT_HEIGHT = 17.0 * POINTS_PER_CM, 25.7 * POINTS_PER_CM
 BOTTOM = 27.7 * POINTS_PER_CM  # of the text, from the page's top
+FIGURES = ("prior-posterior", "samples")  # of page 1, in order
 MOST_GAP = 16.0  # points more between two parts of page 1: a short report ends before the page does
 
 
@@ -64,7 +65,8 @@ LOOKS = (
     Look(2.0, True, 1.0, details=False),
     Look(2.5, True, 1.0, details=False, terse=True),
     Look(2.0, True, 0.6, details=False, terse=True),
-    Look(1.7, True, 0.4, details=False, terse=True),
+    Look(2.0, True, 0.3, details=False, terse=True),
+    Look(1.7, True, 0.2, details=False, terse=True),
     Look(1.5, True, 0.2, details=False, terse=True),
 )
 CODE_LOOKS = (
@@ -143,7 +145,8 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         panels = place_panels(study, look.panel)
         if panels is not None:
             heights["prior-posterior"] = panels.height
-        text = discuss(study, CITATIONS, look.brief, look.terse)
+        shown = [name for name in FIGURES if name in heights]
+        text = discuss(study, CITATIONS, look.brief, look.terse, shown)
         content = build(study, edition, group, heights, text, look.details, look.brief, look.terse)
         press.update(leading=look.leading, gap=0.0, snippets=[], **content)
         if _fit_columns(press):
@@ -196,13 +199,13 @@ def _spread_out(press: Press) -> None:
 
 
 def _fit_code(press: Press, snippets: Sequence[Ask]) -> None:
-    """The optional pieces that the page still holds in the last look but one, which has some air;
-    then the first look whose snippets end on the page on which they start, or the tightest."""
+    """The optional pieces that the page still holds in the tightest look; then the first look
+    whose snippets end on the page on which they start, or the tightest."""
     pieces = {name: cut(name) for ask in snippets for name in (*ask.names, *ask.optional)}
     turns = zip_longest(*(ask.optional for ask in snippets))
     extras: list[str] = []
     for name in (name for turn in turns for name in turn if name is not None):
-        if _code_fits(press, _chosen(snippets, pieces, [*extras, name]), CODE_LOOKS[-2]):
+        if _code_fits(press, _chosen(snippets, pieces, [*extras, name]), CODE_LOOKS[-1]):
             extras.append(name)
     chosen = _chosen(snippets, pieces, extras)
     for look in CODE_LOOKS:

@@ -118,20 +118,22 @@ def _panel(study: Study, titles: dict[str, str], scores: list[Summary]) -> Panel
     level = next((key for key in LEVELS if any(key in s.protocol for s in scores)), "")
     drawn = {v for s in scores for v in _drawn(s, level) if math.isfinite(v)}
     axis = Axis.of(drawn or {0.0})
+    decimals = _decimals(scores, [float(s.protocol[level]) for s in scores if level in s.protocol])
     return Panel(
         _protocol(shared),
         LEVELS.get(level, ""),
         axis.ends() if len(drawn) > 1 else None,
         axis.log,
-        [_row(titles, s, shared, level, axis, _decimals(scores)) for s in scores],
+        [_row(titles, s, shared, level, axis, decimals) for s in scores],
         _pairs(study, scores, titles),
     )
 
 
-def _decimals(scores: Sequence[Summary | Difference]) -> int:
+def _decimals(scores: Sequence[Summary | Difference], levels: Sequence[float] = ()) -> int:
     """Those that show the least deviation over runs with two digits; of single runs, the least
-    score with four."""
-    small = [s.std for s in scores if s.std] or [s.mean / 100 for s in scores]
+    score or level with four."""
+    small = [s.std for s in scores if s.std]
+    small = small or [v / 100 for v in (*(s.mean for s in scores), *levels)]
     return decimals_for(small, most=6, least=0)
 
 
@@ -207,7 +209,7 @@ def _row(
 
 
 def _error(value: float | None, without: str) -> str:
-    return without if value is None else number(value, decimals_for([value]))
+    return without if value is None else number(value, decimals_for([value], most=6))
 
 
 def _protocol(entries: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ EIGHTEEN_FREE = 2.10  # Student's t at 95%, of the difference of two means over 
 
 
 def sampling(study: Study, brief: bool, terse: bool = False) -> list[Span]:
-    """FID with its floor, what latents gain, time, and bits/dim, as far as they were scored.
+    """FID with its floor, precision and recall, what latents gain, time, and bits/dim, as far as
+    they were scored.
 
     `brief`: of FIDs that stand in the table too, the lowest and the highest.
     """
@@ -25,10 +26,32 @@ def sampling(study: Study, brief: bool, terse: bool = False) -> list[Span]:
         spans += [one_run(fid, brief), _floor(study, fid, brief)]
         told = compare(study, fid, "FID", values=False, terse=terse)
         spans += [f" {text}" for text in told if text]
+        spans += _precision_and_recall(study, fid, brief)
     spans += [_own_priors(study, recipes, brief), _beta(study, recipes), _clock(study, fid)]
     if len(bpd) > 1 and not brief:
         spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim", terse=terse)]
     return [span for span in spans if span]
+
+
+def _precision_and_recall(study: Study, fid: Sequence[Summary], brief: bool) -> list[Span]:
+    """What FID has in one number: how many samples lie among real images, and how many of these
+    among samples; beside what real images have of each other."""
+    metrics = ("precision", "recall")
+    found = [[study.score(model.model, m) for model in fid] for m in metrics]
+    precision, recall = ([s for s in scores if s and "real" in s.protocol] for scores in found)
+    if not len(precision) == len(recall) == len(fid):
+        return []
+    real = " and ".join(number(s.protocol["real"], 2) for s in (precision[0], recall[0]))
+    if brief and len(fid) > 3:
+        said = " and ".join(_range([s.mean for s in scores]) for scores in (precision, recall))
+    else:
+        pairs = [
+            f"{number(p.mean, 2)} and {number(r.mean, 2)} for {title_of(study, p)}"
+            for p, r in zip(precision, recall, strict=True)
+        ]
+        said = listed(pairs)
+    lead: Span = " Precision and recall "
+    return [lead, {"cite": "kynkaanniemi2019"}, f" are {said}; of real images {real}."]
 
 
 def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:

@@ -34,13 +34,13 @@ class Snippet:
     lines: list[str]
 
 
-# Notes to the type checker and the linter say nothing about the method.
+# Notes to the type checker, the linter and autograd say nothing about the method.
+NO_GRAD = "torch.no_grad()"
 TOOL_NOTE = re.compile(r"\s*# (?:pyright: ignore|type: ignore|noqa)\b.*$")
 SNIPPETS = (
     Ask(
         "The ELBO, the mean of log w; a mixture prior",
         ("triptych.vae:VAE.log_weight", "triptych.maths:mixture_log_prob"),
-        ("triptych.priors.mixture:MixtureOfGaussians.log_prob",),
     ),
     Ask(
         "The flow: an affine coupling and the density of the whole",
@@ -53,8 +53,12 @@ SNIPPETS = (
     ),
     Ask(
         "The DDPM's ELBO",
-        ("triptych.ddpm:DDPM.bound", "triptych.ddpm:DDPM.gaussian_term"),
-        ("triptych.ddpm:DDPM.gaussian_kl", "triptych.ddpm:DDPM.diffuse"),
+        (
+            "triptych.ddpm:DDPM.bound",
+            "triptych.ddpm:DDPM.gaussian_term",
+            "triptych.ddpm:DDPM.gaussian_kl",
+        ),
+        ("triptych.ddpm:DDPM.diffuse",),
     ),
     Ask(
         "The DDPM's sampling algorithm (ancestral)",
@@ -122,7 +126,9 @@ def _find(tree: ast.Module, path: list[str]) -> Definition | None:
 
 
 def _first_line(node: Definition) -> int:
-    return min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    """Its first decorator's, but for that of autograd."""
+    said = [d.lineno for d in node.decorator_list if ast.unparse(d) != NO_GRAD]
+    return min([node.lineno, *said])
 
 
 def _docstring_lines(node: Definition, source: list[str]) -> set[int]:

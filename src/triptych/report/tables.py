@@ -64,7 +64,8 @@ def cells_of(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
     scores = list(column.values())
     small = [s.std for s in scores if s.std is not None] or [s.mean for s in scores]
     nulls = [float(s.protocol["null95"]) for s in scores if "null95" in s.protocol]
-    decimals = decimals_for(small + nulls, most=3 if scores[0].metric != "fid" else 2)
+    fine = scores[0].metric != "fid" and scores[0].unit != "nats"
+    decimals = decimals_for(small + nulls, most=3 if fine else 2)
     cells = []
     for recipe in recipes:
         score = column.get(recipe.name)

@@ -139,10 +139,11 @@ def way_of_sampling(protocol: dict[str, Any]) -> str:
         return pixels or ""
     sampler = str(protocol.get("sampler") or "")
     how = SAMPLERS.get(sampler, sampler) or "sampled"
-    steps = count(int(protocol["steps"]))
+    steps, calls = int(protocol["steps"]), int(protocol.get("evaluations", protocol["steps"]))
+    taken = f"{count(steps)} steps" + ("" if calls == steps else f" ({count(calls)} evaluations)")
     guided = f", autoguidance {w:g}" if (w := protocol.get("guidance")) else ""
     shown = f", {pixels}" if pixels else ""
-    return f"{how}, {steps} steps{noise_and_times(protocol)}{guided}{shown}"
+    return f"{how}, {taken}{noise_and_times(protocol)}{guided}{shown}"
 
 
 def noise_and_times(protocol: dict[str, Any]) -> str:
