@@ -399,6 +399,19 @@ def test_ddim_with_eta_one_and_all_steps_is_the_ancestral_chain(prediction, monk
     torch.testing.assert_close(ddim(model, 3, 8, g.manual_seed(5), eta=1.0), ancestral)
 
 
+def test_ddims_noise_is_exact_where_there_is_hardly_any(monkeypatch, g):
+    """Of the last step of a chain whose first noise is a thousandth, in float32."""
+    beta = torch.tensor([1e-6, 1.1e-6, 1.3e-6, 0.5], dtype=torch.float64)
+    model, seen = DDPM(Net(), beta, SMALL, 17), []
+    drawn = iter([*(torch.zeros(1, *SMALL) for _ in range(3)), torch.ones(1, *SMALL)])
+    monkeypatch.setattr(model, "gaussian_noise", lambda n, g: next(drawn))
+    monkeypatch.setattr("triptych.samplers.denoised", lambda m, x, t: seen.append(x) or 0 * x)
+    ddim(model, 1, 4, g, eta=1.0)
+    ab = (1 - beta).cumprod(0)
+    exact = ((1 - ab[0]) / (1 - ab[1]) * (1 - ab[1] / ab[0])).sqrt()
+    torch.testing.assert_close(seen[-1].double(), exact.expand(1, *SMALL), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("steps", [3, 6])
 def test_ddim_is_finite_where_all_noise_is_new(steps, g):
     """At these steps of this chain 1 - ab - sigma^2 is nothing, which rounding takes below zero."""

@@ -163,7 +163,10 @@ class DiscretizedLogisticMixture(nn.Module):
     """
 
     of_integers = True
-    SCALES = (-7.0, 7.0)  # of log s: from a ninth of a bin at 256 levels to practically uniform
+    SCALES = (
+        -7.0,
+        7.0,
+    )  # of log s: from a ninth of a bin at 256 levels to all in the two outermost
 
     def __init__(
         self, net: nn.Module, shape: tuple[int, int, int], levels: int, components: int

@@ -62,10 +62,11 @@ class PixelFlow(nn.Module):
     def terms(
         self, x: Float[Tensor, "B C H W"], noise: Float[Tensor, "B C H W"]
     ) -> dict[str, Float[Tensor, "B"]]:
-        """Base density and log_det, from v to z."""
+        """Base density and log_det, from v to z: their sum is log w."""
         y, before = self.dequantize(x, noise)
         z, log_det = self.flow.inverse(y)
-        return {"log_pz": self.flow.base.log_prob(z), "log_det": before + log_det}
+        log_det = before + log_det - self.dims * math.log(self.levels)
+        return {"log_pz": self.flow.base.log_prob(z), "log_det": log_det}
 
     def noise(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """v, uniform in [0, 1)."""

@@ -254,6 +254,21 @@ def test_what_real_images_score_stands_beside_what_samples_do(judged, digits):
     assert growth["floor"][-1] == pytest.approx(scores["fid"].protocol["floor"])
 
 
+def test_fewer_training_images_than_samples_are_no_measure_of_them(digits):
+    """FID of 60 is worse than that of 70, and samples would look the better beside it."""
+    kept = {f"train_{what}": getattr(digits, f"train_{what}")[:60] for what in ("images", "labels")}
+    few = dataclasses.replace(digits, **kept)
+    result = judge(built("pixelflow"), few, "raw", QUICK, 0, features())
+    scores = by_metric(result)
+    assert scores["fid"].protocol["n"] == 70
+    for name in ("fid", "precision", "recall", "density", "coverage"):
+        assert not {"floor", "real"} & set(scores[name].protocol)
+    assert {"floor", "real"} & set(scores["kid"].protocol), "of as many of both"
+    growth = result.arrays["fid-growth"]
+    assert growth["floor"].shape == growth["n"].shape
+    assert np.isnan(growth["floor"]).all()
+
+
 def test_a_limit_of_the_distance_is_given_where_samples_are_twice_the_features(digits):
     few = Features(Recording(), "recording", "0" * 12, None)
     few.net.features = lambda x: described(x)[:, ::57]  # 3, and 70 images by ten

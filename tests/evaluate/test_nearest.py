@@ -15,6 +15,13 @@ def test_the_nearest_is_the_nearest_of_all_chunks():
     torch.testing.assert_close(distance[:3], torch.full((3,), 2e-3), atol=1e-4, rtol=0.1)
 
 
+def test_copies_are_at_no_distance_at_all():
+    among = torch.randint(0, 256, (2000, 1, 28, 28)) / 255
+    distance, which = nearest(among[700:900], among)
+    assert torch.equal(which, torch.arange(700, 900))
+    assert (distance == 0).all()
+
+
 def test_the_share_that_is_nearer_is_the_quantile_of_its_own_distribution(g):
     a, b = torch.rand(20_000, generator=g), torch.rand(20_000, generator=g)
     assert abs(share_nearer(a, b, 0.01).value - 0.01) < 0.004

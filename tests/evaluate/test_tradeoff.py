@@ -1,5 +1,6 @@
 """Each way of sampling beside what it costs."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,14 @@ def test_all_have_the_same_number_of_samples_and_the_same_reference(row, digits)
     assert len(floors) == 10
     assert found["floor"] == pytest.approx(np.mean(floors))
     assert found["n"] == 30
+
+
+def test_there_is_no_floor_of_fewer_training_images_than_samples(digits, monkeypatch):
+    monkeypatch.setattr(tradeoff, "WAYS", {})
+    kept = {f"train_{what}": getattr(digits, f"train_{what}")[:29] for what in ("images", "labels")}
+    few = dataclasses.replace(digits, **kept)
+    model = built("ddpm")
+    assert np.isnan(tradeoff.tradeoff(model, model, HOW, few, features(), 0)["floor"])
 
 
 def test_every_way_is_drawn_as_it_is_called():

@@ -70,6 +70,20 @@ def test_a_sampler_is_named_with_the_noise_that_it_was_drawn_with(folder):
     assert "rho" not in said()
 
 
+def test_real_images_have_no_line_where_there_were_too_few(folder):
+    for name, draw in (("fid-growth", frechet), ("tradeoff", tradeoff)):
+
+        def said(draw=draw):
+            with pdfplumber.open(draw(read_study(folder))) as pdf:
+                return pdf.pages[0].extract_text()
+
+        assert "real images" in said()
+        for path in folder.glob(f"*/seed-*/{name}.npz"):
+            with np.load(path) as kept:
+                np.savez(path, **dict(kept) | {"floor": np.nan * kept["floor"]})
+        assert "real images" not in said()
+
+
 def test_regions_hold_the_mass_that_the_caption_names(folder):
     study = read_study(folder)
     latent = read_latent(study, study.part("A")[0])

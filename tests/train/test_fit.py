@@ -102,6 +102,23 @@ def test_validation_is_the_mean_over_all_images(validation, tmp_path):
     assert trainer.validate()[0] == pytest.approx(data.validation.float().mean().item(), rel=1e-5)
 
 
+def test_validation_images_come_in_an_order_of_chance_and_each_once(tmp_path):
+    """A chain's times rise with the place in a batch, and files may be in the order of classes."""
+    seen = []
+
+    class Recording(Point):
+        def loss(self, x, noise):
+            seen.extend(x.flatten(1).tolist())
+            return x.flatten(1).mean(1)
+
+    data = training_data("raw", validation=700)
+    trainer = Trainer([Recording()], [Run(0, tmp_path)], data, QUICK)
+    trainer.validate()
+    inside, first = data.validation.flatten(1).float().tolist(), seen[:500]
+    assert sorted(seen) == sorted(inside)
+    assert sorted(first) != sorted(inside[:500])
+
+
 def test_validation_has_the_same_noise_every_time_and_the_averaged_weights(tmp_path):
     trainer = Trainer([tiny_vae()], [Run(0, tmp_path)], training_data("dynamic"), QUICK)
     first = trainer.validate()

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-TURN = 0.06  # standard deviation of the angle, in radians
+TURN = 0.06  # standard deviation of the angle, in radians on a square image
 SCALE = 0.04  # of what is added to each entry of the matrix: it scales, shears, turns a bit more
 SHIFT = 1 / 56  # largest, as a share of the side: half a pixel of 28
 WOBBLE = 1 / 56  # standard deviation of the field at its knots, as a share of the side

@@ -84,7 +84,10 @@ def _over_times(
     draws: int,
     generator: Generator,
 ) -> Estimate:
-    """`draws` times a bound of each image from one time of its own."""
+    """`draws` times a bound of each image from one time of its own. Images share the times evenly,
+    so that the error of their mean is less, by about a third, than `mc_std`, which takes them for
+    independent.
+    """
     rows = []
     for _ in range(draws):
         columns = (x, *drawn(q, len(x), generator))

@@ -5,6 +5,7 @@ or `real` where more is better, is the same score with as many training images i
 samples.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def sample_scores(
     samples: Float[Tensor, "n C H W"], data: Dataset, features: Features, sampling: dict[str, Any]
 ) -> tuple[list[Score], Arrays]:
     """FID and classes, and of 20 or more the growth of FID, KID, precision, recall, density and
-    coverage.
+    coverage. What they would be for real images is that of as many training images; where there
+    are fewer, it is left out of what depends on their number.
 
     Raises:
         UserError: samples that hold numbers that are not finite.
@@ -54,25 +56,29 @@ def sample_scores(
     fake = features(samples)
     protocol = reference_protocol(data, n, features) | {"dimensions": fake.shape[1]} | sampling
     real = moments(test)
-    floor, value = (frechet_distance(moments(f), real) for f in (train, fake))
+    value = frechet_distance(moments(fake), real)
+    alike = len(train) == n
+    floor = {"floor": frechet_distance(moments(train), real)} if alike else {}
     many = min(len(fake), len(train), len(test)) >= 2 * BLOCKS
     error = frechet_error(fake, real) if many else None
-    scores = [Score("fid", value, "", error, protocol | {"floor": floor})]
+    scores = [Score("fid", value, "", error, protocol | floor)]
     arrays: Arrays = {}
     if features.classifies:
         of_classes, arrays["classes"] = _class_scores(features, fake, train, test, protocol)
         scores += of_classes
     if not many:
         return scores, arrays
-    growth, usual = (frechet_growth(f, test) for f in (fake, train))
+    growth = frechet_growth(fake, test)
+    usual = frechet_growth(train, test) if alike else None
     if growth.at_infinity is not None:
-        limit = protocol | {"floor": usual.at_infinity}
-        scores.append(Score("fid-infinity", growth.at_infinity, "", None, limit))
+        limit = {"floor": usual.at_infinity} if usual else {}
+        scores.append(Score("fid-infinity", growth.at_infinity, "", None, protocol | limit))
     scores += [
         _kernel_score(fake, train, test, protocol),
-        *_neighbourhood_scores(fake, train, test, protocol),
+        *_neighbourhood_scores(fake, train if alike else None, test, protocol),
     ]
-    curves = {"n": growth.n, "fid": growth.fid, "floor": usual.fid}
+    unknown = [math.nan] * len(growth.n)
+    curves = {"n": growth.n, "fid": growth.fid, "floor": usual.fid if usual else unknown}
     arrays["fid-growth"] = {name: np.array(values) for name, values in curves.items()}
     return scores, arrays
 
@@ -99,18 +105,14 @@ def _kernel_score(fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str,
 
 
 def _neighbourhood_scores(
-    fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str, Any]
+    fake: Tensor, train: Tensor | None, test: Tensor, protocol: dict[str, Any]
 ) -> list[Score]:
-    found, real = (neighbourhoods(test, images, NEIGHBOURS) for images in (fake, train))
+    found = neighbourhoods(test, fake, NEIGHBOURS)._asdict()
+    real = {} if train is None else neighbourhoods(test, train, NEIGHBOURS)._asdict()
+    how = protocol | {"neighbours": NEIGHBOURS}
     return [
-        Score(
-            name,
-            getattr(found, name),
-            "",
-            None,
-            protocol | {"real": getattr(real, name), "neighbours": NEIGHBOURS},
-        )
-        for name in found._fields
+        Score(name, value, "", None, how | ({"real": real[name]} if real else {}))
+        for name, value in found.items()
     ]
 
 

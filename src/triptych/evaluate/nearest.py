@@ -36,8 +36,9 @@ def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nea
             distance, index = torch.cdist(some, chunk).min(1)
             best.append((distance, index + COLUMNS * i))
         distances, indices = (torch.stack(column) for column in zip(*best, strict=True))
-        distance, chunk = distances.min(0)
-        found.append((distance, indices.gather(0, chunk[None])[0]))
+        which = indices.gather(0, distances.min(0).indices[None])[0]
+        # cdist's matrix product leaves a copy some thousandths away
+        found.append(((some - flat[which]).norm(dim=1), which))
     return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 

@@ -65,12 +65,14 @@ def tradeoff(
 ) -> dict[str, NDArray[Any]]:
     """A row for each way: sampler, its eta, noise_below and rho (nan where it has none), network
     evaluations, seconds a sample, FID of `how.tradeoff_images` samples against all test images.
-    `floor` is that of as many training images, the mean over ten disjoint blocks if there are."""
+    `floor` is that of as many training images, the mean over ten disjoint blocks if there are; nan
+    where there are fewer."""
     device, n = data.test_images.device, how.tradeoff_images
     test = moments(features(grey(data.test_images, data.levels)))
     real = features(grey(from_training(data, BLOCKS * n), data.levels))
-    blocks = real.split(n)[: max(1, len(real) // n)]
-    floor = np.mean([frechet_distance(moments(block), test) for block in blocks])
+    blocks = real.split(n)[: len(real) // n]
+    floors = [frechet_distance(moments(block), test) for block in blocks]
+    floor = np.mean(floors) if floors else np.nan
     names = ("sampler", *NOISE, "evaluations", "seconds", "fid")
     rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):

@@ -1,8 +1,8 @@
 """Sentences that compare models, and the rule by which one may be written.
 
 A difference is claimed only where Holm's test, over all pairs of models in that metric, finds it at
-5%: of nine models that are all the same, one pair or another has an interval without zero in every
-second study.
+5%: of nine models that are all the same, one pair or another has an interval without zero in two
+studies of three, or more.
 """
 
 from collections.abc import Sequence

@@ -135,7 +135,8 @@ def frechet(study: Study) -> Path | None:
         ax.set(xscale="log", yscale="log", xlabel="N", ylabel="FID of N samples")
         _draw_means(ax, {name: (r[0]["n"], [a["fid"] for a in r]) for name, r in lines.items()})
         real = next(iter(lines.values()))[0]
-        ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
+        if np.isfinite(real["floor"]).any():  # of as many images as there are samples
+            ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
         log_ticks(ax)
         legend_beside(ax)
         return write(figure, study.folder / "figures", "fid-growth")

@@ -50,7 +50,8 @@ def tradeoff(study: Study) -> Path | None:
             if len(most["evaluations"]):
                 label = said if way == "asked" else said + _settings(most)
                 ax.plot([], [], marker, color="black", ms=5, label=wrapped(label, 4.8))
-        ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
+        if np.isfinite(first["floor"]):  # of as many images as there are samples
+            ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
         log_ticks(ax)
         legend_beside(ax)
         return write(figure, study.folder / "figures", "quality-time")

@@ -103,7 +103,7 @@ def _caption(
         spans.append("" if _with_errors(fid) is fid else f", {PLUS_MINUS}: the estimate's error")
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
         value = "" if speed is None else f", {listed(floors[:1])}"
-        spans.append(f"; floor: training images against them{value}.")
+        spans.append(f"; floor: training images against them{value}." if floors else ".")
         spans += _samplers(study, fid)
     if speed is not None:
         own = f"{capital(PRIOR_FID)}: FID of latents from the beta-VAE's prior; "

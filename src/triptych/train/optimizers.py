@@ -25,7 +25,7 @@ from torch.optim.adamw import adamw
 from triptych.train.ensemble import Ensemble
 from triptych.train.order import TrainConfig
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: steepest at 0, and within 0.3 of 1 from there on
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: steepest at 0, and within 0.32 of 1 from there on
 ITERATIONS = 5
 TINY = 1e-7
 BETAS = (0.9, 0.99)

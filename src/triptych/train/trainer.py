@@ -29,6 +29,7 @@ from triptych.train.optimizers import optimizers
 from triptych.train.order import (
     VALIDATION,
     TrainConfig,
+    batch_indices,
     ema_decay,
     generator_for,
     learning_rate,
@@ -199,8 +200,10 @@ class Trainer:
         return means if len(means) > 1 else {}
 
     def _validation(self, start: int) -> tuple[Tensor, Any]:
-        """Some of the validation images from `start` on and their noise, the same for all seeds."""
-        images = self.data.validation[start : start + VALIDATED]
+        """Some of the validation images from `start` on and their noise, the same for all seeds; in
+        an order of chance, as times of diffusion rise with the place in a batch."""
+        which = batch_indices(VALIDATION, 0, len(self.data.validation), len(self.data.validation))
+        images = self.data.validation[which[start : start + VALIDATED].to(self.device)]
         g = generator_for(VALIDATION, start, self.device)
         x = self.data.view(images, self.data.levels, g)
         noise = self.models[0].noise(len(images), g)  # pyright: ignore
