@@ -1,7 +1,8 @@
 """Plain data checked against types and ranges, what is wrong told in a sentence."""
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,7 +14,7 @@ PYDANTIC_SAYS = {
     "a valid integer": "a whole number",
     "a valid number": "a number",
     "a valid boolean": "true or false",
-    "an object": "a table, as {epochs = 1}",
+    "an object": "a table",
 }
 
 
@@ -27,13 +28,24 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         first = error.errors()[0]
         place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
         if first["type"] == "unexpected_keyword_argument":
-            known = ", ".join(cls.__dataclass_fields__) if len(first["loc"]) == 1 else ""
-            instead = f"it has {known}" if known else "leave it out"
+            known = _settings(cls, first["loc"][:-1])
+            instead = f"it has {', '.join(known)}" if known else "leave it out"
             raise UserError(f"{what}: there is no setting {place}; {instead}") from None
         value = repr(first["input"])[:100]
         raise UserError(f"{what}: {place} = {value} is wrong: {_expected(first)}") from None
     except RecursionError:
         raise UserError(f"{what} is nested too deeply; write it flat") from None
+
+
+def _settings(cls: Any, path: Sequence[int | str]) -> list[str]:
+    """Of the dataclass at this place inside of another, if it is one and no choice between some."""
+    for part in path:
+        hint = get_type_hints(cls).get(str(part))
+        inner = [t for t in (hint, *get_args(hint)) if hasattr(t, "__dataclass_fields__")]
+        if len(inner) != 1:
+            return []
+        (cls,) = inner
+    return list(cls.__dataclass_fields__)
 
 
 def _expected(error: Any) -> str:

@@ -51,6 +51,13 @@ def test_what_cannot_be_grey_values_is_refused_in_a_sentence(tmp_path, arrays, n
     assert "drawn.npz" in str(refused.value)
 
 
+def test_what_does_not_exist_is_said_to_be_missing(tmp_path):
+    with pytest.raises(UserError, match=r"drawn does not exist; name a folder of \.png files"):
+        read_drawn(tmp_path / "drawn", SHAPE)
+    with pytest.raises(UserError, match=r"none\.npz does not exist"):
+        read_drawn(tmp_path / "none.npz", SHAPE)
+
+
 def test_a_folder_of_pictures_is_the_same_images(tmp_path, image_bytes):
     for i, image in enumerate(image_bytes[:, 0]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
@@ -92,5 +99,3 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "drawn.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match=r"write it with numpy\.savez"):
         read_drawn(tmp_path / "drawn.npz", SHAPE)
-    with pytest.raises(UserError, match="No such file"):
-        read_drawn(tmp_path / "none.npz", SHAPE)

@@ -28,7 +28,7 @@ from synthetic import (
 
 from triptych.cli import main
 from triptych.errors import UserError
-from triptych.report import handin, write_report
+from triptych.report import handin, other_features, write_report
 from triptych.report.architectures import sentences
 from triptych.report.canvas import FAMILIES
 from triptych.report.check import LimitError, check_pdf
@@ -608,6 +608,25 @@ def test_handin_needs_what_the_group_writes(folder, code, of_2026):
     with pytest.raises(UserError, match=r"lacks what the group writes in ai\.md"):
         handin(of_2026.parent)
     assert not list(folder.glob("handin.zip*"))
+
+
+@pytest.mark.parametrize(
+    ("edition", "features", "said"),
+    [
+        ("2026", "triptych-mnist", "triptych-mnist"),
+        ("2026", "mine.pth", ""),
+        ("2024", "inception", ""),
+    ],
+)
+def test_other_features_than_the_courses_are_told_of(edition, features, said, tmp_path):
+    def on(content):
+        for score in content["scores"]:
+            if score["metric"] == "fid":
+                score["protocol"]["features"] = features
+
+    folder = write_study(tmp_path / "study", Synthetic(edition=edition))
+    edit(folder / "results.json", on)
+    assert other_features(folder) == said
 
 
 def test_handin_refuses_a_report_of_something_else(folder, code):

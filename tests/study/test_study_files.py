@@ -310,6 +310,22 @@ def test_a_recipe_with_a_name_of_its_own_has_a_title_of_its_own(tmp_path):
     assert "two recipes with the title 'DDPM'" in refused(alike)
 
 
+@pytest.mark.parametrize(
+    ("table", "known"),
+    [
+        ("[evaluation]\nimportance_sample = 10", "it has sampler, steps, eta"),
+        (
+            "[evaluation.latent]\nstep = 10",
+            "it has sampler, steps, eta, noise_below, rho, guidance",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_there_is_told_those_of_its_table(table, known, tmp_path):
+    said = refused(written(tmp_path, f'[[recipe]]\nbase = "ddpm"\n{table}\n'))
+    assert "there is no setting evaluation." in said
+    assert known in said
+
+
 def test_recipes_are_plain_data_and_back():
     for dataset in ("digits", "mnist"):
         for name, recipe in recipes_for(dataset).items():

@@ -163,6 +163,11 @@ class Handin:
     """folder of a study"""
 
     def run(self) -> None:
-        from triptych.report import handin
+        from triptych.report import handin, other_features
 
         print(f"wrote {handin(self.study)}; hand it in beside {self.study / 'report.pdf'}")
+        if other := other_features(self.study):
+            print(
+                f"but FID is on {other}, and the assignment asks for the course's classifier: if "
+                f"you have it, run the study again with --features mnist_classifier.pth --rejudge"
+            )

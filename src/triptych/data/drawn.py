@@ -23,6 +23,8 @@ def read_drawn(path: Path, shape: tuple[int, int, int]) -> Float[Tensor, "n C H 
     Raises:
         UserError: no such file or array, images of another shape, or other numbers.
     """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name a folder of .png files, or a .npz file")
     found = _of_folder(path) if path.is_dir() else _of_archive(path)
     images = found[:, None] if found.ndim == 3 else found
     if images.ndim != 4 or images.shape[1:] != shape or len(images) < 2:

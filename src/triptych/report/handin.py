@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1]
 BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "LICENSE")
 BESIDE += ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "tests", "bench")
 LEFT_OUT = {"__pycache__"}
+NOT_THE_COURSES = ("triptych-", "inception")  # ours; what a file's features are called is its name
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -44,6 +45,14 @@ def handin(study_folder: Path) -> Path:
             archive.writestr(info, entries[name].read_bytes())
     write_bytes(target, packed.getvalue())
     return target
+
+
+def other_features(study_folder: Path) -> str:
+    """On what FID is, where the edition asks for the course's own classifier and it is another."""
+    study = read_study(study_folder)
+    names = {str(s.protocol.get("features", "")) for s in study.scores if s.metric == "fid"}
+    others = sorted(name for name in names if name.startswith(NOT_THE_COURSES))
+    return listed(others) if edition_named(study.edition).classifier else ""
 
 
 def _check_sources(report: Path, edition: Edition) -> None:
