@@ -384,6 +384,9 @@ def test_where_kl_is_at_its_limit_fewer_pairs_may_be_told_apart_by_a_classifier(
     assert "less log 10 000, and would be less of more images" in text
     kl = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
     assert f"Its accuracy separates 1 of the 3 pairs of models, {kl} all." in text
+    for a, b in pairs[1:]:
+        set_interval(folder, "classifier-accuracy", a, b, apart)
+    assert "Its accuracy separates" not in text_of(folder), "as many as KL"
     (terse,) = (
         "".join(s for s in p.spans if isinstance(s, str))
         for p in discuss(read_study(folder), KEYS, brief=True, terse=True)
