@@ -1,5 +1,7 @@
 """Captions say of the figures what the arrays that they are drawn from have."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import OF_2026, Synthetic, write_study
@@ -7,6 +9,7 @@ from synthetic import OF_2026, Synthetic, write_study
 from triptych.report.content import _posterior_caption, _samples_caption
 from triptych.report.load import read_study
 from triptych.report.runs import read_latent
+from triptych.report.sampling_table import says_how
 
 PLANE = ", in q(z)'s first two principal components"
 
@@ -76,6 +79,13 @@ def test_draws_of_a_chain_are_read_where_there_are_some(tmp_path):
     assert np.array_equal(read_latent(study, recipe).chain_draws, arrays.pop("chain_draws"))
     np.savez(path, **arrays)
     assert read_latent(study, recipe).chain_draws is None
+
+
+def test_a_table_that_does_not_say_how_samples_are_drawn_is_not_named_for_it(folder):
+    study = read_study(folder)
+    assert says_how(study)
+    bare = [replace(s, protocol={"n": 100}) if s.metric == "fid" else s for s in study.scores]
+    assert not says_how(replace(study, scores=bare))
 
 
 def test_samples_are_the_first_and_of_one_noise_where_latents_are_compared(tmp_path, folder):

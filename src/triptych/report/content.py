@@ -17,7 +17,7 @@ from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import Study
 from triptych.report.made_of import own_file
 from triptych.report.runs import Latent, read_latent, read_samples
-from triptych.report.sampling_table import sampling_table
+from triptych.report.sampling_table import sampling_table, says_how
 from triptych.report.tables import Table
 from triptych.report.wording import Span, called, listed
 
@@ -80,7 +80,7 @@ def build(
         wide.append(_figure(1, "prior-posterior", heights, caption))
     likelihood, sampling = likelihood_table(study), sampling_table(study)
     if "samples" in heights:
-        where = None if sampling is None else 2 if likelihood else 1
+        where = None if not says_how(study) else 2 if likelihood else 1
         last = _figure(1 + len(wide), "samples", heights, _samples_caption(study, where))
     if likelihood is not None:
         wide.append(_table(1, likelihood, 12.0))

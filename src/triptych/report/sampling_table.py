@@ -120,6 +120,12 @@ def _caption(
     return spans
 
 
+def says_how(study: Study) -> bool:
+    """Whether there is a table, and it says of any model how it is drawn from."""
+    fid = column_of(study, study.part("B"), "fid")
+    return any(way_of_sampling(score.protocol) for score in fid.values())
+
+
 def _machine(speed: dict[str, Summary]) -> str:
     """What the clock stood beside."""
     clock = next((s.protocol for s in speed.values()), {})
