@@ -5,6 +5,7 @@ from toys import built, images, randomised, tiny_vae, training_data
 from triptych.data import view
 from triptych.maths import log_mean_exp
 from triptych.objectives import BetaELBO, ImportanceWeighted
+from triptych.train.batches import TrainingData
 from triptych.train.order import TrainConfig
 from triptych.train.trainer import Run, Trainer
 
@@ -148,7 +149,9 @@ def test_training_on_it_raises_it(name, tmp_path):
     torch.manual_seed(0)
     model = built(name)
     config = TrainConfig(epochs=60, batch_size=24, lr=0.02)
-    trainer = Trainer([model], [Run(0, tmp_path)], training_data(n=24), config)
+    data = training_data(n=24)
+    data = TrainingData(data.images, data.images, data.view, data.levels)
+    trainer = Trainer([model], [Run(0, tmp_path)], data, config)
     first = trainer.validate()[0]
     for _ in range(trainer.steps):
         trainer.train_step()
