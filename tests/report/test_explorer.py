@@ -149,6 +149,20 @@ def test_a_level_that_only_some_rows_have(folder):
     assert [r.level == "" for r in panel.rows] == [True, False, False]
 
 
+def test_a_level_beside_scores_of_nothing_is_not_rounded_away(one_seed):
+    def none_copied(content):
+        for score in content["scores"]:
+            if score["metric"] == "fid":
+                score |= {"metric": "copied-share", "mean": 0.0, "values": [0.0], "mc_std": 2.8e-5}
+                score["protocol"]["real"] = 0.0099999
+                del score["protocol"]["floor"]
+
+    edit(one_seed / "results.json", none_copied)
+    (panel,) = panels(one_seed, "copied-share")
+    assert {float(row.level) for row in panel.rows} == {0.01}
+    assert {row.error for row in panel.rows} == {"0.000028"}
+
+
 def test_digits_follow_the_spread_or_of_single_runs_the_score(folder, one_seed):
     (elbo,), (fid,) = panels(folder, "elbo"), panels(one_seed, "fid")
     least = min(s.std or 1 for s in read_study(folder).scores if s.metric == "elbo")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from synthetic import NINE, OF_2026, PIXEL, Synthetic, edit, write_study
 
 from triptych.report import write_report
-from triptych.report.canvas import TEXT_WIDTH, wrapped
+from triptych.report.canvas import TEXT_WIDTH, axes_at, blank, wrapped
 from triptych.report.classes import classes
 from triptych.report.curves import (
     dimensions,
@@ -28,6 +28,7 @@ from triptych.report.latent_panel import (
     cloud_levels,
     mass_levels,
     posterior_density,
+    room_for,
     spread_apart,
     write_digits,
 )
@@ -249,6 +250,15 @@ def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
     assert there[: len(MASSES)] == moved[: len(MASSES)]
     assert there[len(MASSES) :] != moved[len(MASSES) :]
     assert prior == same
+
+
+def test_a_small_cloud_has_fewer_points_than_would_hide_it():
+    cloud = np.random.default_rng(0).uniform(0, 1, (5000, 2))
+    ax = axes_at(blank(5), (0, 0, 4, 4))
+    for reach, most in ((1, 3000), (4, 902), (400, 1)):  # 0.95 of 4, of 1 and of 0.01 cm
+        ax.set_xlim(0, reach)
+        assert room_for(ax, cloud, 3000, 1000.0) == pytest.approx(most, rel=0.02)
+    assert room_for(ax, cloud[:1], 3000, 1000.0) == 1
 
 
 @pytest.mark.parametrize(
