@@ -236,6 +236,14 @@ def test_sigterm_that_a_library_takes_for_an_error_of_its_own_does_too(capsys, m
     assert "stopped; what was finished before is saved" in said
 
 
+def test_what_keeps_nothing_does_not_say_that_it_has(capsys, tmp_path, monkeypatch):
+    main(WORDS)
+    monkeypatch.setattr("triptych.data.load", lambda *a: signal.raise_signal(signal.SIGTERM))
+    code, said = left(capsys, "evaluate", str(tmp_path / RUN))
+    assert code == REQUEUE
+    assert "triptych: stopped; the same command begins anew" in said
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_are_closed_are_no_error(closed, tmp_path):
     """As those of a program that a daemon starts."""

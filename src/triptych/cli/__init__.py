@@ -94,6 +94,8 @@ def run(command: Any) -> int:
     from triptych.train.signals import SAVED, Stop, Stopped, stopped_by_sigterm
 
     again = "the same command" + (" with --resume" if isinstance(command, Train) else "")
+    keeps = isinstance(command, Train | Study | Demo | Reproduce)
+    next_time = f"{again} goes on" if keeps else f"{again} begins anew"
     sigterm = Stop()
     try:
         with stopped_by_sigterm(sigterm):
@@ -102,17 +104,21 @@ def run(command: Any) -> int:
     except Stopped as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more would end it without its code
         terminated = stop.number == signal.SIGTERM
-        code, words = (REQUEUE if terminated else FAILED), f"{stop}; {again} goes on"
+        said = str(stop) if keeps else "stopped"
+        code, words = (REQUEUE if terminated else FAILED), f"{said}; {next_time}"
     except KeyboardInterrupt:
-        kept = isinstance(command, Train | Study | Demo)
-        goes_on = f"; {again} goes on from the last checkpoint, if there is one" if kept else ""
-        code, words = FAILED, f"stopped{goes_on}"
+        code, words = (
+            FAILED,
+            f"stopped; {next_time}"
+            + (" from the last checkpoint, if there is one" if keeps else ""),
+        )
     except BrokenPipeError:  # of what is printed, which is no fault
         raise
     except Exception as error:
         from triptych.train.faults import explain
 
-        known = (REQUEUE, f"{SAVED}; {again} goes on") if sigterm.requested else explain(error)
+        said = SAVED if keeps else "stopped"
+        known = (REQUEUE, f"{said}; {next_time}") if sigterm.requested else explain(error)
         if known is None:
             raise
         code, words = known
