@@ -86,8 +86,8 @@ class LatentDDPM(nn.Module):
 
 
 def freeze(module: nn.Module) -> None:
-    """Turn every parameter into a buffer of the same name. What is `frozen` was started from data
-    when it was trained."""
+    """Turn every parameter into a buffer of the same name, and mark each part as `frozen`, which
+    the trainer must not start from data again."""
     for part in module.modules():
         part.frozen = True  # pyright: ignore
         for name, p in list(part.named_parameters(recurse=False)):

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from triptych.maths import normal_log_prob
 
-LARGEST_LOG_SIGMA = 10.0  # in size; about 2 at most in a trained VAE
+# In size. About 2 at most in a trained VAE; with beta = 1e-6, whose q is nearly a point, one in 200
+# comes to -10.
+LARGEST_LOG_SIGMA = 10.0
 
 
 def bounded(log_sigma: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ class FlowPosterior(nn.Module):
         self.net, self.latent_dim = net, latent_dim
         self.bijectors = nn.ModuleList(bijectors)
         self.passes = max(getattr(f, "passes", 1) for f in bijectors)
-        """Of each layer's network, that `log_prob` takes."""
+        """How many passes of each layer's network one `log_prob` takes."""
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> FlowParameters:
         """Run the encoder, once however many samples follow."""

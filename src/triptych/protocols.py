@@ -4,10 +4,10 @@ Everything is structural: a class that has these methods is one of these things.
 flow is made of is an `nn.Module` too. Leading batch dimensions are free (`*batch`), so the same
 code serves one sample per image and K importance samples per image.
 
-What may be there besides, and is used where it is: of any part `prepare(x, noise)`, its start from
-data, and `images_to_prepare`; of a prior `noise(generator)`, whose draws its `log_prob` then takes,
-and `as_mixture()`; of a posterior `passes`, of its network in one `log_prob`; of a network or a
-model `drops`, the uniform numbers that its dropout takes; of an objective `at(progress)`.
+Optional, and used where it is there: any part may have `prepare(x, noise)`, which starts it from
+data, and `images_to_prepare`; a prior `noise(generator)`, whose draws its `log_prob` then takes,
+and `as_mixture()`; a posterior `passes`, how many passes of its network one `log_prob` costs; a
+network or a model `drops`, how many uniform numbers its dropout takes; an objective `at(progress)`.
 """
 
 from dataclasses import dataclass, field
@@ -131,9 +131,9 @@ class Model(Protocol):
 class Score:
     """A number with the protocol under which it holds. Never a bare float.
 
-    `mc_std` is the standard error that the estimator's own noise gives it, `image_std` that of the
-    mean over images, in whose place there might have been others; the spread over training runs is
-    computed from several scores and kept apart from both.
+    `mc_std` is the standard error from the estimator's own noise, `image_std` that of having judged
+    these images and no others; the spread over training runs is computed from several scores and
+    kept apart from both.
     """
 
     metric: str

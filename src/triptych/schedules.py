@@ -2,7 +2,7 @@
 
     q(x_t|x_0) = N(x_t; sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I),   t = 0 .. T-1
 
-Index t here is the paper's t + 1: x_t at t = 0 has had one step of noise.
+The paper's index is t + 1: x_t at t = 0 has had one step of noise, and is its x_1.
 """
 
 import math

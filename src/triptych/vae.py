@@ -104,8 +104,8 @@ class VAE(nn.Module):
 
 
 def one_each(log_p: Tensor, z: Float[Tensor, "*K B M"], whose: str) -> Float[Tensor, "*K B"]:
-    """The same. ValueError where it has not one number for each z, but is summed over images too,
-    or not over dimensions: it would be broadcast, and the bound be wrong."""
+    """log_p itself. ValueError unless it has one number for each z: summed over images too, or not
+    over dimensions, it would be broadcast, and the bound be wrong."""
     if (found := list(log_p.shape)) != (wanted := list(z.shape[:-1])):
         raise ValueError(f"the {whose} must be of shape {wanted}, not {found}")
     return log_p

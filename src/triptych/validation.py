@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,9 +27,10 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         raise UserError(f"{what}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = " ".join(".".join(str(p) for p in first["loc"]).split()) or what
+        words, _ = _follow(cls, first["loc"])
+        place = " ".join(".".join(words).split()) or what
         if first["type"] == "unexpected_keyword_argument":
-            known = _settings(cls, first["loc"][:-1])
+            _, known = _follow(cls, first["loc"][:-1])
             instead = f"it has {', '.join(known)}" if known else "leave it out"
             raise UserError(f"{what}: there is no setting {place}; {instead}") from None
         value = repr(first["input"])[:100]
@@ -37,15 +39,24 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
         raise UserError(f"{what} is nested too deeply; write it flat") from None
 
 
-def _settings(cls: Any, path: Sequence[int | str]) -> list[str]:
-    """Of the dataclass at this place inside of another, if it is one and no choice between some."""
+def _follow(cls: Any, path: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """A path into nested dataclasses as who wrote it knows it, without the `kind` by which a choice
+    between some is told, and the settings of the one at its end, if it is known which."""
+    words, choices = list[str](), _dataclasses(cls)
     for part in path:
-        hint = get_type_hints(cls).get(str(part))
-        inner = [t for t in (hint, *get_args(hint)) if hasattr(t, "__dataclass_fields__")]
-        if len(inner) != 1:
-            return []
-        (cls,) = inner
-    return list(cls.__dataclass_fields__)
+        if len(choices) > 1:
+            choices = [c for c in choices if getattr(c, "kind", None) == part] or choices
+            if len(choices) == 1:
+                continue
+        words.append(str(part))
+        if isinstance(part, str):  # else an item of a list
+            hints = get_type_hints(choices[0]) if len(choices) == 1 else {}
+            choices = _dataclasses(hints.get(part))
+    return words, [f.name for f in fields(choices[0])] if len(choices) == 1 else []
+
+
+def _dataclasses(hint: Any) -> list[Any]:
+    return [t for t in (hint, *get_args(hint)) if is_dataclass(t)]
 
 
 def _expected(error: Any) -> str:

@@ -125,8 +125,9 @@ class VDM(nn.Module):
         return self.gamma_0 + (self.gamma_1 - self.gamma_0) * t
 
     def take_schedule(self, other: "VDM") -> None:
-        """Have another one's gamma."""
-        self.moved_0.data, self.moved_1.data = other.moved_0.data, other.moved_1.data
+        """Copy another one's gamma."""
+        self.moved_0.data.copy_(other.moved_0.data)
+        self.moved_1.data.copy_(other.moved_1.data)
 
     def chain(self) -> DDPM:
         """The discrete chain of times 1/T, 2/T .. 1 with this network, which the samplers take."""

@@ -10,9 +10,10 @@ from triptych.evaluate.diffusion import ddpm_bound, ddpm_terms
 from triptych.evaluate.likelihood import (
     Estimate,
     _tail_jackknife,
-    bits,
     flow_bounds,
     importance_bounds,
+    in_bits,
+    in_nats,
     jackknife,
 )
 from triptych.maths import bits_per_dim, log_mean_exp
@@ -106,11 +107,11 @@ def test_one_image_says_nothing_of_others():
 
 def test_bits_have_the_errors_of_their_nats():
     nats, bit = Estimate(torch.tensor([-1.0, -5.0]), 0.1), 64 * math.log(2)
-    score = bits("bpd", nats, 64, {})
+    score = in_bits(in_nats("bpd", nats, {}), 64)
     assert (score.value, score.mc_std, score.image_std) == pytest.approx(
         (3 / bit, 0.1 / bit, 2 / bit)
     )
-    assert bits("bpd", Estimate(torch.ones(1), 0.1), 64, {}).image_std is None
+    assert in_bits(in_nats("bpd", Estimate(torch.ones(1), 0.1), {}), 64).image_std is None
 
 
 def test_one_draw_an_image_still_has_an_error(g):

@@ -264,6 +264,7 @@ def test_fewer_training_images_than_samples_are_no_measure_of_them(digits):
     for name in ("fid", "precision", "recall", "density", "coverage"):
         assert not {"floor", "real"} & set(scores[name].protocol)
     assert {"floor", "real"} & set(scores["kid"].protocol), "of as many of both"
+    assert scores["kid"].protocol["n"] == 60
     growth = result.arrays["fid-growth"]
     assert growth["floor"].shape == growth["n"].shape
     assert np.isnan(growth["floor"]).all()
@@ -442,7 +443,9 @@ def test_samples_and_nothing_else_are_drawn_by_the_model_that_is_given(digits):
     alone, guided = judged(None), judged(randomised(built("ddpm"), 0.1))
     assert by_metric(alone)["bpd"].value == by_metric(guided)["bpd"].value
     assert (alone.arrays["samples"]["images"] != guided.arrays["samples"]["images"]).any()
-    assert by_metric(alone)["nearest-ratio"].value != by_metric(guided)["nearest-ratio"].value
+    near = [by_metric(found)["nearest-ratio"] for found in (alone, guided)]
+    assert near[0].value != near[1].value
+    assert near[0].protocol["steps"] == 6
 
 
 def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
@@ -836,7 +839,7 @@ def test_draws_of_q_are_of_any_images_not_one_of_each(g):
 
 
 def distance_ratio(*given) -> float:
-    score, _ = nearest_score(*given)
+    score, _ = nearest_score(*given, {})
     assert score is not None
     return score.value
 
@@ -844,7 +847,7 @@ def distance_ratio(*given) -> float:
 def test_where_all_test_images_are_training_images_none_can_be_nearer(digits):
     same = dataclasses.replace(digits, test_images=digits.train_images[: len(digits.test_images)])
     x = digits.validation_images[:64] / 16
-    score, arrays = nearest_score(built("ddpm"), x, same, "raw")
+    score, arrays = nearest_score(built("ddpm"), x, same, "raw", {})
     assert score is None
     assert len(arrays["distance"]) == 64
 
@@ -871,7 +874,7 @@ def test_means_are_set_beside_means(digits):
     fresh = reconstructions(model, x, noise)
     ratios = []
     for model.mean_samples in (True, False):
-        score, _ = nearest_score(model, fresh, digits, "dynamic")
+        score, _ = nearest_score(model, fresh, digits, "dynamic", {})
         assert score is not None
         ratios.append(score.value)
         assert ("beside" in score.protocol) == model.mean_samples

@@ -224,6 +224,20 @@ def test_report_of_many_priors_keeps_to_its_page(tmp_path):
         assert pdf.pages[0].height > 15 / 2.54 * 72  # as large as it can be, where there is room
 
 
+def test_samples_stand_above_the_neighbours_of_their_own_run(tmp_path):
+    """Not above another seed's, where a run has lost its own."""
+    folder = write_study(tmp_path / "study")
+    run = folder / "ddpm" / "seed-0"
+    (run / "nearest.npz").unlink()
+
+    def drawn():
+        return nearest(read_study(folder)).read_bytes()  # pyright: ignore[reportOptionalMemberAccess]
+
+    before = drawn()
+    np.savez(run / "samples.npz", images=np.zeros((8, 1, 28, 28), np.uint8))
+    assert drawn() == before
+
+
 def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
     """Shifted by two cells, a chain's lines move with its density and the prior's do not."""
     assert latent_ddpm(read_study(write_study(tmp_path / "2024"))) is None

@@ -466,7 +466,7 @@ def test_a_2026_study_is_handed_in_under_its_own_limits(of_2026, tmp_path):
     folder = shutil.copytree(of_2026.parent, tmp_path / "study")
     (folder / "ai.md").write_text("None was used.")
     set_page(folder)
-    with zipfile.ZipFile(handin(folder)) as archive:
+    with zipfile.ZipFile(handin(folder).path) as archive:
         assert "report.pdf" in archive.namelist()
 
 
@@ -586,7 +586,7 @@ def test_figures_of_models_that_the_study_has_no_more_are_removed(tmp_path):
 def test_handin_packs_code_configuration_and_report(folder, code):
     (folder / "group.toml").write_text(GROUP)
     set_page(folder, code)
-    path = handin(folder)
+    path = handin(folder).path
     first = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -598,7 +598,7 @@ def test_handin_packs_code_configuration_and_report(folder, code):
     assert {"code/pyproject.toml", "code/docs/studies.md", "code/tests/test_cli.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "code/results" in name]
     assert not [n for n in names if "__pycache__" in n or n.endswith((".npz", ".part"))]
-    assert handin(folder).read_bytes() == first
+    assert handin(folder).path.read_bytes() == first
 
 
 def test_handin_needs_what_the_group_writes(folder, code, of_2026):
@@ -614,6 +614,7 @@ def test_handin_needs_what_the_group_writes(folder, code, of_2026):
     ("edition", "features", "said"),
     [
         ("2026", "triptych-mnist", "triptych-mnist"),
+        ("2026", "mine.safetensors", "mine.safetensors"),
         ("2026", "mine.pth", ""),
         ("2024", "inception", ""),
     ],
@@ -636,14 +637,14 @@ def test_handin_refuses_a_report_of_something_else(folder, code):
     set_page(folder, code)
     for path in folder.iterdir():
         os.utime(path, (0, 0) if path.name == "report.pdf" else None)
-    assert handin(folder).is_file()
+    assert handin(folder).path.is_file()
     for name in ("group.toml", "results.json", "study.json", "discussion.md"):
         before = (folder / name).read_bytes()
         (folder / name).write_bytes(before + b"\n")
         with pytest.raises(UserError, match=rf"not made of {name} as it is now"):
             handin(folder)
         (folder / name).write_bytes(before)
-    assert handin(folder).is_file()
+    assert handin(folder).path.is_file()
     (folder / "discussion.md").unlink()
     with pytest.raises(UserError, match=r"not made of discussion\.md as it is now"):
         handin(folder)
@@ -664,7 +665,7 @@ def test_a_declaration_with_words_is_found_behind_one_without(of_2026, tmp_path,
     (folder / "ai.md").write_text("")
     (here / "ai.md").write_text("We used none.")
     assert "We used none." in page_text(set_page(folder), 2)
-    assert handin(folder).is_file()
+    assert handin(folder).path.is_file()
     (here / "ai.md").write_text("We used some.")
     with pytest.raises(UserError, match=r"not made of ai\.md as it is now"):
         handin(folder)

@@ -97,7 +97,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         (BASE + "hiden = [3]", "hiden"),
         (BASE + 'epochs = "many"', "epochs"),
         (BASE + "epochs = -1", "epochs"),
-        (BASE + "hidden = 3", "vae-gaussian: model.vae.hidden = 3 is wrong: it must be a list"),
+        (BASE + "hidden = 3", "vae-gaussian: model.hidden = 3 is wrong: it must be a list"),
         (BASE + 'prior = "uniform"', "prior"),
         ('[[recipe]]\nbase = "gan"', "gan"),
         ("[[recipe]]\nepochs = 3", "base"),
@@ -143,10 +143,14 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         (BASE + 'name = "UPPER/../x"', "choose small letters, digits, - and _"),
         ('name = "a/b"\n' + BASE, "choose letters, digits, - and _"),
         (BASE + 'name = ""', "study.toml: vae-gaussian: name = ''"),
-        (BASE + "hidden = []", "model.vae.hidden = [] is wrong: it must not be empty"),
+        (BASE + "hidden = []", "model.hidden = [] is wrong: it must not be empty"),
         (BASE + 'title = ""', "title = '' is wrong: it must not be empty"),
         (BASE + f'title = "{"x" * 61}"', "it must have 60 letters at most"),
         (BASE + 'model = {kind = "x"}', "its kind must be one of 'vae', 'pixelflow'"),
+        (
+            BASE + '[evaluation]\nsampler = "ancestral"\neta = 0.5',
+            "which has no such setting; choose eta = 0, or one of ddim, dpm-solver++",
+        ),
     ],
 )
 def test_every_mistake_in_a_study_file_is_one_sentence_that_names_it(tmp_path, text, named):
@@ -324,6 +328,13 @@ def test_a_setting_that_is_not_there_is_told_those_of_its_table(table, known, tm
     said = refused(written(tmp_path, f'[[recipe]]\nbase = "ddpm"\n{table}\n'))
     assert "there is no setting evaluation." in said
     assert known in said
+
+
+def test_a_setting_is_named_as_it_is_written_not_by_the_kind_of_its_model():
+    with pytest.raises(UserError, match=r"setting model\.vae_train\.epoch; it has epochs, batch"):
+        asked_recipe("latent-ddpm", "digits", {"vae_train": {"epoch": 5}})
+    with pytest.raises(UserError, match=r"model\.vae_train\.epochs = 'few' is wrong"):
+        asked_recipe("latent-ddpm", "digits", {"vae_train": {"epochs": "few"}})
 
 
 def test_recipes_are_plain_data_and_back():

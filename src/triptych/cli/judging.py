@@ -128,6 +128,8 @@ class Score:
 def said(score: Any) -> str:
     """A line of a score: its errors, and what real images or the null have, without which it may
     mean nothing."""
+    from triptych.study.results import LEVELS
+
     notes = []
     if score.mc_std:
         notes.append(f"Monte Carlo error {score.mc_std:.2g}")
@@ -135,13 +137,7 @@ def said(score: Any) -> str:
         notes.append(f"of so many images {score.image_std:.2g}")
     if "features" in score.protocol:
         notes.append(f"N = {score.protocol['n']}")
-    levels = {
-        "null95": "95% of the null",
-        "floor": "real images",
-        "real": "real images",
-        "bpd": "their bound",
-    }
-    found = ((words, score.protocol.get(key)) for key, words in levels.items())
+    found = ((words, score.protocol.get(key)) for key, words in LEVELS.items())
     notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
     if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):
         notes.append(f"too few for {score.protocol['dimensions']} features: far too large")

@@ -13,6 +13,8 @@ from triptych.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+# The words of study/configs.py and evaluate/evaluation.py once more, whose import would load torch;
+# tests/study/test_study_files.py compares them.
 Device = Literal["cpu", "cuda", "mps"]
 Preset = Literal["cpu", "gpu"]
 PriorName = Literal[

@@ -83,7 +83,7 @@ class Train:
         from triptych.study.display import bar_for
         from triptych.study.lock import locked
         from triptych.study.recipes import asked_recipe
-        from triptych.study.run import Job, train
+        from triptych.study.run import ITS_VAE, Job, train
         from triptych.study.trackers import Track, check_trackers
         from triptych.train.distributed import check_batch, joined, leads
 
@@ -107,13 +107,14 @@ class Train:
                     folder.ready(self.resume)
                 told = bar_for(recipe.name) if leads() else lambda p: None
                 train(job, data, progress=told, track=Track(self.track, self.out))
-            failed, ours = folder.failure(), leads()
+            failed, first = folder.failure(), leads()
         if failed is not None:
-            raise RunFailed(
-                f"{folder.path}: {failed}; checkpoint/ holds the weights before that step; train "
-                f"again with a lower --lr and another --out"
-            )
-        if ours:
+            before = "checkpoint/ holds the weights before that step"
+            again = f"{before}; train again with a lower --lr"
+            if failed.startswith(ITS_VAE):
+                again = "train again with a lower lr of its VAE (--set vae_train={lr=...})"
+            raise RunFailed(f"{folder.path}: {failed}; {again} and another --out")
+        if first:
             there = ["--data", str(self.where.data)] if self.where.data else []
             next_one = shlex.join(["triptych", "evaluate", str(folder.path), *there])
             print(f"wrote {folder.path}; judge it with: {next_one}")

@@ -164,8 +164,15 @@ class Handin:
 
     def run(self) -> None:
         from triptych.report import handin, other_features
+        from triptych.report.check import POINTS_PER_CM
 
-        print(f"wrote {handin(self.study)}; hand it in beside {self.study / 'report.pdf'}")
+        path, report = handin(self.study)
+        margin, font = report.smallest_margin / POINTS_PER_CM, report.smallest_font
+        print(
+            f"{self.study / 'report.pdf'} keeps the limits: {report.pages} pages, letters of "
+            f"{font:.1f} pt and margins of {margin:.1f} cm or more"
+        )
+        print(f"wrote {path}; hand it in beside the report")
         if other := other_features(self.study):
             print(
                 f"but FID is on {other}, and the assignment asks for the course's classifier: if "

@@ -5,8 +5,8 @@ ELBO surgery (Hoffman & Johnson 2016): the ELBO's KL term splits exactly into
     E_n KL(q(z|x_n) || p(z)) = MI + KL(q(z) || p(z)),   MI = E log q(z|x) - log q(z),
 
 and only the second part measures how well the prior fits. q(z) is evaluated as what it is, a
-mixture of N posteriors, in float64 where they are Gaussians. It is that of these N images: the
-information is never more than log N, and where it reaches that, the divergence is the rate less
+mixture of N posteriors, in float64 where they are diagonal Gaussians. It is that of these N images:
+the information is never more than log N, and where it reaches that, the divergence is the rate less
 log N; of more images q(z) is wider, and on average nearer to the prior.
 """
 
@@ -26,7 +26,7 @@ from triptych.posteriors import DiagonalGaussian
 from triptych.protocols import Density, Posterior
 from triptych.vae import VAE
 
-DEAR = 1_000
+DEAR = 1_000  # z that log q(z) is taken of, where a pair (z, n) costs work of its own
 PAIRS = 20_000  # pairs (z, n) evaluated at a time
 
 
@@ -57,9 +57,10 @@ def aggregate_match(
 ) -> Match:
     """Both parts of the KL term, from one z ~ q(z|x_n) for each n.
 
-    Where a pair (z, n) costs a network, the information is of `DEAR` of the z, evenly spaced over
-    the images, and of fewer where it costs many passes of it. The rate, which images differ in by
-    many nats, is of all; the divergence is what the information leaves of it.
+    Where q is no diagonal Gaussian, so that a pair (z, n) costs work of its own, the information is
+    of `DEAR` of the z, evenly spaced over the images, and of fewer where that is many passes of a
+    network. The rate, which images differ in by many nats, is of all; the divergence is what the
+    information leaves of it.
     """
     n, dear = len(z), max(2, DEAR // getattr(model.posterior, "passes", 1))
     m = n if isinstance(model.posterior, DiagonalGaussian) else min(n, dear)
@@ -102,7 +103,10 @@ SPANNING = 3  # draws that can have a density in a plane: fewer lie on a line
 
 @dataclass(frozen=True)
 class LatentPlane:
-    """What a prior-against-posterior picture needs, in two coordinates."""
+    """What a prior-against-posterior picture needs, in two coordinates: `posterior` [N, 2] and
+    `prior` [n, 2] are points, `grid_x` and `grid_y` [P] the axes, `density` [P, P] is the prior's
+    with a row for each y. `components` are "latent" or "pca", `explained` [2] is each axis' share
+    of the posterior's variance."""
 
     posterior: NDArray[np.float32]
     prior: NDArray[np.float32]

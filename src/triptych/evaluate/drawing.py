@@ -61,11 +61,13 @@ def run_chain(chain: DDPM, how: Drawing, n: int, g: Generator) -> Float[Tensor, 
     if how.sampler == "ancestral":
         return chain.sample(n, g)
     chosen = {"eta": how.eta} if how.sampler in NOISY else {}
-    return SAMPLERS[how.sampler](chain, n, min(how.steps, chain.T), g, **chosen, **left_open(how))
+    return SAMPLERS[how.sampler](
+        chain, n, min(how.steps, chain.T), g, **chosen, **optional_settings(how)
+    )
 
 
-def left_open(how: Drawing) -> dict[str, float]:
-    """What a sampler has a usual value for, where another is asked for."""
+def optional_settings(how: Drawing) -> dict[str, float]:
+    """`noise_below` and `rho` where they are set; left out, a sampler uses its own."""
     return {n: v for n in ("noise_below", "rho") if (v := getattr(how, n)) is not None}
 
 
@@ -137,5 +139,5 @@ def chain_protocol(chain: DDPM, how: Drawing) -> dict[str, Any]:
     }
     if how.sampler in NOISY:
         said["eta"] = how.eta
-    said |= left_open(how)
+    said |= optional_settings(how)
     return said if networks == 1 else said | {"guidance": how.guidance}

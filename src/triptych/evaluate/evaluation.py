@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.protocols import Score
-from triptych.samplers import NOISY, OF_ANY_TIMES, SAMPLERS
+from triptych.samplers import NOISY, OF_ANY_TIMES
 
 DRAWN = {"split": "samples"}  # a protocol of what the model draws
 Say = Callable[[str], None]  # told what is being done, for whoever waits
@@ -36,10 +36,10 @@ class Drawing:
 
     def __post_init__(self) -> None:
         """Not every sampler has noise or a choice of times."""
-        if self.eta and self.sampler in set(SAMPLERS).difference(NOISY):
+        if self.eta and self.sampler not in NOISY:
             raise UserError(
-                f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which is "
-                f"deterministic; choose eta = 0, or another sampler"
+                f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which has no "
+                f"such setting; choose eta = 0, or one of {', '.join(NOISY)}"
             )
         if self.noise_below is not None and not self.eta:
             raise UserError(
@@ -74,7 +74,7 @@ class Evaluation(Drawing):
     the N of the FID."""
     ais_images: Annotated[int, Ge(0)] = 0
     """Annealed importance sampling of so many of the images, and a bracket on as many
-    that the model draws; it takes minutes a hundred."""
+    that the model draws; it takes minutes for each hundred."""
     ais_steps: Annotated[int, Ge(1), Le(100_000)] = 300
     """Its temperatures."""
     ais_chains: Annotated[int, Ge(2), Le(10_000)] = 16
@@ -82,7 +82,7 @@ class Evaluation(Drawing):
     ais_leapfrog: Annotated[int, Ge(1), Le(1000)] = 5
     """Steps of Hamiltonian Monte Carlo's integrator at each temperature."""
     ode_images: Annotated[int, Ge(0)] = 0
-    """Likelihood of so many by a DDPM's probability-flow ODE; minutes a hundred too."""
+    """Likelihood of so many by a DDPM's probability-flow ODE; minutes for each hundred too."""
     ode_trace: Literal["hutchinson", "exact"] = "hutchinson"
     """Its divergence: by one random direction an image, or whole, a pass for each pixel."""
     bound_draws: Annotated[int, Ge(1), Le(10_000)] = 4
@@ -94,8 +94,8 @@ class Evaluation(Drawing):
     """Scale of a pixel flow's base noise, below 1 for samples nearer to its modes."""
 
     def of_latents(self, latents: bool) -> "Evaluation":
-        """What holds for a latent DDPM, or for another model: what is said of latent DDPMs alone
-        holds for those, and for no other."""
+        """The settings for one kind of model: those under `latent` take the place of the others for
+        a latent DDPM, and are dropped for any other."""
         own = asdict(self.latent) if latents and self.latent else {}
         return replace(self, **own, latent=None)
 

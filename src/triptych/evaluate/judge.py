@@ -1,6 +1,7 @@
 """All the scores of one trained model, each with its protocol, and the arrays its figures need.
 
-With what it calls, and the accuracy of the feature network, all that touches the test set.
+This module, what it calls, and the accuracy of the feature network are all that ever touches the
+test set.
 """
 
 import math
@@ -32,7 +33,7 @@ from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
 from triptych.evaluate.judge_samples import from_training, sample_scores
 from triptych.evaluate.judge_vae import judge_vae
-from triptych.evaluate.likelihood import bits
+from triptych.evaluate.likelihood import in_bits, in_nats
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
 from triptych.evaluate.tradeoff import tradeoff
@@ -80,8 +81,9 @@ def judge(
     x = seen(images, data.levels, view_name)
     whole = {"dataset": data.name, "split": "test", "n": every, "view": view_name}
     protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
-    g, drawing = generator_for(seed, 0, device, stream=Stream.BOUNDS), drawn_by or model
-    draw = sampler(drawing, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
+    g, source = generator_for(seed, 0, device, stream=Stream.BOUNDS), drawn_by or model
+    drawn = sampling_protocol(model, how) | pixels_protocol(model)
+    draw = sampler(source, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
     say("bounds")
     result = judge_model(model, x, labels, how, protocol, g)
     refuse_nan(result.scores)
@@ -90,19 +92,18 @@ def judge(
         result.scores.append(outside_score(model, SAMPLES_SHOWN, how, of_drawn, shown_again))
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
-    score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name)
+    score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name, drawn)
     result.scores += [score] if score else []
     if features is None:
         return result
     samples = enough(shown, draw, len(images), say)
     say("scores of the samples")
-    drawn = sampling_protocol(model, how) | pixels_protocol(model)
     scores, arrays = sample_scores(samples, data, features, drawn)
     result.arrays |= arrays
     result.scores += [*scores, sampling_speed(draw, device, of_drawn | drawn)]
     result.scores.append(copied_score(model, samples, data, view_name, drawn))
     if how.tradeoff_images:
-        result.arrays["tradeoff"] = tradeoff(model, drawing, how, data, features, seed, say)
+        result.arrays["tradeoff"] = tradeoff(model, source, how, data, features, seed, say)
     if isinstance(model, LatentDDPM):
         train = seen(from_training(data, len(images)), data.levels, view_name)
         result.scores += latent_limits(model, train, data, features, g)
@@ -202,7 +203,8 @@ def judge_diffusion(
         kind, bound = "variational", ddpm_bound(model, x, how.bound_draws, g)
         terms, chain = ddpm_terms(model, x[:TERMS_OF], g), model
     said = protocol | {"samples": how.bound_draws, "bound": kind}
-    result = Judgement([bits("bpd", bound, model.dims, said)], {"terms": terms})
+    score = in_bits(in_nats("bpd", bound, said), model.dims)
+    result = Judgement([score], {"terms": terms})
     if how.ode_images:
         some = x[: how.ode_images]
         beside = bits_per_dim(bound.values[: len(some)].double(), model.dims).mean().item()

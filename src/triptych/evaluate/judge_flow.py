@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from triptych.evaluate.drawing import sampling_protocol
 from triptych.evaluate.evaluation import Evaluation
-from triptych.evaluate.likelihood import bits, flow_bounds
+from triptych.evaluate.likelihood import flow_bounds, in_bits, in_nats
 from triptych.evaluate.memory import in_halves
 from triptych.flows.dequantization import UniformDequantization
 from triptych.pixelflow import PixelFlow
@@ -26,9 +26,8 @@ def judge_flow(
     bound, iwae = flow_bounds(model, x, K, g)
     kind = f"{'uniform' if uniform else 'variational'} dequantization"
     protocol_of_bounds = protocol | {"samples": K, "bound": kind}
-    scores = [bits("bpd", bound, model.dims, protocol_of_bounds)]
-    if K > 1:
-        scores.append(bits(f"bpd-iwae-{K}", iwae, model.dims, protocol_of_bounds))
+    found = {"bpd": bound} | ({f"bpd-iwae-{K}": iwae} if K > 1 else {})
+    scores = [in_bits(in_nats(n, e, protocol_of_bounds), model.dims) for n, e in found.items()]
     some = x[:INVERTED]
     parts = [
         in_halves(model.inverse_error, part, model.noise(len(part), g)) for part in some.split(250)

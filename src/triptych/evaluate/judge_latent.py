@@ -14,7 +14,7 @@ from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import chain_protocol, latents
 from triptych.evaluate.evaluation import Drawing, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
-from triptych.evaluate.judge_match import CLASSIFIED, told_apart
+from triptych.evaluate.judge_match import CLASSIFIED, two_sample_scores
 from triptych.evaluate.judge_samples import reference_protocol
 from triptych.latent import LatentDDPM
 from triptych.protocols import Score
@@ -41,8 +41,8 @@ def judge_latent(
     of = torch.randint(len(x), (len(x),), generator=g, device=g.device)  # see `any_draws`
     some = aggregate(model, x[of], g)
     said = protocol | chain_protocol(model.ddpm, LEARNED)
-    scores = told_apart(some, lambda n, _: drawn[:n], said, g)
-    beside = told_apart(some, prior.sample, protocol, g)
+    scores = two_sample_scores(some, lambda n, _: drawn[:n], said, g)
+    beside = two_sample_scores(some, prior.sample, protocol, g)
     scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]
     plane = latent_plane(prior, z, g, chain=drawn)
     return Judgement(scores, {"latent": plane.arrays(labels)})

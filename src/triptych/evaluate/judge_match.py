@@ -38,12 +38,12 @@ def match_scores(
     }
     return [
         *(Score(name, value, "nats", None, drawn, error) for name, (value, error) in parts.items()),
-        *told_apart(any_draws(model, h, len(z), g), model.prior.sample, protocol, g),
+        *two_sample_scores(any_draws(model, h, len(z), g), model.prior.sample, protocol, g),
     ]
 
 
 @torch.no_grad()
-def told_apart(
+def two_sample_scores(
     z: Float[Tensor, "N M"],
     draw: Callable[[int, Generator], Tensor],
     protocol: dict[str, Any],

@@ -23,7 +23,7 @@ CLOSE = 0.01
 
 
 def nearest_score(
-    model: nn.Module, shown: Tensor, data: Dataset, view_name: str
+    model: nn.Module, shown: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
 ) -> tuple[Score | None, dict[str, NDArray[Any]]]:
     """Mean distance from a sample to the nearest training image, over the same of as many test
     images: well below 1 where training images are repeated; None where every test image is
@@ -34,7 +34,8 @@ def nearest_score(
     arrays = {"images": as_bytes(train[found.which]), "distance": found.distance.cpu().numpy()}
     if apart == 0:
         return None, arrays
-    return Score("nearest-ratio", found.distance.mean().item() / apart, "", None, said), arrays
+    ratio = found.distance.mean().item() / apart
+    return Score("nearest-ratio", ratio, "", None, said | drawn), arrays
 
 
 def copied_score(

@@ -15,11 +15,17 @@ from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.drawing import as_bytes
 from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, of_first
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
-from triptych.evaluate.likelihood import Bounds, Estimate, importance_bounds, marks
+from triptych.evaluate.likelihood import (
+    Bounds,
+    Estimate,
+    importance_bounds,
+    in_bits,
+    in_nats,
+    marks,
+)
 from triptych.evaluate.pareto import unreliable_above
 from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.likelihoods import Bernoulli
-from triptych.maths import bits_per_dim
 from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.priors.resampled import ResampledPrior
 from triptych.protocols import Score
@@ -66,7 +72,7 @@ def judge_vae(
     scores += match_scores(model, h, elbo, protocol, g)
     found = with_error_of_prior(scores, model, h, len(x), g)
     return Judgement(
-        [*found, *bits(model, found[0], x[0].numel()), count],
+        [*found, *bits_of_integers(model, found[0], x[0].numel()), count],
         arrays | latent_arrays(model, h, labels, g) | manifold(model, h, len(x), g),
     )
 
@@ -92,14 +98,12 @@ def of_integers(model: VAE) -> bool:
     return getattr(model.likelihood, "of_integers", False)
 
 
-def bits(model: VAE, elbo: Score, dims: int) -> list[Score]:
-    """Bits per dimension, where the likelihood is a probability of the integers."""
+def bits_of_integers(model: VAE, elbo: Score, dims: int) -> list[Score]:
+    """The ELBO in bits per dimension, where the likelihood is a probability of the integers."""
     if not of_integers(model):
         return []
-    per_nat = -bits_per_dim(torch.tensor(1.0), dims).item()
-    errors = [None if e is None else per_nat * e for e in (elbo.mc_std, elbo.image_std)]
     protocol = {k: v for k, v in elbo.protocol.items() if k != "p"} | {"bound": "ELBO"}
-    return [Score("bpd", -per_nat * elbo.value, "bits/dim", errors[0], protocol, errors[1])]
+    return [in_bits(replace(elbo, metric="bpd", protocol=protocol), dims)]
 
 
 def bound_scores(
@@ -114,7 +118,7 @@ def bound_scores(
     K, k_hat = how.importance_samples, bounds.k_hat
     importance = of_first(protocol, len(k_hat)) | {"samples": K}
     scores = [
-        _score("elbo", elbo, protocol | {"samples": how.elbo_samples}),
+        in_nats("elbo", elbo, protocol | {"samples": how.elbo_samples}),
         of_all(elbo, bounds, K, protocol),
         Score("effective-samples", bounds.ess.median().item(), "", None, importance),
     ]
@@ -135,7 +139,7 @@ def of_all(elbo: Estimate, bounds: Bounds, K: int, protocol: dict[str, Any]) -> 
     name, protocol = f"iwae-{K}", protocol | {"samples": K}
     n, m = len(elbo.values), len(bounds.iwae.values)
     if m >= n:
-        return _score(name, bounds.iwae, protocol)
+        return in_nats(name, bounds.iwae, protocol)
     gain = bounds.iwae.values.double() - bounds.elbo.values.double()
     iwae = bounds.iwae.values.double()
     return Score(
@@ -162,14 +166,9 @@ def ais_scores(
     chain = {"samples": how.ais_chains, "steps": how.ais_steps, "leapfrog": how.ais_leapfrog}
     simulated = protocol | chain | DRAWN | {"n": len(first)}
     return [
-        _score("ais", estimate, of_first(protocol, len(first)) | chain),
+        in_nats("ais", estimate, of_first(protocol, len(first)) | chain),
         Score("ais-bracket", width.mean().item(), "nats", error, simulated),
     ]
-
-
-def _score(metric: str, estimate: Estimate, protocol: dict[str, Any]) -> Score:
-    error = estimate.mc_std
-    return Score(metric, estimate.mean, "nats", error, protocol, estimate.image_std)
 
 
 def latent_arrays(

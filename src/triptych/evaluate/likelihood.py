@@ -6,7 +6,7 @@ of them, and the encoder runs once for each image. A chunk that does not fit is 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -182,10 +182,19 @@ def from_draws(draws: Float[Tensor, "K N"]) -> Estimate:
     return Estimate(draws.mean(0), math.sqrt(variance.item()) / n)
 
 
-def bits(metric: str, bound: Estimate, dims: int, protocol: dict[str, Any]) -> Score:
-    """A bound on log P of integer images in bits per dimension: lower is better."""
+def in_nats(metric: str, bound: Estimate, protocol: dict[str, Any]) -> Score:
+    """A bound on log p of images: higher is better."""
+    return Score(metric, bound.mean, "nats", bound.mc_std, protocol, bound.image_std)
+
+
+def in_bits(score: Score, dims: int) -> Score:
+    """A bound on log P of integer images, given in nats, in bits per dimension: lower is better."""
     per_nat = -bits_per_dim(torch.tensor(1.0), dims).item()
-    spread = None if bound.image_std is None else per_nat * bound.image_std
-    return Score(
-        metric, -per_nat * bound.mean, "bits/dim", per_nat * bound.mc_std, protocol, spread
+    errors = [None if e is None else per_nat * e for e in (score.mc_std, score.image_std)]
+    return replace(
+        score,
+        value=-per_nat * score.value,
+        unit="bits/dim",
+        mc_std=errors[0],
+        image_std=errors[1],
     )

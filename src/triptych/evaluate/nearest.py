@@ -45,10 +45,10 @@ def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nea
 def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) -> Share:
     """The share of distances a below this quantile of distances b.
 
-    Distances of binary images are roots of integers: of those that are just the quantile, as large
-    a part counts as it takes of b. The quantile's error moves the share by as much as the share
-    differs between quantiles that are so far apart; the share's own is that of one more on either
-    side, as that of none would be zero.
+    Distances of binary images are roots of integers, and many equal the quantile: of those, the
+    same fraction of a counts as b needs to reach it. The error has two parts: half of what the
+    share changes by when the quantile moves by its own standard error either way, and the binomial
+    error of the share, with one more counted on either side, since that of a share of 0 would be 0.
     """
     n, m, rising = len(a), len(b), b.sort().values
 

@@ -65,8 +65,8 @@ def tradeoff(
 ) -> dict[str, NDArray[Any]]:
     """A row for each way: sampler, its eta, noise_below and rho (nan where it has none), network
     evaluations, seconds a sample, FID of `how.tradeoff_images` samples against all test images.
-    `floor` is that of as many training images, the mean over ten disjoint blocks if there are; nan
-    where there are fewer."""
+    `floor` is that of as many training images, the mean over disjoint blocks of them, ten at most;
+    nan where there are too few for one."""
     device, n = data.test_images.device, how.tradeoff_images
     test = moments(features(grey(data.test_images, data.levels)))
     real = features(grey(from_training(data, BLOCKS * n), data.levels))

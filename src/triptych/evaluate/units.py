@@ -24,9 +24,9 @@ def activity(
     """A_u = Var_x(E[z_u|x]) of each dimension, which is active above 0.01 (Burda et al. 2016,
     arXiv:1509.00519, section 5.2).
 
-    Of posteriors that are no Gaussians the covariance of two halves of the draws, which share the
-    image and nothing else, so that their own noise does not count. `n` is the number of images in
-    h.
+    Where posteriors are no Gaussians, it is the covariance of the means of two halves of the draws:
+    they share the image and nothing else, so that their own noise does not count. `n` is the number
+    of images in h.
     """
     if (marginals := gaussian_marginals(posterior, h)) is not None:
         return marginals.mu.var(0)

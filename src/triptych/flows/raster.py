@@ -24,8 +24,9 @@ class NearNet(nn.Module):
     """At each of D places an MLP of what is near: three hidden layers of ReLU, starting at zero;
     the same at all of them, but for a bias of each place.
 
-    The last bias, which all places share, is never rounded: by it a spline's knots meet the one
-    grey level that most pixels have, to a share of that level (measured in results/bfloat16.md).
+    The last bias, which all places share, is added in full precision, under bfloat16 too: it sets a
+    spline's knots on the grey level that most pixels have, and must meet it to a fraction of a
+    level (measured in results/bfloat16.md).
     """
 
     def __init__(self, places: int, near: int, hidden: int, c_out: int) -> None:

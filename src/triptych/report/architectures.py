@@ -9,7 +9,7 @@ from triptych.report.load import Recipe, Study
 from triptych.report.wording import NO_BREAK_SPACE as SPACE
 from triptych.report.wording import Span, bare, capital, count, dataset_name, listed
 
-MOST_NAMED = 4
+MOST_PRIORS_NAMED = 4
 MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
 # Clauses, and what stands in their place where a model before has the same.
 SAID_ONCE = {
@@ -133,7 +133,7 @@ def _group_title(study: Study, recipes: list[Recipe], terse: bool) -> str:
         return recipes[0].title
     if recipes[0].family == "latent":
         return f"Latent DDPMs ({len(recipes)})"
-    if len(recipes) > MOST_NAMED:
+    if len(recipes) > MOST_PRIORS_NAMED:
         return f"VAEs ({len(recipes)} priors)"
     return "VAEs" if terse else f"VAEs ({listed([bare(study, r) for r in recipes])})"
 

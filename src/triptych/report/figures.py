@@ -19,7 +19,7 @@ from triptych.report.canvas import (
     write,
 )
 from triptych.report.load import Study
-from triptych.report.runs import read_arrays, read_samples
+from triptych.report.runs import read_arrays, read_images, read_samples
 from triptych.report.wording import labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
@@ -57,13 +57,13 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
 
 
 def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
-    """The first samples of each model's first finished run, each above the training image nearest
-    to it."""
+    """The first samples of each model's first run that has their neighbours too, each above the
+    training image nearest to it."""
     found = []
     for recipe in study.recipes:
-        shown, near = read_samples(study, recipe, n), read_arrays(study, recipe, NEAREST, "images")
-        if shown is not None and near:
-            found.append((recipe, shown[1], near[0]["images"][:n, 0]))
+        first = study.first_run(recipe, NEAREST)
+        if first is not None and (samples := first[1].with_name("samples.npz")).is_file():
+            found.append((recipe, read_images(samples)[:n], read_images(first[1])[:n]))
     if not found:
         return None
     titles = labels(study, [recipe for recipe, *_ in found])

@@ -4,9 +4,10 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from triptych.errors import UserError
-from triptych.report.check import check_pdf
+from triptych.report.check import Measured, check_pdf
 from triptych.report.edition import Edition, edition_named
 from triptych.report.group import COURSE_NUMBER, read_group
 from triptych.report.load import read_study
@@ -20,11 +21,19 @@ PACKAGE = Path(__file__).parents[1]
 BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "LICENSE")
 BESIDE += ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "tests", "bench")
 LEFT_OUT = {"__pycache__"}
-NOT_THE_COURSES = ("triptych-", "inception")  # ours; what a file's features are called is its name
+# Ours, or of `train-features`; what a file's features are called is its name.
+OURS, TRAINED = ("triptych-", "inception"), ".safetensors"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def handin(study_folder: Path) -> Path:
+class HandIn(NamedTuple):
+    """The archive, and what its report was measured to be."""
+
+    path: Path
+    report: Measured
+
+
+def handin(study_folder: Path) -> HandIn:
     """Writes handin.zip into the study's folder; the same content gives the same bytes.
 
     Raises UserError when there is no report.pdf, it lacks what the group writes, or was made of
@@ -33,7 +42,7 @@ def handin(study_folder: Path) -> Path:
     report, edition = study_folder / "report.pdf", edition_named(read_study(study_folder).edition)
     if not report.is_file():
         raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
-    check_pdf(report, edition)
+    measured = check_pdf(report, edition)
     _check_sources(report, edition)
     entries = dict([*_code(), *_study(study_folder)])
     target, packed = study_folder / "handin.zip", io.BytesIO()
@@ -44,14 +53,14 @@ def handin(study_folder: Path) -> Path:
             info.external_attr = 0o644 << 16
             archive.writestr(info, entries[name].read_bytes())
     write_bytes(target, packed.getvalue())
-    return target
+    return HandIn(target, measured)
 
 
 def other_features(study_folder: Path) -> str:
     """On what FID is, where the edition asks for the course's own classifier and it is another."""
     study = read_study(study_folder)
     names = {str(s.protocol.get("features", "")) for s in study.scores if s.metric == "fid"}
-    others = sorted(name for name in names if name.startswith(NOT_THE_COURSES))
+    others = sorted(n for n in names if n.startswith(OURS) or n.endswith(TRAINED))
     return listed(others) if edition_named(study.edition).classifier else ""
 
 

@@ -20,14 +20,8 @@ from triptych.report.wording import (
     spread,
     way_of_sampling,
 )
-from triptych.study.results import PER_SEED, free_keys, sampling_keys
+from triptych.study.results import LEVELS, PER_SEED, free_keys, sampling_keys
 
-LEVELS = {
-    "null95": "95% null level",
-    "floor": "real images",
-    "real": "real images",
-    "bpd": "their bound",
-}
 SAID = {"dataset", "split", "n", "images", "view", "features", "feature_hash"}
 WIDE, WIDEST = 20.0, 1e12  # largest over least of the positive numbers on a logarithmic axis
 ROOM = 0.06  # left free at either end of an axis

@@ -173,6 +173,8 @@ def describe_prior(config: VAEConfig) -> str:
 
 def _short(value: float) -> str:
     """Small numbers by their power of ten, as titles have them: 1e-3."""
+    if value == 0:
+        return "0"
     digits, power = f"{value:e}".split("e")
     return f"{value:g}" if value >= 0.01 else f"{float(digits):g}e{int(power)}"
 

@@ -13,7 +13,7 @@ import torch
 from triptych.data import Dataset
 from triptych.errors import UserError
 from triptych.study.lock import locked
-from triptych.study.run import Job, Tell, evaluate, train
+from triptych.study.run import Job, OnProgress, evaluate, train
 from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 from triptych.train.checkpoint import Checkpoint, Tensors
@@ -33,7 +33,7 @@ class Row:
 
 
 def reproduce(
-    run: RunFolder, out: Path, data: Dataset, features: Path | None, progress: Tell
+    run: RunFolder, out: Path, data: Dataset, features: Path | None, progress: OnProgress
 ) -> list[Row]:
     """Train and, if the run was judged, judge once more in a folder of `out`; or go on with that.
 

@@ -10,8 +10,15 @@ from typing import Any
 from triptych.evaluate.stats import paired_difference, summarise
 from triptych.protocols import Score
 
-# What may differ between the seeds of one model without making another protocol of it.
-PER_SEED = ("null95", "floor", "real", "bpd")
+# What a score is set beside, and may differ between the seeds of one model without making another
+# protocol of it.
+LEVELS = {
+    "null95": "95% null level",
+    "floor": "real images",
+    "real": "real images",
+    "bpd": "their bound",
+}
+PER_SEED = tuple(LEVELS)
 # How samples were drawn.
 SAMPLING = (
     "sampler",
@@ -31,7 +38,7 @@ PER_MODEL = {
     "kl-aggregate": ("draws",),
     "mutual-information": ("draws",),
     "reconstruction": ("draws",),
-    "bpd": ("bound", "samples", "steps", "sampler"),
+    "bpd": ("bound", "samples"),
     "samples-per-second": ("view",),
 }
 

@@ -32,7 +32,8 @@ from triptych.train.order import total_steps
 from triptych.train.resume import common_step
 from triptych.vdm import VDM
 
-Tell = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
+ITS_VAE = "its VAE: "  # failed, before a latent DDPM was trained
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def train(
     job: Job,
     data: Dataset,
     resume: bool = True,
-    progress: Tell = lambda p: None,
+    progress: OnProgress = lambda p: None,
     track: Track = UNTRACKED,
 ) -> None:
     """Train the job's seeds on the device that holds the data. Finished training is left alone.
@@ -106,8 +107,8 @@ def autoencoder_job(job: Job) -> Job:
 
 
 def _with_autoencoders(
-    job: Job, seeds: Sequence[int], data: Dataset, progress: Tell, track: Track
-) -> tuple[list[int], Tell]:
+    job: Job, seeds: Sequence[int], data: Dataset, progress: OnProgress, track: Track
+) -> tuple[list[int], OnProgress]:
     """Train the VAEs of these seeds. Returns the seeds whose VAE did not fail, and a progress that
     counts the steps of both trainings."""
     first = replace(autoencoder_job(job), seeds=tuple(seeds))
@@ -122,7 +123,7 @@ def _with_autoencoders(
     for seed in seeds:
         reason = first.folder(seed).failure()
         if reason and leads():
-            job.folder(seed).write_failure(f"its VAE: {reason}")
+            job.folder(seed).write_failure(f"{ITS_VAE}{reason}")
     whole = [s for s in seeds if first.folder(s).failure() is None]
     return whole, lambda p: progress(Progress(before + p.step, before + after, p.loss))
 
@@ -132,7 +133,7 @@ def _fit(
     seeds: Sequence[int],
     data: Dataset,
     resume: bool,
-    progress: Tell,
+    progress: OnProgress,
     track: Track,
 ) -> None:
     device = data.train_images.device
@@ -212,7 +213,8 @@ def evaluate(
     if at := folder.where():
         raise UserError(f"{folder.path} is at {at}; train it to its end first")
     features = features_for(data, feature_file).to(device) if recipe.part == "B" else None
-    model, drawn_by = trained_model(folder, data), sampling_model(folder, data, how.guidance)
+    model = trained_model(folder, data)
+    drawn_by = None if how.guidance == 1 else sampling_model(folder, data, how.guidance)
     judgement = judge(model, data, recipe.view, how, seed, features, drawn_by, say)
     cost = {"train": loop["seconds"], "evaluate": time.monotonic() - began}
     found = manifest(data.sha256, device, cost)

@@ -53,9 +53,9 @@ class Damaged(Exception):
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `folder/checkpoint` so that at every moment a whole one exists.
 
-    The new one is read back before it gets its name. The one before is kept until the next but
-    one, and only a whole one takes its place; one of a later step, left by a stack that went back
-    to the step that all its seeds had, does not.
+    The new one is read back before it gets its name. The one before is kept as `checkpoint.old`
+    until the next save: if it is whole, and not of a later step, as a stack may have left one that
+    went back to the step that all its seeds had.
     """
     target, old = (folder / name for name in PLACES)
     fresh = folder / "checkpoint.new"

@@ -54,9 +54,9 @@ def joined(device: str) -> Iterator[None]:
         ) from error
     finally:
         if dist.is_initialized():
-            # Only a group that nobody holds joins its threads here. One that is left joins them
-            # when its last holder goes, and then may wait for a thread that waits for Python; or
-            # it gives its tensors back while the interpreter goes down, which aborts the process.
+            # The group joins its threads here only if nothing else still holds it. Else it does so
+            # when its last holder goes: it may then wait for a thread that waits for Python, or
+            # free its tensors while the interpreter shuts down, which aborts the process.
             with sigterm_waits():
                 let_go(sys.exception())
                 gc.collect()

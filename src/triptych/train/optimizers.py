@@ -25,8 +25,8 @@ from torch.optim.adamw import adamw
 from triptych.train.ensemble import Ensemble
 from triptych.train.order import TrainConfig
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's: steepest at 0, and within 0.32 of 1 from there on
-ITERATIONS = 5
+# Jordan's: steep at 0, so that five times it takes 0.0015 .. 1 to 0.68 .. 1.21.
+QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 TINY = 1e-7
 BETAS = (0.9, 0.99)
 

@@ -57,8 +57,9 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def stopped_by_sigterm(stop: Stop) -> Iterator[None]:
-    """Let SIGTERM raise `Stopped` wherever nothing is being trained, as Ctrl-C does its own, and
-    note it: whoever is interrupted may make an error of its own of it.
+    """While nothing is being trained, let SIGTERM raise `Stopped`, as Ctrl-C raises
+    KeyboardInterrupt, and note it in `stop` too: the code that is interrupted may turn the
+    exception into an error of its own.
 
     One that comes while another stop is on its way is passed over: it would break off the cleaning
     up. With several processes that is usual, for one is told by the others before its own signal.
