@@ -473,6 +473,79 @@ def test_a_study_with_runs_left_to_do_exits_with_1(capsys, monkeypatch):
     assert capsys.readouterr().out.endswith("wrote runs/s/report.pdf and report.html\n")
 
 
+def test_a_study_whose_runs_failed_exits_with_1(capsys):
+    text = "seeds = 1\n[[recipe]]\nbase = 'pixelflow'\nepochs = 8\nlr = 10\n"
+    Path("s.toml").write_text(text)
+    for _ in "ab":
+        with pytest.raises(SystemExit) as left:
+            main(["study", "s.toml", "--workers", "1"])
+        assert left.value.code == 1
+        assert "1 of the runs of runs/s failed, as said above" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["--set", "epochs=1", "--set", "hidden=[8]"], ["--track", "wandb", "--track=mlflow"]]
+)
+def test_an_option_of_several_values_is_given_once(words, capsys):
+    assert f"{words[0]} is given twice; give it once" in refused(capsys, "train", "vae", *words)
+    assert not Path("runs").exists()
+
+
+def test_a_setting_is_one_line(capsys):
+    assert "write KEY=VALUE" in refused(capsys, "train", "vae", "--set", "epochs=1\nbatch_size=3")
+
+
+def test_home_is_where_it_is_behind_the_name_of_an_option(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    main(["train", "vae", *TINY, "--out=~/runs"])
+    assert (tmp_path / "home/runs/vae-gaussian/seed-0/config.json").exists()
+
+
+def test_help_ends_on_the_narrowest_terminal():
+    run = [sys.executable, "-m", "triptych", "train", "--help"]
+    done = subprocess.run(
+        run, env=os.environ | {"COLUMNS": "1"}, timeout=60, capture_output=True, check=True
+    )
+    assert b"--latent-dim" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
+def test_no_room_for_what_is_printed_is_a_sentence():
+    with open("/dev/full", "w") as full:
+        run = [sys.executable, "-m", "triptych", "--version"]
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "triptych: no room for what is printed; make room for it\n"
+
+
+@pytest.mark.parametrize("words", [["train", "vae"], ["score", "none.npz"]])
+def test_files_are_not_passed_over_where_images_need_none(words, capsys):
+    assert "has no use for digits" in refused(capsys, *words, "--data", "mnist")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "run", "--out"],
+        ["score", "images.npz", "--out"],
+        ["train-features", "digits", "--out"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(words, capsys, monkeypatch):
+    name = {"sample": "x.npz", "score": "x.json", "train-features": "x.safetensors"}[words[0]]
+    Path(name).mkdir()
+    monkeypatch.setattr("triptych.data.load", lambda *_: pytest.fail("work was begun"))
+    assert name in refused(capsys, *words, name)
+
+
+def test_samples_do_not_take_the_place_of_a_runs_own(capsys, tmp_path):
+    main(["train", "vae", *TINY, "--out", "r"])
+    run = tmp_path / "r" / "vae-gaussian" / "seed-0"
+    said = refused(capsys, "sample", str(run), "-n", "2", "--out", str(run / "samples.npz"))
+    assert "is among the files of a run" in said
+    assert not (run / "samples.npz").exists()
+
+
 def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "study" / "vae" / "seed-0")
     run.path.mkdir(parents=True)

@@ -64,6 +64,8 @@ def _expected(error: Any) -> str:
     kind, more = error["type"], error.get("ctx", {})
     if error["input"] != error["input"]:  # nan, which is on neither side of a limit
         return "it must be a number"
+    if kind == "string_pattern_mismatch" and more["pattern"] == r"\S":
+        return "it must not be blank"
     if kind == "string_pattern_mismatch":
         letters = "letters" if "A-Z" in more["pattern"] else "small letters"
         return (

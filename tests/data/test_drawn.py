@@ -99,3 +99,20 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "drawn.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(UserError, match=r"write it with numpy\.savez"):
         read_drawn(tmp_path / "drawn.npz", SHAPE)
+
+
+def test_png_files_are_those_of_any_spelling(tmp_path, image_bytes):
+    for i, name in enumerate(("a.png", "b.PNG", "c.Png")):
+        Image.fromarray(image_bytes[i, 0]).save(tmp_path / name, "PNG")
+    assert len(read_drawn(tmp_path, SHAPE)) == 3
+
+
+def test_what_is_more_than_a_grey_image_is_refused(tmp_path, image_bytes):
+    frames = [Image.fromarray(image) for image in image_bytes[:2, 0]]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=r"a\.png has 2 frames; write one opaque image a file"):
+        read_drawn(tmp_path, SHAPE)
+    frames[0].putalpha(100)
+    frames[0].save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png has transparent pixels"):
+        read_drawn(tmp_path, SHAPE)

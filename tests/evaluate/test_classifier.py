@@ -75,6 +75,12 @@ def test_labels_of_one_class_teach_no_features(digits):
         train_classifier(unlabelled)
 
 
+def test_images_too_small_for_features_are_refused():
+    FeatureNet((1, 4, 4))
+    with pytest.raises(UserError, match="3x4 images are too small for the classifier"):
+        FeatureNet((1, 3, 4))
+
+
 def test_features_are_learned_on_the_cpu_wherever_the_data_are(digits, monkeypatch):
     class Elsewhere(Dataset):
         def to(self, device):

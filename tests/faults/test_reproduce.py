@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +45,31 @@ def test_a_run_comes_out_the_same(run, capsys):
         assert re.search(rf"^{what} .* equal$", said, re.MULTILINE)
     assert said.endswith(f"seed-0 came out the same in all {said.count(' equal')}\n")
     assert "exists; delete it" in again(run, 2, capsys).err
+
+
+def test_the_run_itself_is_not_to_be_deleted(run, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["reproduce", str(run), "--out", "r"])
+    assert left.value.code == 2
+    assert "is the run itself; choose another --out" in capsys.readouterr().err
+
+
+def test_other_images_are_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def write(seed):
+        pixels = np.random.default_rng(seed).integers(0, 256, (90, 8, 8), dtype=np.uint8)
+        np.savez("mine.npz", train_images=pixels[:60], test_images=pixels[60:])
+
+    write(0)
+    asked = ["--dataset", "mine", "--data", ".", "--epochs", "1", "--batch-size", "20"]
+    main(["train", "vae", *asked, "--out", "r"])
+    write(1)
+    with pytest.raises(SystemExit) as left:
+        main(["reproduce", "r/vae-gaussian/seed-0", "--data", ".", "--out", "again"])
+    assert left.value.code == 2
+    assert "other images" in capsys.readouterr().err
+    assert not Path("again").exists()
 
 
 @pytest.mark.parametrize("what", ["weights", "log", "score"])

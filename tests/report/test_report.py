@@ -585,6 +585,9 @@ def test_figures_of_models_that_the_study_has_no_more_are_removed(tmp_path):
 
 def test_handin_packs_code_configuration_and_report(folder, code):
     (folder / "group.toml").write_text(GROUP)
+    left = folder / "no-more" / "seed-0"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
     set_page(folder, code)
     path = handin(folder).path
     first = path.read_bytes()
@@ -594,6 +597,7 @@ def test_handin_packs_code_configuration_and_report(folder, code):
     assert names == sorted(names)
     assert {"report.pdf", "results.json", "code/src/triptych/report/handin.py"} <= set(names)
     assert "configuration/ddpm/seed-2/config.json" in names
+    assert not [name for name in names if "no-more" in name]
     assert "code/src/triptych/report/template.typ" in names
     assert {"code/pyproject.toml", "code/docs/studies.md", "code/tests/test_cli.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "code/results" in name]

@@ -225,6 +225,27 @@ def test_features_of_a_study_without_part_b_are_refused(tmp_path, fits):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_study_that_is_refused_for_its_features_has_written_nothing(tmp_path):
+    asked = study(seeds=(0,), names=("a",))
+    asked = replace(
+        asked, plans=tuple(replace(p, recipe=replace(p.recipe, part="B")) for p in asked.plans)
+    )
+    with pytest.raises(UserError):
+        execute(asked, tmp_path, replace(PLACE, features=tmp_path / "none.pth"), lambda *_: None)
+    assert not (tmp_path / "study.json").exists()
+
+
+def test_a_study_of_a_later_version_is_left_alone(tmp_path, fits):
+    go(study(), tmp_path)
+    path = tmp_path / "study.json"
+    later = json.loads(path.read_text()) | {"schema": 2}
+    later.pop("sha256")
+    path.write_text(json.dumps(later))
+    with pytest.raises(UserError, match=r"study\.json is of schema 2, and this version reads 1"):
+        go(study(), tmp_path)
+    assert json.loads(path.read_text()) == later
+
+
 def test_study_json_is_of_the_results_beside_it(tmp_path, fits, monkeypatch):
     """Whatever another study of the folder has asked for in the meantime."""
     go(study(names=("a",)), tmp_path)

@@ -146,6 +146,7 @@ BASE = '[[recipe]]\nbase = "vae-gaussian"\n'
         (BASE + "hidden = []", "model.hidden = [] is wrong: it must not be empty"),
         (BASE + 'title = ""', "title = '' is wrong: it must not be empty"),
         (BASE + f'title = "{"x" * 61}"', "it must have 60 letters at most"),
+        (BASE + 'title = "  "', "title = '  ' is wrong: it must not be blank"),
         (BASE + 'model = {kind = "x"}', "its kind must be one of 'vae', 'pixelflow'"),
         (
             BASE + '[evaluation]\nsampler = "ancestral"\neta = 0.5',

@@ -2,6 +2,7 @@
 (EX_TEMPFAIL of sysexits.h) SIGTERM stopped it, and a batch system should queue it again; 141, as of
 a program that SIGPIPE ended, nobody reads what it prints any more."""
 
+import errno
 import io
 import os
 import signal
@@ -18,6 +19,7 @@ from triptych.cli.options import NUMBERS
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
+from triptych.cli.words import mended, widen
 from triptych.errors import FAILED, WRONG, UserError
 
 REQUEUE, UNREAD = 75, 141
@@ -44,6 +46,7 @@ With --version in place of a command, the version."""
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of `triptych`."""
     _use_streams()
+    widen()
     try:
         try:
             code = run_words(words)
@@ -51,10 +54,13 @@ def main(words: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:  # before there is a command
         code = told(FAILED, "stopped")
-    except BrokenPipeError:
+    except OSError as error:
+        unread = isinstance(error, BrokenPipeError)
+        if error.filename is not None or not (unread or error.errno == errno.ENOSPC):
+            raise  # not of what is printed
         # Else Python complains when it flushes the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = UNREAD
+        code = UNREAD if unread else told(FAILED, "no room for what is printed; make room for it")
     if code:
         sys.exit(code)
 
@@ -71,7 +77,8 @@ def _use_streams() -> None:
 
 def run_words(words: Sequence[str] | None) -> int:
     """Run the command that the words ask for. Returns the exit code."""
-    if list(sys.argv[1:] if words is None else words) == ["--version"]:
+    words = list(sys.argv[1:] if words is None else words)
+    if words == ["--version"]:
         print(f"triptych {__version__}")
         return 0
     if sys.platform == "win32":
@@ -82,7 +89,7 @@ def run_words(words: Sequence[str] | None) -> int:
                 COMMANDS,
                 prog="triptych",
                 description=ABOUT,
-                args=words,
+                args=mended(words),
             )
     except UserError as error:
         return told(WRONG, str(error))

@@ -13,6 +13,7 @@ from triptych.cli.options import (
     Judging,
     Sampling,
     Settings,
+    check_data,
     merged,
     parsed,
     usually,
@@ -107,9 +108,13 @@ class Score:
         from triptych.evaluate.judge import judge_samples
         from triptych.study.run import judging_device
         from triptych.study.store import write_scores
+        from triptych.train.files import check_place
 
         if self.out is not None and self.out.suffix != ".json":
             raise UserError(f"--out {self.out} cannot be written; name a .json file")
+        if self.out is not None:
+            check_place(self.out)
+        check_data(self.dataset, self.where.data)
         device = judging_device(self.where.ready())
         data = load(self.dataset, self.where.data)
         images, most = read_drawn(self.path, data.shape), len(data.test_images)

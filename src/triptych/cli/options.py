@@ -125,8 +125,11 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UserError(f"--set {text} cannot be used; write KEY=VALUE, as in --set epochs=5")
+        if not (key and equals) or len(text.splitlines()) > 1:
+            said = " ".join(text.split())
+            raise UserError(
+                f"--set {said} cannot be used; write KEY=VALUE, as in --set epochs=5 lr=1e-3"
+            )
         if key in found:
             raise UserError(f"--set has {key} twice, {found[key]} and {value}; leave one out")
         try:
@@ -134,6 +137,15 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[key] = value
     return found
+
+
+def check_data(dataset: str, data: Path | None) -> None:
+    """UserError where files are given and images that need none are meant, as by default."""
+    if data is not None and dataset == "digits":
+        raise UserError(
+            f"--data {data} has no use for digits, which come without files; name the images in it "
+            f"with --dataset, or leave it out"
+        )
 
 
 def merged(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

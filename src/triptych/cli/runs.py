@@ -17,6 +17,7 @@ from triptych.cli.options import (
     Settings,
     Trackers,
     Where,
+    check_data,
     choice,
     merged,
     one_of,
@@ -90,6 +91,7 @@ class Train:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
         check_trackers(self.track)
+        check_data(self.dataset, self.where.data)
         model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
         names = (*model, "epochs", "batch_size", "lr")
         ours = {n: v for n in names if (v := getattr(self, n)) is not None}
@@ -144,6 +146,7 @@ class Sample:
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
         from triptych.study.uses import check_use
+        from triptych.train.files import check_place
         from triptych.train.order import Stream, generator_for
         from triptych.validation import validated
 
@@ -154,6 +157,12 @@ class Sample:
                 f"-n {self.n} --out {self.out} cannot be done; ask for 1 to {MOST_DRAWN:,} images "
                 f"and for a file that ends in .png or .npz"
             )
+        if all((self.out.parent / name).exists() for name in ("config.json", "checkpoint")):
+            raise UserError(
+                f"--out {self.out} is among the files of a run, one of which it might replace; "
+                f"choose another place"
+            )
+        check_place(self.out)
         asked, folder = self.sampling.asked(), RunFolder(self.path)
         recipe, dataset, _ = folder.config()
         check_use(recipe.model, asked, asked.get("sampler", "ancestral"))

@@ -107,6 +107,11 @@ class Study:
                 f"not finished: {outcome.unfinished} of the runs of {folder}; what they have is "
                 f"saved, and the same command goes on with them"
             )
+        if failures := outcome.results["failures"]:
+            raise RunFailed(
+                f"{len(failures)} of the runs of {folder} failed, as said above; the others are "
+                f"saved. Change their settings, or leave them out, and run it again"
+            )
 
 
 @dataclass(frozen=True)

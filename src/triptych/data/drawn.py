@@ -54,9 +54,11 @@ def _of_archive(path: Path) -> NDArray[Any]:
 def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
     """Its .png files."""
     images: list[NDArray[np.uint8]] = []
-    for file in sorted(path.glob("*.png")):
+    for file in sorted(f for f in path.iterdir() if f.suffix.lower() == ".png"):
         try:
             image = Image.open(file)
+            frames = getattr(image, "n_frames", 1)
+            opaque = (np.asarray(image.convert("RGBA"))[..., 3] == 255).all()
             deep = image.mode.startswith("I")  # of which `convert` would make 255 of all above it
             colours = np.asarray(image.convert("RGB"))
             images.append(np.asarray(image.convert("L")))
@@ -64,6 +66,9 @@ def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
             raise UserError(f"{file} cannot be read ({error}); draw it again") from None
         if deep:
             raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")
+        if frames > 1 or not opaque:
+            what = f"{frames} frames" if frames > 1 else "transparent pixels"
+            raise UserError(f"{file} has {what}; write one opaque image a file")
         if (colours != colours[..., :1]).any():
             raise UserError(f"{file} is in colour; write it grey")
         if images[-1].shape != images[0].shape:

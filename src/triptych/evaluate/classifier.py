@@ -43,6 +43,11 @@ class FeatureNet(nn.Module):
     def __init__(self, shape: tuple[int, int, int], classes: int = 10) -> None:
         super().__init__()
         c, h, w = shape
+        if min(h, w) < 4:
+            raise UserError(
+                f"{h}x{w} images are too small for the classifier that FID needs; choose images of "
+                f"4x4 or more, or models of part A"
+            )
         self.features = nn.Sequential(
             nn.Conv2d(c, 32, 3, padding=1),
             nn.ReLU(),

@@ -114,5 +114,7 @@ def _study(folder: Path) -> Iterator[tuple[str, Path]]:
         if not path.is_file():
             raise UserError(f"{path} is missing: the hand-in needs it; run the study again.")
         yield name, path
-    for path in folder.glob("*/seed-*/config.json"):
-        yield f"configuration/{path.relative_to(folder).as_posix()}", path
+    study = read_study(folder)
+    for path in (run / "config.json" for recipe in study.recipes for _, run in study.runs(recipe)):
+        if path.is_file():
+            yield f"configuration/{path.relative_to(folder).as_posix()}", path

@@ -19,8 +19,8 @@ from triptych.study.lock import locked
 from triptych.study.on_ray import Cluster, run_on_ray
 from triptych.study.results import results
 from triptych.study.run import Job
-from triptych.study.store import RunFolder, pretty
-from triptych.train.files import read_json, sealed, write_text
+from triptych.study.store import RunFolder, of_this_version, pretty
+from triptych.train.files import sealed, write_text
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ def execute(
             check_images(plan.recipe.model, len(data.train_images))
     asked = study_json(study, data.shape, data.levels)
     jobs = jobs_of(study, folder, side_by_side=place.device.type == "cuda")
+    check_claim(folder, asked, jobs, study.evaluation, data, rejudge)
+    # Fails before anything is written, and trains once what is cached.
+    features = features_for(data, place.features) if part_b else None
+    if features is not None and not rejudge and (unsettled(jobs) or place.features):
+        check_features(jobs, features)
     with locked(folder, wait=True):
         claim(folder, asked, jobs, study.evaluation, data, rejudge)
-    # Fails early, and trains once what is cached.
-    features = features_for(data, place.features) if part_b else None
     if rejudge:
         forget_others(folder, jobs, study.evaluation, features)
-    todo = [job for job in jobs if not all(job.folder(s).settled for s in job.seeds)]
-    if features is not None and (todo or place.features):
-        check_features(jobs, features)
+    todo = unsettled(jobs)
     count = workers or (default_workers(len(todo)) if place.device.type == "cpu" else 1)
     for wait in (False, True):  # what other processes have is waited for when all else is done
         if cluster is not None:
@@ -78,6 +79,11 @@ def execute(
     with locked(folder, wait=True):
         claim(folder, asked, jobs, study.evaluation, data)  # another study may have been here
         return Outcome(folder, gather(study, folder))
+
+
+def unsettled(jobs: Sequence[Job]) -> list[Job]:
+    """Those of which something is not done."""
+    return [job for job in jobs if not all(job.folder(seed).settled for seed in job.seeds)]
 
 
 def check_options(study: Study, place: Place, workers: int, part_b: bool) -> None:
@@ -134,11 +140,24 @@ def claim(
     data: Dataset,
     rejudge: bool = False,
 ) -> None:
-    """Write study.json, or refuse: a folder that holds a study of another name or data set, and
+    """Write study.json, if nothing speaks against it."""
+    check_claim(folder, plain, jobs, how, data, rejudge)
+    write_text(folder / "study.json", pretty(sealed(plain)))
+
+
+def check_claim(
+    folder: Path,
+    plain: dict[str, Any],
+    jobs: Sequence[Job],
+    how: Evaluation,
+    data: Dataset,
+    rejudge: bool,
+) -> None:
+    """Refuse a folder that holds a study of another name or data set, or of a later version, and
     runs that were trained or (unless they are to be judged anew) judged otherwise, of which the
     report would say what is not so. Recipes and seeds may come and go."""
     path = folder / "study.json"
-    before = read_json(path) if path.exists() else plain
+    before = of_this_version(path) if path.exists() else plain
     if not isinstance(before, dict):
         raise UserError(f"{path} holds no study; delete it, or choose another folder with --out")
     for key in ("name", "dataset"):
@@ -159,7 +178,6 @@ def claim(
                     run.check_judged(job.recipe, how)
                 elif run.judged_otherwise(job.recipe, how):
                     run.check_weights()
-    write_text(path, pretty(sealed(plain)))
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:

@@ -35,7 +35,7 @@ class Recipe:
 
     __pydantic_config__ = STRICT
     name: Annotated[str, Field(pattern=FOLDER)]
-    title: Annotated[str, Field(min_length=1, max_length=60)]
+    title: Annotated[str, Field(min_length=1, max_length=60, pattern=r"\S")]
     part: Literal["A", "B"]
     view: ViewName
     model: Annotated[ModelConfig, Field(discriminator="kind")]

@@ -40,6 +40,7 @@ def reproduce(
     Seeds that were trained side by side are so again, and with as many threads.
     """
     recipe, _, seed = run.config()
+    run.check_data(data)
     first = checkpoint.load(run.path)
     if at := run.where():
         raise UserError(f"{run.path} is at {at}; train it to its end first")
@@ -56,7 +57,12 @@ def reproduce(
             held.enter_context(locked(folder.path))
             done = folder.finished or not run.finished
             if checkpoint.exists(folder.path) and done and not folder.where():
-                raise UserError(f"{folder.path} exists; delete it, or choose another --out")
+                itself = folder.path.resolve() == run.path.resolve()
+                raise UserError(
+                    f"{folder.path} is the run itself; choose another --out"
+                    if itself
+                    else f"{folder.path} exists; delete it, or choose another --out"
+                )
         threads = first.loop.get("threads")  # sums are rounded differently by another number
         if isinstance(threads, int) and 0 < threads <= 1024:
             torch.set_num_threads(threads)

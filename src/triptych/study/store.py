@@ -122,7 +122,7 @@ class RunFolder:
         """(recipe, data set, seed) of a run that exists."""
         if (self.path / "study.json").is_file():
             raise UserError(f"{self.path} is a study; name one of its runs, STUDY/MODEL/seed-S")
-        plain = _of_this_version(self.path / "config.json")
+        plain = of_this_version(self.path / "config.json")
         try:
             return from_dict(plain["recipe"]), str(plain["dataset"]), int(plain["seed"])
         except (KeyError, TypeError, ValueError) as error:
@@ -159,7 +159,7 @@ class RunFolder:
 
     def scores(self) -> list[Score]:
         """The scores of a finished run."""
-        plain = _of_this_version(self.path / "scores.json")
+        plain = of_this_version(self.path / "scores.json")
         rows = plain.get("scores") if isinstance(plain, dict) else plain
         return validated(list[Score], rows, f"{self.path}/scores.json")
 
@@ -217,7 +217,7 @@ class RunFolder:
         return {"final": "not finite" in str(plain["reason"])} | plain
 
 
-def _of_this_version(path: Path) -> Any:
+def of_this_version(path: Path) -> Any:
     """What a file of a run holds; UserError where a later version has written it, by which its
     words may mean something else."""
     plain = read_json(path)

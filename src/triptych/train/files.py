@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, and JSON that carries its own checksum."""
 
+import errno
 import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from triptych.errors import UserError
@@ -28,6 +30,22 @@ def write_bytes(path: Path, raw: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def check_place(path: Path) -> None:
+    """See, before any work, that a file can be written there.
+
+    Raises:
+        OSError: with the name of the file.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 

@@ -1,0 +1,32 @@
+"""The words of a command line, before a command is made of them."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.errors import UserError
+
+NARROWEST = 40  # columns; at less than six the parser's help never ends
+SEVERAL = ("--set", "--track")
+OPTION = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+
+
+def mended(words: Sequence[str]) -> list[str]:
+    """The same, but with ~ for one's home where the shell leaves it alone, in --out=~/runs.
+
+    Raises:
+        UserError: an option of several values that is given twice: only the last would count, as
+            of any option, where one expects that all do.
+    """
+    options = [found[0] for word in words if (found := OPTION.match(word))]
+    if twice := [option for option in SEVERAL if options.count(option) > 1]:
+        raise UserError(f"{twice[0]} is given twice; give it once, with all its values after it")
+    return [re.sub(r"(?<==)~(?=/|$)", str(Path.home()), w) if OPTION.match(w) else w for w in words]
+
+
+def widen() -> None:
+    """Take a terminal for no narrower than help can be set in."""
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
