@@ -544,6 +544,33 @@ def test_a_heading_is_one_line_and_a_mark_of_the_encoding_no_letter(folder):
     assert found == [("Ours", []), ("", ["of us"]), ("Two", []), ("", ["of two"])]
 
 
+def test_items_of_a_list_are_paragraphs_of_their_own(folder):
+    (folder / "discussion.md").write_text("We saw:\n- one\n  and more\n- *two*\n\nKL[q](z) - not.")
+    said = discuss(read_study(folder), KEYS)
+    assert [p.spans for p in said] == [
+        ["We saw:"],
+        ["\N{BULLET} one and more"],
+        ["\N{BULLET} ", {"emph": "two"}],
+        ["KL[q](z) - not."],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Of\n| a | b |\n|---|---|", r"has a table, '\|---\|---\|'"),
+        ("See ![x](y.png).", r"has an image, '!\[x\]\(y\.png\)'"),
+        ("See [here](there.md).", r"has a link, '\[here\]\(there\.md\)'"),
+        ("```\ncode\n```", "has a block of code"),
+        ("# Of [@nope]\ntext", "cites in the heading"),
+    ],
+)
+def test_markup_that_would_be_printed_as_it_is_is_refused(text, named, folder):
+    (folder / "discussion.md").write_text(text)
+    with pytest.raises(UserError, match=named):
+        discuss(read_study(folder), ["nope"])
+
+
 def test_own_text_that_is_empty_leaves_ours(folder):
     ours = discuss(read_study(folder), KEYS)
     (folder / "discussion.md").write_text("\n  \n")

@@ -32,6 +32,12 @@ HEADS = {"prior-posterior": "Prior and aggregate posterior", "samples": "Samplin
 LONGEST_REASON = 70
 MOST_FAILURES = 3
 WORTH_A_WARNING = 10.0  # per cent of images
+NOT_SET = {  # of Markdown; KL[q](z) is none
+    "a table": r"^ *\|?( *:?-{3,}:? *\|)+.*",
+    "an image": r"!\[[^\]]*\]\([^)]*\)",
+    "a link": r"\[[^\]]*\]\([^)\s]*[/.:#][^)\s]*\)",
+    "a block of code": r"^ *```.*",
+}
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,22 @@ def _beside(figure: str, figures: Sequence[str]) -> str:
 
 
 def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
-    """Paragraphs of discussion.md: # Heading, **strong**, *emphasised* and [@key] are the only
-    markup. Empty where there is no such file."""
+    """Paragraphs of discussion.md: # Heading, - item, **strong**, *emphasised* and [@key] are the
+    only markup. Empty where there is no such file."""
     if not path.is_file():
         return []
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text.") from error
+    for what, such in NOT_SET.items():
+        if found := re.search(such, text, re.MULTILINE):
+            raise UserError(
+                f"{path} has {what}, {found[0]!r}, which would be printed as it is written; say it "
+                f"in words"
+            )
     text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^ *[-*+] +(?=\S)", "\n\n\N{BULLET} ", text, flags=re.MULTILINE)
     blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return [_own_paragraph(block, citations, path) for block in blocks if block]
 
@@ -89,7 +102,11 @@ def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
 def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragraph:
     heading = re.match(r"#+ (.*)", block)
     if heading:
-        return Paragraph(heading[1], [])
+        if "[@" in heading[1]:
+            raise UserError(
+                f"{path} cites in the heading {heading[1]!r}; cite in the text below it"
+            )
+        return Paragraph(heading[1].replace("**", ""), [])
     emphasised = r"(?<!\w)\*(?P<emph>[^*\s][^*]*)\*(?!\w)"  # and not 2*3*4
     pattern = rf"\*\*(?P<strong>[^*]+)\*\*|{emphasised}|\[@(?P<cite>[^\]]*)\]"
     spans: list[Span] = []
