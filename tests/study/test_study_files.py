@@ -338,6 +338,25 @@ def test_a_setting_is_named_as_it_is_written_not_by_the_kind_of_its_model():
         asked_recipe("latent-ddpm", "digits", {"vae_train": {"epochs": "few"}})
 
 
+@pytest.mark.parametrize("settings", [{"vae": {"latent_dim": 2}, "beta": 0.5, "lr": 0.1}, None])
+def test_settings_beside_a_table_of_others_are_not_lost(settings):
+    found = asked_recipe("latent-ddpm", "digits", settings or {"beta": 0.5, "lr": 0.1})
+    assert found.model.vae.beta == 0.5
+    assert found.train.lr == 0.1
+    assert (found.model.vae.latent_dim == 2) == bool(settings)
+    both = {"train": {"lr": 0.1}, "epochs": 3.0, "model": {"vae": {"latent_dim": 3}}, "beta": 2.0}
+    found = asked_recipe("latent-ddpm", "digits", both)
+    assert (found.train.lr, found.train.epochs) == (0.1, 3.0)
+    assert (found.model.vae.latent_dim, found.model.vae.beta) == (3, 2.0)
+
+
+def test_a_setting_is_given_by_itself_or_in_its_table():
+    with pytest.raises(UserError, match="latent_dim is given by itself and in vae; leave one"):
+        asked_recipe("latent-ddpm", "digits", {"vae": {"latent_dim": 2}, "latent_dim": 3})
+    found = asked_recipe("latent-ddpm", "digits", {"vae_train": {"epochs": 5.0}, "epochs": 3.0})
+    assert (found.model.vae_train.epochs, found.train.epochs) == (5.0, 3.0)
+
+
 def test_recipes_are_plain_data_and_back():
     for dataset in ("digits", "mnist"):
         for name, recipe in recipes_for(dataset).items():

@@ -189,16 +189,33 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     the VAE of a latent DDPM. Of a table, those are replaced that are given."""
     plain = to_dict(recipe)
     rooms = (plain, plain["model"], plain["train"], plain["model"].get("vae", {}))
+
+    def home(key: str) -> dict[str, Any] | None:
+        return next((room for room in rooms if key in room and key != "kind"), None)
+
     for key, value in values.items():
-        homes = [room for room in rooms if key in room and key != "kind"]
-        if not homes:
+        if (room := home(key)) is None:
             allowed = sorted({key for room in rooms for key in room} - {"model", "train", "kind"})
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
-        old = homes[0][key]
-        both = isinstance(old, dict) and isinstance(value, dict)
-        homes[0][key] = old | value if both else value
+        if twice := [
+            k for k in values if isinstance(value, dict) and k in value and home(k) is room[key]
+        ]:
+            raise UserError(
+                f"{recipe.name}: {twice[0]} is given by itself and in {key}; leave one of them out"
+            )
+        merge(room, {key: value})
     named = re.fullmatch(FOLDER, str(plain["name"]))
     return validated(Recipe, plain, named[0] if named else recipe.name)
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Put what is new in the place of what is old: of a table, what it has, in the very same table,
+    in which others may have been put."""
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            merge(old[key], value)
+        else:
+            old[key] = value
 
 
 def chosen(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
