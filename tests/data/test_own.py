@@ -84,7 +84,10 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
         ({"train_images": np.full((19, 4, 6), 255, np.uint8)}, "20 or more to train on"),
         ({"test_images": np.full((1, 4, 6), 255, np.uint8)}, "and 2 to test on"),
         ({"train_labels": np.arange(N) / 2}, "train_labels must be 50 whole numbers"),
-        ({"train_labels": np.arange(N - 1)}, "train_labels must be 50 whole numbers"),
+        (
+            {"train_labels": np.arange(N - 1)},
+            "train_labels must be 50 whole numbers, .* not int64 .49.",
+        ),
         ({"test_labels": np.arange(M) - 1}, "test_labels must be 20 whole numbers"),
         ({"test_labels": np.full(M, 256)}, "a class of 0 to 255 for each image"),
         ({"levels": np.array(16)}, "grey value 2.., where levels = 16 leave 0 to 15"),
@@ -103,7 +106,10 @@ def test_levels_are_said_and_are_part_of_the_data(folder, arrays):
             "all of its pixels are 0; write grey values from 0 to 255",
         ),
         ({"train_images": np.zeros((0, 4, 6), np.uint8)}, "each at least 1"),
-        ({"train_images": np.array([None] * N)}, "cannot be read"),
+        (
+            {"train_images": np.array([None] * N)},
+            "has arrays of objects; write numbers of one type",
+        ),
     ],
 )
 def test_what_images_cannot_be(folder, arrays, changes, said):

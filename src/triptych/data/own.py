@@ -75,6 +75,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in names if name in file}
     except Exception as error:  # of the system, the archive, its compression or its headers
+        if "Object arrays" in str(error):
+            raise UserError(f"{path} has arrays of objects; write numbers of one type") from None
         reason = getattr(error, "strerror", None) or "it is no .npz file, or damaged"
         raise UserError(f"{path} cannot be read ({reason}); write it with numpy.savez") from None
 
@@ -105,7 +107,7 @@ def _labels(array: NDArray[Any], n: int, name: str, path: Path) -> NDArray[np.ui
     if not whole or array.min() < 0 or array.max() >= MOST_CLASSES:
         raise UserError(
             f"{path}: {name} must be {n} whole numbers, a class of 0 to {MOST_CLASSES - 1} "
-            f"for each image"
+            f"for each image, not {array.dtype} {list(array.shape)}"
         )
     return array.astype(np.uint8)
 
