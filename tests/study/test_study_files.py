@@ -212,6 +212,9 @@ def test_a_number_of_seeds_may_be_asked_for():
     assert with_seeds(asked, None) == asked
     for n in (1, 2, 1000):
         assert {plan.seeds for plan in with_seeds(asked, n).plans} == {tuple(range(n))}
+    named = Study("named", "digits", (Plan(asked.plans[0].recipe, (5, 0, 7)),), Evaluation())
+    for n, seeds in ((1, (5,)), (3, (5, 0, 7)), (5, (5, 0, 7, 1, 2))):
+        assert with_seeds(named, n).plans[0].seeds == seeds, "the folder goes on with its own"
     for n in (0, -1, 1001):
         with pytest.raises(UserError, match=f"--seeds {n} cannot be run; choose one of 1 to 1000"):
             with_seeds(asked, n)

@@ -40,12 +40,18 @@ class Study:
 
 
 def with_seeds(study: Study, n: int | None) -> Study:
-    """The study with the seeds 0 .. n-1 of every model, if a number is asked for."""
+    """The study with n seeds of every model, if a number is asked for: the first of its own, then
+    0, 1, 2, .. as far as they are not among these."""
     if n is None:
         return study
     if not 1 <= n <= MOST_SEEDS:
         raise UserError(f"--seeds {n} cannot be run; choose one of 1 to {MOST_SEEDS}")
-    return replace(study, plans=tuple(Plan(p.recipe, tuple(range(n))) for p in study.plans))
+
+    def first(own: tuple[int, ...]) -> tuple[int, ...]:
+        others = (seed for seed in range(len(own) + n) if seed not in own)
+        return (*own, *others)[:n]
+
+    return replace(study, plans=tuple(Plan(p.recipe, first(p.seeds)) for p in study.plans))
 
 
 @contextmanager
