@@ -145,6 +145,22 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
     assert set(np.unique(images)) <= {0, 255}
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "needed"),
+    [
+        ("vae", ["--ais-steps", "3"], "ais_images"),
+        ("vae", ["--set", "ais_chains=5"], "ais_images"),
+        ("ddpm", ["--set", "ode_trace=exact"], "ode_images"),
+    ],
+)
+def test_settings_of_what_is_not_asked_for_are_refused(recipe, words, needed, capsys, tmp_path):
+    main(["train", recipe, *TINY, "--out", "r"])
+    (run,) = (tmp_path / "r").glob("*/seed-0")
+    assert f"has no use without {needed}; give that too" in refused(
+        capsys, "evaluate", str(run), *words
+    )
+
+
 def test_images_of_ones_own_are_learned_and_judged(capsys, tmp_path):
     rng = np.random.default_rng(0)
     parts = {"train": 40, "test": 20}
@@ -313,10 +329,12 @@ def test_a_run_is_never_overwritten_and_goes_on_only_when_asked(capsys, tmp_path
 def test_a_studys_run_is_judged_as_the_study_asks(capsys, tmp_path):
     """Else its table would hold two protocols, or one that it does not name."""
     main(["train", "vae", *TINY, "--out", "r"])
-    run, how = tmp_path / "r/vae-gaussian/seed-0", Evaluation(importance_samples=5, images=40)
+    run = tmp_path / "r/vae-gaussian/seed-0"
+    how = Evaluation(importance_samples=5, images=40, steps=7)  # of which a VAE has none
     (tmp_path / "r/study.json").write_text(json.dumps({"evaluation": asdict(how)}))
     words = ["evaluate", str(run), "--images", "40", "--importance-samples"]
-    assert "evaluate the copy" in refused(capsys, *words, "6")
+    said = refused(capsys, *words, "6")
+    assert "judges it with importance_samples = 5, as its study.json says; copy" in said
     assert not (run / "scores.json").exists()
     main([*words, "5"])
     assert (run / "scores.json").exists()

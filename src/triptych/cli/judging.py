@@ -52,7 +52,7 @@ class Evaluate:
         from triptych.study.lock import locked
         from triptych.study.run import evaluate
         from triptych.study.store import RunFolder
-        from triptych.study.uses import check_use
+        from triptych.study.uses import check_use, judged_by
         from triptych.validation import validated
 
         names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
@@ -64,8 +64,11 @@ class Evaluate:
         if (study := folder.study_judges()) is None:
             check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
         how = validated(Evaluation, asked, "evaluate")
-        if study and study != how.of_latents(recipe.model.kind == "latent"):
-            raise self._of_a_study("as its study.json says")
+        if study:
+            theirs, asked_for = judged_by(recipe, study), judged_by(recipe, how)
+            for name, value in theirs.items():
+                if name not in asked_for or asked_for[name] != value:
+                    raise self._of_a_study(f"with {name} = {value}, as its study.json says")
         if recipe.part == "A" and self.where.features is not None:
             raise UserError(
                 f"--features {self.where.features} has no use for {recipe.name}, of whose samples "

@@ -11,6 +11,7 @@ from triptych.study.recipes import Recipe
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 OF_STEPS = ("steps", "eta", "noise_below", "rho")  # which ancestral sampling has no choice of
 OF_AIS = ("ais_steps", "ais_chains", "ais_leapfrog")
+NEEDS = {**dict.fromkeys(OF_AIS, "ais_images"), "ode_trace": "ode_images"}
 OF_WEIGHTS = ("importance_samples", "importance_images", "elbo_samples")
 USERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*OF_WEIGHTS, "ais_images", *OF_AIS), ("vae",)),
@@ -28,8 +29,7 @@ def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
     unused = {name for name, kinds in USERS.items() if recipe.model.kind not in kinds}
     unused |= {"tradeoff_images"} if recipe.part == "A" else set()
     unused |= set(OF_STEPS) if how.sampler == "ancestral" else set()
-    unused |= set() if how.ais_images else set(OF_AIS)
-    unused |= set() if how.ode_images else {"ode_trace"}
+    unused |= {name for name, images in NEEDS.items() if not getattr(how, images)}
     return {name: value for name, value in asdict(how).items() if name not in unused}
 
 
@@ -41,6 +41,11 @@ def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
             users = " or a ".join(KINDS[k] for k in USERS[name])
             raise UserError(
                 f"{name} = {asked[name]} applies to a {users}, not to a {KINDS[kind]}; leave it out"
+            )
+        if name in NEEDS and not asked.get(NEEDS[name]):
+            raise UserError(
+                f"{name} = {asked[name]} has no use without {NEEDS[name]}; give that too, or leave "
+                f"it out"
             )
         if name in OF_STEPS and sampler == "ancestral":
             raise UserError(
