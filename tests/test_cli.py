@@ -268,6 +268,8 @@ def test_a_word_that_is_none_of_the_choices_is_refused_with_them(words, allowed,
         (["train", "vae", "--seed", "1.5"], "'1.5' is no whole number; write one, such as 5"),
         (["sample", "run", "-n", "x"], "'x' is no whole number; write one, such as 5"),
         (["train", "vae", "--epochs", "nan"], "epochs = nan is wrong: it must be a number"),
+        # JSON has no infinity, and who reads config.json elsewhere would not read it.
+        (["train", "vae", "--set", "clip=inf"], "clip = inf is wrong: it must be less than"),
     ],
 )
 def test_what_is_no_number_is_refused_in_a_sentence(words, said, capsys):

@@ -145,7 +145,10 @@ def test_names(folder, arrays):
         load("mnist", folder)
     with pytest.raises(UserError, match=rf"letters\.npz .* in which there is none: {folder}"):
         load("letters", folder)
-    with pytest.raises(UserError, match=r"letters\.npz with train_images, .* folder of --data$"):
+    with pytest.raises(
+        UserError,
+        match=r"letters\.npz with train_images, .* folder that --data or TRIPTYCH_DATA names$",
+    ):
         load("letters")
     for name in ("../letters", "", "a b", "x" * 65):
         with pytest.raises(UserError, match="a name of your own of letters, digits, - and _"):

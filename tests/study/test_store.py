@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from triptych.data import load
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
@@ -152,6 +153,18 @@ def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
     folder.ready(resume=True)
     with pytest.raises(UserError, match="go on with --resume"):
         folder.ready(resume=False)
+
+
+def test_weights_of_unknown_settings_are_no_ones(folder):
+    """Training would go on with them as those of whatever it was asked for."""
+    data = load("digits")
+    folder.claim(RECIPE, data, seed=3)
+    checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}, {"step": 0}))
+    folder.claim(RECIPE, data, seed=3)
+    (folder.path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"seed-3 has a checkpoint, and no config\.json"):
+        folder.claim(RECIPE, data, seed=3)
+    assert not (folder.path / "config.json").exists()
 
 
 def test_how_the_study_of_a_run_judges_is_found_by_any_path(tmp_path, monkeypatch):

@@ -148,7 +148,8 @@ def _own_file(name: str, root: str | os.PathLike[str] | None) -> Path:
         where = f", in which there is none: {folder}" if folder else ""
         raise UserError(
             f"there is no data set {name!r}; choose one of {', '.join(SOURCES)}, or put images of "
-            f"your own, {name}.npz with {', '.join(ARRAYS)}, into the folder of --data{where}"
+            f"your own, {name}.npz with {', '.join(ARRAYS)}, into the folder that --data or "
+            f"TRIPTYCH_DATA names{where}"
         )
     return folder / f"{name}.npz"
 
@@ -168,7 +169,8 @@ def _locate(source: Source, root: Path) -> list[Path]:
             raise UserError(f"{missing}[.gz] is missing from {folder}: put it beside the others")
     raise UserError(
         f"no {source.files[0].name}[.gz] of {source.name} in {folders[0]} or {folders[1]}: give "
-        f"the folder that has it with --data, or download it: triptych data fetch {source.name}"
+        f"the folder that has it with --data or in TRIPTYCH_DATA, or download it: triptych data "
+        f"fetch {source.name}"
     )
 
 

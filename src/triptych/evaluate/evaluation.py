@@ -26,7 +26,7 @@ class Drawing:
     """As many as its chain has at most; ancestral sampling takes all."""
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
     """Noise of a step of DDIM or DPM-Solver++: 0 none, 1 as much as the chain's or the SDE's."""
-    noise_below: Annotated[float, Gt(0)] | None = None
+    noise_below: Annotated[float, Gt(0), Le(1e9)] | None = None
     """That noise only in steps from a sigma / alpha below this; left out, in all."""
     rho: Annotated[float, Ge(1), Le(100)] | None = None
     """Of the times of DPM-Solver++, UniPC and Heun's method: even in s^(1/rho), s = sigma / alpha;

@@ -24,8 +24,8 @@ class LimitError(UserError):
         self.limit, self.page, self.measured = limit, page, measured
         super().__init__(
             f"The report breaks the limit '{limit}': {measured} on page {page}. "
-            "It is not evaluated so; shorten or mend that page, with a discussion.md of your own "
-            "or fewer models."
+            "It is not evaluated so; shorten or mend that page, with a shorter text in "
+            "discussion.md or fewer models."
         )
 
 

@@ -46,6 +46,11 @@ class RunFolder:
         self.check_data(data)
         target = self.path / "config.json"
         if not target.exists():
+            if checkpoint.exists(self.path):  # of which nothing says what settings it is of
+                raise UserError(
+                    f"{self.path} has a checkpoint, and no config.json that says what it is of; "
+                    f"restore that, or delete the folder, and it is trained anew"
+                )
             plain = {
                 "schema": SCHEMA,
                 "dataset": data.name,

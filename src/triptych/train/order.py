@@ -31,7 +31,7 @@ class TrainConfig:
     weight_decay: Annotated[float, Ge(0), Le(10)] = 0.01
     warmup: Annotated[float, Ge(0), Le(1)] = 0.05
     """Share of all steps in which the learning rate rises from 0; then a cosine falls to 0."""
-    clip: Annotated[float, Gt(0)] = 100.0
+    clip: Annotated[float, Gt(0), Le(1e9)] = 100.0
     """Largest norm of one seed's gradient."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
     """Decay of the weight average once warm; at step n it is at most (1 + n) / (10 + n)."""
