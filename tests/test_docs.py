@@ -45,12 +45,14 @@ def test_a_flow_by_itself_comes_near_to_the_entropy_of_its_data(tmp_path, progra
     assert abs(distance - 2) < 0.05
 
 
-def test_a_model_of_ones_own_is_set_beside_a_study(tmp_path, programs):
+def test_a_run_is_a_model_and_one_of_ones_own_is_set_beside_a_study(tmp_path, programs):
     flow = override(recipes_for("digits")["vae-flow"], epochs=1)
     how = Evaluation(importance_samples=3, elbo_samples=2, images=30)
     demo = Study("demo", "digits", (Plan(flow, (0, 1, 2)),), how)
     place = Place("digits", None, None, torch.device("cpu"))
     execute(demo, tmp_path / "runs" / "demo", place, lambda job, said: None, 1)
     (line,) = printed(tmp_path, "-c", programs[2])
+    assert re.fullmatch(r"log w \[-\d+\.\d+, -\d+\.\d+\], samples \[64, 1, 8, 8\]", line)
+    (line,) = printed(tmp_path, "-c", programs[3])
     assert float(re.findall(ENDED, line)[0]) < 0
     assert line.endswith("of seeds [0, 1, 2]")

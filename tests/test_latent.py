@@ -49,7 +49,7 @@ def test_a_trained_prior_of_pseudo_inputs_stays_what_it_is(tmp_path):
     model = LatentDDPM(randomised(tiny_vae("vamp"), 0.3), chain)
     before = model.autoencoder.prior.pseudo_inputs.clone()
     config = TrainConfig(epochs=1, batch_size=8, bf16=False)
-    assert fit([model], [0], [tmp_path], training_data("raw"), config) == []
+    assert fit([model], [0], [tmp_path], training_data("dynamic"), config) == []
     assert torch.equal(model.autoencoder.prior.pseudo_inputs, before)
     assert not torch.equal(model.center, torch.zeros(2))
 
@@ -93,7 +93,7 @@ def test_a_chain_of_another_shape_or_on_levels_is_refused():
         with pytest.raises(ValueError, match=r"real \(2, 1, 1\)"):
             LatentDDPM(vae, chain)
     with pytest.raises(ValueError, match="must not clip"):
-        LatentDDPM(vae, DDPM(Denoiser(2, 8, 1), cosine_beta(4), (2, 1, 1), None))
+        LatentDDPM(vae, DDPM(Denoiser(2, 8, 1), cosine_beta(4), (2, 1, 1), None, clip=True))
 
 
 def test_a_chain_on_real_numbers_has_no_probability_of_levels(g):

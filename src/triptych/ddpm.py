@@ -34,9 +34,11 @@ class DDPM(nn.Module):
     """A network that denoises, and the chain built on it.
 
     `net(x_t, t)` predicts eps, x_0, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans
-    & Ho 2022, arXiv:2202.00512); from each of them the others follow. `clip` bounds x_0_hat to the
-    data's range [-1, 1], in sampling and in the bound alike: it is part of the model. With a
-    learned `variance` the network has twice the channels out, the second half for log sigma.
+    & Ho 2022, arXiv:2202.00512); from each of them the others follow. Times are whole numbers, but
+    for the probability-flow ODE (`evaluate.ode`), which asks between them too. `clip` bounds
+    x_0_hat to the data's range [-1, 1], in sampling and in the bound alike: it is part of the
+    model, by default where data are levels. With a learned `variance` the network has twice the
+    channels out, the second half for log sigma.
     """
 
     sqrt_alpha_bar: Tensor
@@ -54,7 +56,7 @@ class DDPM(nn.Module):
         shape: tuple[int, int, int],
         levels: int | None,
         prediction: Prediction = "eps",
-        clip: bool = True,
+        clip: bool | None = None,
         min_snr: float | None = None,
         variance: Variance = "small",
     ) -> None:
@@ -64,10 +66,13 @@ class DDPM(nn.Module):
                 raise ValueError(f"{choice!r} is none of {', '.join(get_args(known))}")
         if not bool(((beta > 0) & (beta < 1)).all()):
             raise ValueError(f"every beta lies between 0 and 1, and not so {beta.tolist()}"[:200])
+        if len(shape) != 3:
+            raise ValueError(f"data are [C, H, W], vectors [D, 1, 1], not {list(shape)}")
         if variance == "learned" and levels is None:
             raise ValueError("a learned variance is trained on the bound, which needs levels")
         self.net, self.shape, self.levels = net, shape, levels
-        self.prediction, self.clip, self.variance = prediction, clip, variance
+        self.prediction, self.variance = prediction, variance
+        self.clip = levels is not None if clip is None else clip
         self.T, self.dims = len(beta), math.prod(shape)
         self.drops = getattr(net, "drops", 0)  # uniform numbers that its dropout takes in training
         # in double precision, which the buffers are not
@@ -119,7 +124,7 @@ class DDPM(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
-        return x if self.levels is None else 2 * x / (self.levels - 1) - 1
+        return x if self.levels is None else 2.0 * x / (self.levels - 1) - 1
 
     def diffuse(self, x_0: Tensor, t: Int[Tensor, "B"], eps: Tensor) -> Tensor:
         """x_t ~ q(x_t|x_0), eq. 4."""
@@ -134,6 +139,7 @@ class DDPM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The network's prediction, and log sigma_t."""
         out = self.net(x_t, t) if dropout is None else self.net(x_t, t, dropout)
+        check_output(out, x_t, 2 if self.variance == "learned" else 1)
         small, large = at(self.log_small, t), at(self.log_large, t)
         if self.variance != "learned":
             return out, small if self.variance == "small" else large
@@ -221,7 +227,8 @@ class DDPM(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
-        """Ancestral sampling, T network evaluations. Grey values in [0, 1] on the data's grid."""
+        """Ancestral sampling, T network evaluations. Grey values in [0, 1] on the data's grid, or
+        the real numbers that the chain is of."""
         x = self.gaussian_noise(n, generator)
         for step in reversed(range(self.T)):
             t = torch.full((n,), step, device=x.device)
@@ -236,11 +243,19 @@ class DDPM(nn.Module):
         return torch.randn(n, *self.shape, generator=generator, device=device, dtype=dtype)
 
     def grey(self, x: Tensor) -> Tensor:
-        """[-1, 1] to [0, 1], rounded to the nearest level."""
+        """[-1, 1] to [0, 1], rounded to the nearest level; real numbers as they are."""
         if self.levels is None:
             return x
         top = self.levels - 1
         return ((x + 1) / 2 * top).round().clamp(0, top) / top
+
+
+def check_output(out: Tensor, x_t: Tensor, times: int) -> None:
+    """ValueError unless a network gives as many numbers as there are pixels, or so many times as
+    many channels: others would be broadcast, and the loss be of something else."""
+    *batch, C, H, W = x_t.shape
+    if list(out.shape) != (wanted := [*batch, times * C, H, W]):
+        raise ValueError(f"the network must give {wanted}, not {list(out.shape)}")
 
 
 def at(coefficient: Tensor, t: Int[Tensor, "B"]) -> Float[Tensor, "B 1 1 1"]:

@@ -25,8 +25,10 @@ class Bernoulli(nn.Module):
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(x|z) in nats, summed over pixels; x in [0, 1]."""
-        logits = self.net(z)
-        return (x.flatten(-3) * logits).sum(-1) - softplus(logits).sum(-1)
+        logits, x = self.net(z), x.flatten(-3)
+        if logits.shape[-1] != x.shape[-1]:  # one for all would be counted once
+            raise ValueError(f"{x.shape[-1]} pixels have so many logits, not {logits.shape[-1]}")
+        return (x * logits).sum(-1) - softplus(logits).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[x|z], the probability of a white pixel."""
@@ -186,7 +188,7 @@ class DiscretizedLogisticMixture(nn.Module):
         """log P(x|z) in nats, summed over pixels; x holds integers."""
         log_w, mu, log_s = self.parts(z)
         k, h = x.flatten(-3)[..., None, :], 1 / (self.levels - 1)
-        y = 2 * k * h - 1
+        y = 2.0 * k * h - 1
         first, last = k < 0.5, k > self.levels - 1.5
         upper = torch.where(last, math.inf, (y + h - mu) / log_s.exp())
         lower = torch.where(first, -math.inf, (y - h - mu) / log_s.exp())

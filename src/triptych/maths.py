@@ -20,6 +20,12 @@ def normal_log_prob(
     return (-0.5 * u.square() - log_sigma - 0.5 * LOG_2PI).sum(-1)
 
 
+def check_coordinates(x: Tensor, wanted: int, dim: int = -1) -> None:
+    """ValueError for points of another space: of more coordinates some would be dropped."""
+    if x.shape[dim] != wanted:
+        raise ValueError(f"the density is of {wanted} coordinates, and was given {x.shape[dim]}")
+
+
 def mixture_log_prob(
     z: Float[Tensor, "*batch D"],
     log_w: Float[Tensor, "K"],

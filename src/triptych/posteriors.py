@@ -59,7 +59,10 @@ class DiagonalGaussian(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> GaussianParameters:
         """Run the encoder, once however many samples follow."""
-        return GaussianParameters.of(self.net(x))
+        out, both = self.net(x), 2 * self.latent_dim
+        if out.shape[-1] != both:  # half as many would be broadcast
+            raise ValueError(f"the encoder must give {both} numbers an image, not {out.shape[-1]}")
+        return GaussianParameters.of(out)
 
     def rsample(
         self, h: GaussianParameters, eps: Float[Tensor, "*batch D"]
@@ -153,6 +156,10 @@ class FlowPosterior(nn.Module):
     def encode(self, x: Float[Tensor, "B C H W"]) -> FlowParameters:
         """Run the encoder, once however many samples follow."""
         out, both = self.net(x), 2 * self.latent_dim
+        if out.shape[-1] < both:
+            raise ValueError(
+                f"the encoder must give {both} numbers an image or more, not {out.shape[-1]}"
+            )
         return FlowParameters(GaussianParameters.of(out[..., :both]), out[..., both:])
 
     def rsample(

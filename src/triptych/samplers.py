@@ -64,6 +64,7 @@ def ddim(
     sigma_t / alpha_t is not below `noise_below` are deterministic, whatever eta is (S_tmax of
     Karras et al. 2022, arXiv:2206.00364, algorithm 2).
     """
+    check_eta(eta)
     x = model.gaussian_noise(n, generator)
     times = spaced_times(model.T, steps)
     alpha, sigma, _ = noise_levels(model)
@@ -104,6 +105,7 @@ def dpm_solver(
     `noise_below` as in `ddim`. Times are those of `evenly_less_noisy_times`; even in t, the second
     order would be lost on a cosine schedule.
     """
+    check_eta(eta)
     x = model.gaussian_noise(n, generator)
     times = evenly_less_noisy_times(model, steps, rho)
     alpha, sigma, half_log_snr = noise_levels(model)
@@ -172,6 +174,12 @@ def exponential_integral(
     return torch.stack([a * value for a, (_, value) in zip(w.tolist(), points, strict=True)]).sum(0)
 
 
+def check_eta(eta: float) -> None:
+    """ValueError for noise that no step has room for."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in 0..1, not {eta}")
+
+
 def denoised(model: DDPM, x: Float[Tensor, "n C H W"], t: int) -> Float[Tensor, "n C H W"]:
     """x_0_hat of images that are all at time t."""
     return model.x_0_hat(x, torch.full((len(x),), t, device=x.device))
@@ -195,6 +203,8 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     """
     if not 2 <= steps <= model.T:
         raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
+    if rho is not None and rho < 1:
+        raise ValueError(f"rho must be 1 or more, not {rho}")
     half_log_snr = torch.tensor(noise_levels(model)[2], dtype=torch.float64)
     top = max(min(int((half_log_snr >= LEAST_HALF_LOG_SNR).sum()), model.T - 1), steps - 1)
     noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root

@@ -59,6 +59,8 @@ def min_snr_weight(
     a, s = coefficients["sqrt_alpha_bar"], coefficients["sqrt_one_minus_alpha_bar"]
     if gamma is None:
         return torch.ones_like(a)
+    if gamma <= 0:
+        raise ValueError(f"gamma of min-SNR must be above 0, not {gamma}")
     snr = (a / s).square()
     error = {"eps": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
     return snr.clamp(max=gamma) / error

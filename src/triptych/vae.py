@@ -36,6 +36,12 @@ class VAE(nn.Module):
         objective: Objective | None = None,
     ) -> None:
         super().__init__()
+        for part in (prior, posterior, likelihood):
+            if not isinstance(part, nn.Module):
+                raise TypeError(
+                    f"{type(part).__name__} is no nn.Module, and would be neither trained nor "
+                    f"saved; derive it from nn.Module"
+                )
         self.prior, self.posterior, self.likelihood = prior, posterior, likelihood
         self.mean_samples, self.objective = mean_samples, objective
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.ddpm import DDPM, Prediction
+from triptych.ddpm import DDPM, Prediction, check_output
 from triptych.maths import log_normal_mass
 
 # Of gamma before training, as in the paper's code; weight decay pulls back to them.
@@ -84,7 +84,7 @@ class VDM(nn.Module):
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
-        return 2 * x / (self.levels - 1) - 1
+        return 2.0 * x / (self.levels - 1) - 1
 
     def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
         """KL(q(z_1|x) || N(0, I))."""
@@ -114,6 +114,7 @@ class VDM(nn.Module):
         a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
         z = a * x_0 + s * eps
         out = self.net(z, network_time(gamma), dropout)
+        check_output(out, z, 1)
         eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
         if not self.training:
             eps_hat = (z - a * ((z - s * eps_hat) / a).clamp(-1, 1)) / s

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from triptych.data import Dataset, load
 from triptych.errors import UserError
@@ -36,6 +37,42 @@ def test_features_are_learned_by_the_recipe_and_cached_with_their_hash(
     assert again.hash == features.hash
     assert again.name == "triptych-own"
     assert len(list((tmp_path / "triptych" / "features").iterdir())) == 1
+
+
+def test_features_are_kept_by_the_images_that_taught_them(digits, monkeypatch, tmp_path):
+    """A part of a data set, or its negative, has its name; and its sha256, where `replace` made
+    it."""
+    taught = []
+
+    def train(data):
+        taught.append(data)
+        return FeatureNet(data.shape, data.classes), 0.5
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(classifier, "train_classifier", train)
+    own = replace(digits, name="own")
+    few = replace(own, train_images=own.train_images[:30], train_labels=own.train_labels[:30])
+    negative = replace(own, train_images=16 - own.train_images)
+    others = replace(own, train_labels=own.train_labels.roll(1))
+    wide = replace(
+        digits,
+        **{
+            f"{part}_images": pad(getattr(digits, f"{part}_images"), (2, 2, 2, 2))
+            for part in ("train", "validation", "test")
+        },
+    )
+    for data in (own, few, negative, others, wide):
+        first, again = features_for(data), features_for(data)
+        assert first.hash == again.hash
+    assert taught == [own, few, negative, others, wide]
+    assert features_for(digits).accuracy > 0.95  # that ships
+    assert len(taught) == 5
+
+
+@pytest.mark.parametrize("x", [2 * torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8) - 1])
+def test_features_are_of_grey_values(x, digit_features):
+    with pytest.raises(ValueError, match="grey values from 0 to 1, not"):
+        digit_features(x)
 
 
 def test_features_of_an_image_do_not_depend_on_the_rest_of_the_batch(digit_features, digits):

@@ -65,7 +65,7 @@ def test_features_are_those_of_torch_fidelity(peer, weights):
     found = features(levels / 255)
     torch.testing.assert_close(found, expected.double(), rtol=1e-4, atol=1e-5)
     assert features.name == "inception-v3"
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="from 0 to 1, not nan"):
         features(torch.full((1, 1, 8, 8), torch.nan))
 
 

@@ -302,12 +302,6 @@ def test_where_no_validation_loss_is_finite_the_last_average_is_taken(n, tmp_pat
         assert not torch.equal(last["w"], Overflows().w)
 
 
-def test_there_must_be_images_to_choose_the_weights_by(tmp_path):
-    data = training_data(validation=0)
-    with pytest.raises(ValueError, match="no validation images"):
-        fit([Point()], [0], [tmp_path], data, QUICK)
-
-
 def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path):
     config = TrainConfig(epochs=3, batch_size=0)
     with pytest.raises(UserError, match="TrainConfig: batch_size = 0 is wrong"):

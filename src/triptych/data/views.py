@@ -5,12 +5,15 @@ views: a likelihood has to count them, so they belong to the models.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Generator, Tensor
 
 from triptych.errors import UserError
+from triptych.likelihoods import Bernoulli
+from triptych.pixelvae import AutoregressiveBernoulli
 
 View = Callable[[Tensor, int, Generator | None], Tensor]
 
@@ -60,6 +63,48 @@ def view(name: str) -> View:
     if name not in _BY_NAME:
         raise UserError(f"unknown view {name!r}: choose one of {', '.join(VIEWS)}")
     return _BY_NAME[name]
+
+
+def check_shown(model: Any, x: Tensor) -> None:
+    """ValueError for images that are not as the model takes them: any have a bound, and theirs is
+    of nothing.
+
+    A model or likelihood that has `levels` takes the whole numbers from 0 on, in floating point; a
+    Bernoulli likelihood numbers from 0 to 1.
+    """
+    part = seen_by(model)
+    shape, levels = getattr(part, "shape", None), getattr(part, "levels", None)
+    if x.numel() == 0 or (shape is not None and x.shape[1:] != shape):
+        wanted = "images" if shape is None else f"images of {list(shape)}"
+        raise ValueError(f"the model takes {wanted}, and was given {list(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"the model takes a view of images, in floating point, not {x.dtype}")
+    if other := {p.dtype for p in model.parameters()} - {x.dtype}:
+        raise ValueError(f"the model is of {other.pop()}, and the images of {x.dtype}; convert one")
+    binary = isinstance(part, Bernoulli | AutoregressiveBernoulli)
+    top = 1 if binary else levels - 1 if levels is not None else None
+    if top is None:
+        return
+    low, high = x.min().item(), x.max().item()
+    if not 0 <= low <= high <= top or (not binary and bool((x != x.round()).any())):
+        kind = "numbers" if binary else "whole numbers"
+        raise ValueError(
+            f"the model takes {kind} from 0 to {top}, and was given some from {low:g} to {high:g}; "
+            f"choose another view of the images"
+        )
+
+
+def check_levels(model: Any, levels: int) -> None:
+    """ValueError for a model of images with another number of grey levels."""
+    if (its := getattr(seen_by(model), "levels", None)) not in (None, levels):
+        raise ValueError(f"the model is of {its} grey levels, and the images have {levels}")
+
+
+def seen_by(model: Any) -> Any:
+    """The part of a model by which images come in: of a VAE, a latent DDPM's too, its
+    likelihood."""
+    part = getattr(model, "autoencoder", model)
+    return getattr(part, "likelihood", part)
 
 
 def _need_integers(images: Tensor) -> None:

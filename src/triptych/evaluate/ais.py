@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from triptych.evaluate.likelihood import Estimate, jackknife
+from triptych.evaluate.likelihood import Estimate, bound_of_images, jackknife
 from triptych.evaluate.memory import in_halves
 from triptych.maths import log_mean_exp
 from triptych.vae import VAE
@@ -37,6 +37,11 @@ class Annealing:
     steps: int = 300
     chains: int = 16
     leapfrog: int = 5
+
+    def __post_init__(self) -> None:
+        """Without a step no weight is taken; one chain has no error."""
+        if self.steps < 1 or self.chains < 2 or self.leapfrog < 1:
+            raise ValueError(f"steps >= 1, chains >= 2 and leapfrog >= 1 are needed, not {self}")
 
 
 class Bracket(NamedTuple):
@@ -80,7 +85,7 @@ def temperatures(T: int) -> list[float]:
     return ((s - s[0]) / (s[-1] - s[0])).tolist()
 
 
-@torch.no_grad()
+@bound_of_images
 def annealed_log_px(
     model: VAE, x: Float[Tensor, "N C H W"], how: Annealing, generator: Generator
 ) -> Estimate:

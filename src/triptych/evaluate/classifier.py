@@ -34,7 +34,8 @@ from triptych.train.order import Stream, batch_indices, generator_for
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
 LARGEST_FILE = 2**26  # bytes; the course's 1.2 million weights take 5 MB
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-SHIPPED = {n: files("triptych.evaluate") / f"{n}_features.safetensors" for n in ("digits", "mnist")}
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}  # of the sets whose features ship
+SHIPPED = {n: files("triptych.evaluate") / f"{n}_features.safetensors" for n in SHAPES}
 
 
 class FeatureNet(nn.Module):
@@ -103,7 +104,11 @@ class Features:
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
-        """Features in float64 of grey images in [0, 1]; never rescaled, whatever their range."""
+        """Features in float64 of grey images in [0, 1], which are never rescaled. ValueError for
+        others."""
+        low, high = x.min().item(), x.max().item()
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"features are of grey values from 0 to 1, not {low:g} to {high:g}")
         net: Any = self.net.features
         parts = [in_halves(lambda c: net(2 * c - 1), c).double() for c in x.split(500)]
         return torch.cat(parts)
@@ -127,9 +132,9 @@ def features_for(data: Dataset, file: Path | None = None) -> Features:
     """The feature network of a data set: a file's, shipped, cached, or trained now."""
     if file is not None:
         return features_in(file, data)
-    if data.name in SHIPPED:
+    if data.shape == SHAPES.get(data.name):
         return _unpack(SHIPPED[data.name].read_bytes(), data, f"triptych-{data.name}")
-    key = hashlib.sha256(json.dumps([RECIPE, data.sha256]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([RECIPE, trained_on(data)]).encode()).hexdigest()[:12]
     path = Path(pooch.os_cache("triptych")) / "features" / f"{data.name}-{key}.safetensors"
     try:
         return _unpack(path.read_bytes(), data, f"triptych-{data.name}")
@@ -142,6 +147,14 @@ def features_for(data: Dataset, file: Path | None = None) -> Features:
         told = f"{path} could not be kept ({error.strerror}), so every command trains it anew"
         print(f"triptych: {told}; XDG_CACHE_HOME may name another folder", file=sys.stderr)
     return _unpack(raw, data, f"triptych-{data.name}")
+
+
+def trained_on(data: Dataset) -> str:
+    """A hash of the images that a classifier learns from, which may be some of a data set's."""
+    content = hashlib.sha256(f"{data.levels} {data.classes} {data.train_images.shape}".encode())
+    for part in (data.train_images, data.train_labels):
+        content.update(part.cpu().numpy().tobytes())
+    return content.hexdigest()
 
 
 def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:

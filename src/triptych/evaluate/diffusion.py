@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.likelihood import Estimate, from_draws
+from triptych.evaluate.likelihood import Estimate, bound_of_images, from_draws
 from triptych.evaluate.memory import in_halves
 from triptych.vdm import VDM
 
@@ -28,7 +28,7 @@ EVEN = 0.1  # share of q that is uniform, where the pilot may err
 CELLS, CHUNK = 1000, 250
 
 
-@torch.no_grad()
+@bound_of_images
 def ddpm_bound(
     model: DDPM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
 ) -> Estimate:
@@ -52,7 +52,7 @@ def ddpm_bound(
     return _over_times(bound, q, x, draws, generator)
 
 
-@torch.no_grad()
+@bound_of_images
 def vdm_bound(
     model: VDM, x: Float[Tensor, "N C H W"], draws: int, generator: Generator
 ) -> Estimate:

@@ -80,6 +80,9 @@ def neighbourhoods(
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"neighbourhoods of {k} need more images than that of either kind")
+    real, fake = real.double(), fake.double()
+    if not bool(real.isfinite().all() & fake.isfinite().all()):
+        raise ValueError("features that are not finite have no neighbours")
     r_real, r_fake = _reach(real, k), _reach(fake, k)
     held, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), []
     covered = covered.to(real.device)

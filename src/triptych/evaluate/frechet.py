@@ -21,9 +21,11 @@ class Moments:
 def moments(features: Float[Tensor, "N D"]) -> Moments:
     """Fit a Gaussian to features."""
     f = features.double()
-    if len(f) < 2:
-        raise ValueError(f"a covariance needs at least 2 images, not {len(f)}")
-    return Moments(f.mean(0), torch.cov(f.T), len(f))
+    if f.dim() != 2 or len(f) < 2 or not bool(f.isfinite().all()):
+        raise ValueError(
+            f"a covariance needs finite features [n, D] of 2 images or more, not {list(f.shape)}"
+        )
+    return Moments(f.mean(0), torch.atleast_2d(torch.cov(f.T)), len(f))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from triptych.data import Dataset
+from triptych.data.views import check_levels, check_shown
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
 from triptych.evaluate.classifier import Features
@@ -33,7 +34,7 @@ from triptych.evaluate.judge_latent import judge_latent, latent_limits
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
 from triptych.evaluate.judge_samples import from_training, sample_scores
 from triptych.evaluate.judge_vae import judge_vae
-from triptych.evaluate.likelihood import in_bits, in_nats
+from triptych.evaluate.likelihood import evaluating, in_bits, in_nats
 from triptych.evaluate.ode import ode_score
 from triptych.evaluate.speed import sampling_speed
 from triptych.evaluate.tradeoff import tradeoff
@@ -65,23 +66,41 @@ def judge(
     """Bounds of every model; the latent space of VAEs; the Frechet distance if `features` come.
 
     Samples are drawn by another model where one is given: by the same, guided (`sampling_model`
-    makes it of a run). What is not drawn in bfloat16 is computed in full precision.
+    makes it of a run). What is not drawn in bfloat16 is computed in full precision, and all in
+    evaluation mode.
 
     Raises:
         UserError: a setting out of its range, a bound that is not finite, samples that are not
             images, or a model that is not in single precision, as images are, or not guided as the
             settings say.
+        ValueError: a model of other images, by their shape, levels or view.
     """
+    with evaluating(model, drawn_by or model):
+        return _judge(model, data, view_name, how, seed, features, drawn_by or model, say)
+
+
+def _judge(
+    model: nn.Module,
+    data: Dataset,
+    view_name: str,
+    how: Evaluation,
+    seed: int,
+    features: Features | None,
+    source: nn.Module,
+    say: Say,
+) -> Judgement:
     how = validated(Evaluation, asdict(how), "Evaluation").of_latents(isinstance(model, LatentDDPM))
-    check_guidance(drawn_by or model, how.guidance)
+    check_guidance(source, how.guidance)
+    check_levels(model, data.levels)
     if other := {p.dtype for p in model.parameters()} - {torch.float32}:
         raise UserError(f"the model has parameters of {other.pop()}; judge model.float()")
     device, data, every = data.test_images.device, at_random(data), len(data.test_images)
     images, labels = data.test_images[: how.images], data.test_labels[: how.images]
     x = seen(images, data.levels, view_name)
+    check_shown(model, x)
     whole = {"dataset": data.name, "split": "test", "n": every, "view": view_name}
     protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
-    g, source = generator_for(seed, 0, device, stream=Stream.BOUNDS), drawn_by or model
+    g = generator_for(seed, 0, device, stream=Stream.BOUNDS)
     drawn = sampling_protocol(model, how) | pixels_protocol(model)
     draw = sampler(source, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
     say("bounds")

@@ -5,14 +5,17 @@ of them, and the encoder runs once for each image. A chunk that does not fit is 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+from triptych.data.views import check_shown
 from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import RunningLogMeanExp, RunningMeanOfBlocks, bits_per_dim, log_mean_exp
@@ -23,6 +26,9 @@ from triptych.vae import VAE
 
 TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
 HANDED_ON = 500  # samples of an image whose weights are taken in together
+M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,35 @@ def marks(K: int) -> list[int]:
     return [k for k in decades if k < K] + [K]
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Without gradients, and the models in evaluation mode."""
+    were = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model, training in zip(models, were, strict=True):
+            model.train(training)
+
+
+def bound_of_images(
+    f: Callable[Concatenate[M, Tensor, P], R],
+) -> Callable[Concatenate[M, Tensor, P], R]:
+    """A bound of a model in evaluation mode on images as it takes them (`check_shown`)."""
+
+    @wraps(f)
+    def checked(model: M, x: Tensor, *rest: P.args, **named: P.kwargs) -> R:
+        check_shown(model, x)
+        with evaluating(model):
+            return f(model, x, *rest, **named)
+
+    return checked
+
+
+@bound_of_images
 def importance_bounds(
     model: VAE, x: Float[Tensor, "N C H W"], K: int, generator: Generator, bf16: bool = False
 ) -> Bounds:
@@ -128,7 +162,7 @@ def _log_weights(
             waiting = []
 
 
-@torch.no_grad()
+@bound_of_images
 def flow_bounds(
     model: PixelFlow, x: Float[Tensor, "N C H W"], K: int, generator: Generator
 ) -> tuple[Estimate, Estimate]:

@@ -29,6 +29,7 @@ from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import of_first
+from triptych.evaluate.likelihood import bound_of_images
 from triptych.evaluate.memory import in_halves
 from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
@@ -74,7 +75,8 @@ def log_density(
     probe: Float[Tensor, "B C H W"] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Float[Tensor, "B"]:
-    """log p(y) at the chain's first time, in nats.
+    """log p(y) at the chain's first time, in nats: of y that has its noise already (`first_noise`),
+    on the chain's scale, where grey values are from -1 to 1.
 
     `probe` of random signs estimates the divergence (Hutchinson; Grathwohl et al. 2019,
     arXiv:1810.01367), unbiased; None takes it exactly, one pass back for each dimension. The solver
@@ -114,6 +116,7 @@ def divergence(
     return total
 
 
+@bound_of_images
 def ode_bound(
     model: DDPM,
     x: Float[Tensor, "N C H W"],

@@ -69,7 +69,8 @@ def gaussian_marginals(posterior: Posterior, h: Any) -> GaussianParameters | Non
     if isinstance(posterior, FullGaussian):
         variance = (2 * h.log_sigma).exp() + h.below.square().sum(-1)
         return GaussianParameters(h.mu, variance.log() / 2)
-    return h if isinstance(posterior, DiagonalGaussian) else None
+    # A class derived from it may be of another density.
+    return h if type(posterior) is DiagonalGaussian else None
 
 
 def _draws_of_gaussians(

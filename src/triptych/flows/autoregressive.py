@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from triptych.flows.coupling import Elementwise, beside
+from triptych.maths import check_coordinates
 from triptych.nets.conv import at_zero
 from triptych.protocols import WithLogDet
 
@@ -77,18 +78,23 @@ class Autoregressive(nn.Module):
 
     def inverse(self, x: Float[Tensor, "*batch D"], context: Tensor | None = None) -> WithLogDet:
         """x -> z and log|det dz/dx|, one pass."""
-        ordered = x.index_select(-1, self.order)
+        ordered = self.ordered(x)
         z, log_slope = self.f.inverse(ordered, self.theta(ordered, context))
         return z.index_select(-1, self.order), log_slope.sum(-1)
 
     def forward(self, z: Float[Tensor, "*batch D"], context: Tensor | None = None) -> WithLogDet:
         """z -> x and log|det dx/dz|, a pass for each coordinate: after the i-th the first i of x
         are right, whatever the rest."""
-        ordered = z.index_select(-1, self.order)
+        ordered = self.ordered(z)
         x, log_slope = ordered, torch.zeros_like(ordered)
         for _ in range(self.dim):
             x, log_slope = self.f.forward(ordered, self.theta(x, context))
         return x.index_select(-1, self.order), log_slope.sum(-1)
+
+    def ordered(self, x: Tensor) -> Float[Tensor, "*batch D"]:
+        """The coordinates in the layer's order."""
+        check_coordinates(x, self.dim)
+        return x.index_select(-1, self.order)
 
     def theta(
         self, x: Float[Tensor, "*batch D"], context: Tensor | None = None

@@ -15,9 +15,10 @@ with other s and t. A layer may also read a context, net(z_a, c): what makes a f
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from triptych.maths import check_coordinates
 from triptych.protocols import WithLogDet
 
 
@@ -68,10 +69,10 @@ class Affine:
 class Coupling(nn.Module):
     """Masked coupling. One network gives all parameters of the map; it sees only `x_a`.
 
-    `mask` marks the coordinates that pass unchanged, along the last dimension of a vector
-    (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the len(a) that
-    pass to `f.per_coordinate` len(b) numbers, the first parameter of every coordinate, then the
-    second, ...; one whose last layer starts at zero makes the layer start as the identity.
+    `mask` marks, by what is not zero, the coordinates that pass unchanged, along the last dimension
+    of a vector (`event_dims=1`) or along the channels of an image (`event_dims=3`). `net` maps the
+    len(a) that pass to `f.per_coordinate` len(b) numbers, the first parameter of every coordinate,
+    then the second, ...; one whose last layer starts at zero makes the layer start as the identity.
     """
 
     a: Tensor
@@ -79,9 +80,10 @@ class Coupling(nn.Module):
     back: Tensor
 
     def __init__(
-        self, mask: Bool[Tensor, "D"], net: nn.Module, f: Elementwise, event_dims: int = 1
+        self, mask: Shaped[Tensor, "D"], net: nn.Module, f: Elementwise, event_dims: int = 1
     ) -> None:
         super().__init__()
+        mask = mask.bool()
         if bool(mask.all()) or not bool(mask.any()):
             raise ValueError("a coupling mask must leave coordinates on both sides")
         a, b = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
@@ -110,6 +112,7 @@ class Coupling(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates that condition, and those that change."""
+        check_coordinates(x, len(self.back), self.dim)
         return x.index_select(self.dim, self.a), x.index_select(self.dim, self.b)
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:

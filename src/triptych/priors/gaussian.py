@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.maths import normal_log_prob
+from triptych.maths import check_coordinates, normal_log_prob
 
 
 class StandardGaussian(nn.Module):
@@ -19,6 +19,7 @@ class StandardGaussian(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log N(z; 0, I) in nats."""
+        check_coordinates(z, self.dim)
         return normal_log_prob(z)
 
     def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:

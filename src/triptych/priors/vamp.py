@@ -35,6 +35,11 @@ class VampPrior(nn.Module):
         top: float = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(posterior, DiagonalGaussian):
+            raise TypeError(
+                f"components are diagonal Gaussians, which a {type(posterior).__name__} does not "
+                f"give; choose DiagonalGaussian"
+            )
         self.top = top
         self.logits = nn.Parameter(torch.zeros(components))
         self.pseudo_inputs = nn.Parameter(torch.rand(components, *shape))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from triptych.data.views import check_levels, check_shown
 from triptych.train.batches import TrainingData
 from triptych.train.checkpoint import forget
 from triptych.train.distributed import AGREE_EVERY, anyone, leads, world
@@ -47,7 +48,7 @@ class Progress:
 def fit(
     models: Sequence[nn.Module],
     seeds: Sequence[int],
-    folders: Sequence[Path],
+    folders: Sequence[Path | str],
     data: TrainingData,
     config: TrainConfig,
     resume: bool = False,
@@ -58,10 +59,12 @@ def fit(
     """Train models of one build; leave a checkpoint in each folder; return the seeds that failed.
 
     In the end the models hold the averaged weights that were best on the validation images, the
-    last ones where no loss there was finite, and are in evaluation mode.
+    last ones where no loss there was finite, those that failed the weights they failed with; and
+    are in evaluation mode.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
     StopRequested after saving when a signal asks to stop, UserError for a setting out of its range,
-    ValueError for models or folders that cannot be trained together.
+    ValueError for models or folders that cannot be trained together, or images that the models do
+    not take.
     """
     validated(TrainConfig, asdict(config), "TrainConfig")
     if not len(models) == len(seeds) == len(folders) > 0:
@@ -69,14 +72,13 @@ def fit(
             f"each seed needs a model and a folder of its own: {len(seeds)} seeds, {len(models)} "
             f"models, {len(folders)} folders"
         )
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise ValueError("each seed needs a folder of its own, and one is given twice")
-    if len(data.validation) == 0:
-        raise ValueError("there are no validation images, by which the weights are chosen")
+    check_data(models[0], data)
     for model in models:
         model.train()
     heard = listeners or [nobody] * len(seeds)
-    runs = [Run(*of_seed) for of_seed in zip(seeds, folders, heard, strict=True)]
+    runs = [Run(*of) for of in zip(seeds, map(Path, folders), heard, strict=True)]
     trainer = Trainer(models, runs, data, config)
     _begin(trainer, resume)
     bf16 = config.bf16 and bf16_helps(trainer.device)
@@ -89,6 +91,18 @@ def fit(
     for model in models:
         model.eval()
     return failures
+
+
+def check_data(model: nn.Module, data: TrainingData) -> None:
+    """ValueError for images that are none, or not as the model takes them."""
+    for images, what in ((data.images, "to train on"), (data.validation, "to choose weights by")):
+        if len(images) == 0:
+            raise ValueError(f"there are no images {what}")
+        if (top := int(images.max())) >= data.levels:
+            raise ValueError(f"images have a grey value {top}, and levels = {data.levels}")
+    check_levels(model, data.levels)
+    g = torch.Generator(data.images.device).manual_seed(0)
+    check_shown(model, data.view(data.validation[:1000], data.levels, g))
 
 
 def _begin(trainer: Trainer, resume: bool) -> None:

@@ -48,12 +48,21 @@ def nobody(step: int, values: Values) -> None:
     """Hears and does nothing."""
 
 
-def check_untied(model: nn.Module) -> None:
-    """Refuse a parameter that a model has twice: seeds that are stacked would train both copies."""
+def check_parts(model: nn.Module) -> None:
+    """Refuse a parameter that a model has twice, as seeds that are stacked would train both copies;
+    and a loss that is of a batch, not of each of its images."""
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if (first := names.setdefault(id(parameter), name)) != name:
             raise ValueError(f"{first} and {name} are one parameter; hold its module in one place")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no parameters to train")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{name} makes an image's loss one of all images of a batch; choose GroupNorm or "
+                f"LayerNorm"
+            )
 
 
 @dataclass
@@ -87,7 +96,7 @@ class Trainer:
         if world() > 1 and len(models) > 1:
             raise ValueError("seeds side by side are trained by one process, not by several")
         for model in models:
-            check_untied(model)
+            check_parts(model)
         check_batch(config.batch_size)
         self.use(models)
 
