@@ -13,7 +13,7 @@ from synthetic import NINE, OF_2026, PRIORS, Synthetic, edit, write_study
 from triptych.errors import UserError
 from triptych.report.architectures import papers, sentences
 from triptych.report.claims import compare, one_run, ranked, separated
-from triptych.report.discussion import discuss, exceeds_chance
+from triptych.report.discussion import _fewer_pairs, discuss, exceeds_chance
 from triptych.report.load import Summary, read_study
 from triptych.report.wording import MINUS
 from triptych.study import grid
@@ -384,6 +384,9 @@ def test_where_kl_is_at_its_limit_fewer_pairs_may_be_told_apart_by_a_classifier(
     assert "less log 10 000, and would be less of more images" in text
     kl = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
     assert f"Its accuracy separates 1 of the 3 pairs of models, {kl} all." in text
+    study = read_study(folder)
+    two = [study.score(name, "kl-aggregate") for name in pairs[1]]
+    assert _fewer_pairs(study, two) == f" Its accuracy does not separate the two models, {kl} does."
     for a, b in pairs[1:]:
         set_interval(folder, "classifier-accuracy", a, b, apart)
     assert "Its accuracy separates" not in text_of(folder), "as many as KL"

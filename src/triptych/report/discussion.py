@@ -229,6 +229,8 @@ def _fewer_pairs(study: Study, models: Sequence[Summary]) -> str:
     if not tested or len(by_accuracy) >= len(by_kl):
         return ""
     n = math.comb(len(names), 2)
+    if n == 1:
+        return f" Its accuracy does not separate the two models, {KL} does."
     few, more = len(by_accuracy) or "none", "all" if len(by_kl) == n else len(by_kl)
     return f" Its accuracy separates {few} of the {n} pairs of models, {KL} {more}."
 
