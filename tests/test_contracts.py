@@ -48,6 +48,7 @@ from triptych.schedules import cosine_beta
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
 from triptych.vae import VAE
+from triptych.vdm import VDM
 
 QUICK = TrainConfig(epochs=1, batch_size=8, bf16=False)
 BOUNDS = {
@@ -68,7 +69,7 @@ def test_a_model_takes_its_own_view_and_no_other(name, g):
     of_integers = MODELS[name][1] == "raw"
     wrong = [x - 1, x + 16, x * torch.nan, x.double(), x.to(torch.uint8), x.flatten(1), x[:0]]
     for other in [*wrong, *([x / 16] if of_integers else [images(20).float()])]:
-        with pytest.raises(ValueError, match=r"takes|convert one"):
+        with pytest.raises(ValueError, match=r"the model takes|give a view of them"):
             check_shown(model, other)
     check_levels(model, LEVELS)
     if of_integers:
@@ -148,7 +149,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
     for model, said in (
         (batch, "posterior.net.2 makes an image's loss one of all images"),
         (still, "no parameters to train"),
-        (tiny_vae().double(), r"of torch\.float64, and the images of torch\.float32"),
+        (tiny_vae().double(), r"of torch\.float64, and the images are torch\.float32"),
     ):
         with pytest.raises(ValueError, match=said):
             fit([model], [0], [tmp_path], training_data("threshold"), QUICK)
@@ -269,6 +270,10 @@ def test_a_network_gives_a_number_for_each_pixel(shape, variance, g):
         chain.loss(x, noise)
     with pytest.raises(ValueError, match="the network must give"):
         chain.sample(3, g)
+    if variance == "small":
+        vdm = VDM(Constant(*shape), SHAPE, LEVELS)
+        with pytest.raises(ValueError, match="the network must give"):
+            vdm.loss(x, vdm.noise(3, g))
 
 
 def test_vectors_are_images_of_many_channels(g):

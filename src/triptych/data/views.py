@@ -77,10 +77,11 @@ def check_shown(model: Any, x: Tensor) -> None:
     if x.numel() == 0 or (shape is not None and x.shape[1:] != shape):
         wanted = "images" if shape is None else f"images of {list(shape)}"
         raise ValueError(f"the model takes {wanted}, and was given {list(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"the model takes a view of images, in floating point, not {x.dtype}")
     if other := {p.dtype for p in model.parameters()} - {x.dtype}:
-        raise ValueError(f"the model is of {other.pop()}, and the images of {x.dtype}; convert one")
+        raise ValueError(
+            f"the model is of {other.pop()}, and the images are {x.dtype}; give a view of them, or "
+            f"convert one to the other"
+        )
     binary = isinstance(part, Bernoulli | AutoregressiveBernoulli)
     top = 1 if binary else levels - 1 if levels is not None else None
     if top is None:
