@@ -276,6 +276,15 @@ def test_what_is_no_number_is_refused_in_a_sentence(words, said, capsys):
     assert said in refused(capsys, *words)
 
 
+def test_torchrun_is_for_training_alone(capsys, monkeypatch, tmp_path):
+    """Each of its processes would do all that a study does."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused(capsys, "study", "demo", "--out", str(tmp_path / "out"))
+    assert "torchrun is for triptych train alone" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_does_not_fit_the_images_claims_no_folder(capsys, tmp_path):
     """Else the folder would stand in the way of settings that do."""
     images = np.random.default_rng(0).integers(0, 256, (40, 12, 10)).astype(np.uint8)

@@ -217,8 +217,11 @@ def test_sigterm_saves_and_asks_to_be_queued_again(capsys, tmp_path, monkeypatch
 
 
 def test_sigterm_outside_of_training_does_too(capsys, monkeypatch):
+    """Before there is a run, there is none to go on with."""
     monkeypatch.setattr("triptych.data.load", lambda *a: signal.raise_signal(signal.SIGTERM))
-    assert left(capsys, *WORDS)[0] == REQUEUE
+    code, said = left(capsys, *WORDS)
+    assert code == REQUEUE
+    assert "triptych: stopped; the same command begins anew" in said
 
 
 def test_sigterm_that_a_library_takes_for_an_error_of_its_own_does_too(capsys, monkeypatch):
@@ -230,10 +233,11 @@ def test_sigterm_that_a_library_takes_for_an_error_of_its_own_does_too(capsys, m
         except BaseException as error:
             raise ValueError("SchemaError") from error
 
+    main(WORDS)
     monkeypatch.setattr("triptych.data.load", load)
-    code, said = left(capsys, *WORDS)
+    code, said = left(capsys, *WORDS, "--resume")
     assert code == REQUEUE
-    assert "stopped; what was finished before is saved" in said
+    assert "finished before is saved; the same command with --resume goes on" in said
 
 
 def test_what_keeps_nothing_does_not_say_that_it_has(capsys, tmp_path, monkeypatch):
@@ -299,9 +303,10 @@ def test_sigterm_while_a_stop_is_on_its_way_breaks_no_cleaning_up(capsys, monkey
         return told(code, words)
 
     told = cli.told
+    main(WORDS)
     monkeypatch.setattr(cli, "told", told_as_it_speaks)
     monkeypatch.setattr("triptych.data.load", stopped_when_all_agreed)
-    code, said = left(capsys, *WORDS)
+    code, said = left(capsys, *WORDS, "--resume")
     assert (code, done) == (REQUEUE, ["cleaned up"])
     assert "stopped at step 7 of 9" in said
 

@@ -720,8 +720,10 @@ def test_a_report_whose_runs_are_gone_says_so(folder, capsys):
 
 
 def test_handin_without_a_report(folder):
-    with pytest.raises(UserError, match=r"report\.pdf is missing"):
-        handin(folder)
+    spaced = folder.rename(folder.with_name("my study"))
+    command = rf"triptych report '{re.escape(str(spaced))}'$"  # as a shell takes it
+    with pytest.raises(UserError, match=rf"report\.pdf is missing; write it first: {command}"):
+        handin(spaced)
 
 
 def test_handin_refuses_a_report_that_breaks_a_limit(folder, code):

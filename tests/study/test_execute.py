@@ -90,7 +90,7 @@ def test_runs_are_not_judged_on_two_feature_networks(tmp_path, monkeypatch):
     assert {s["protocol"]["features"] for s in found if s["metric"] == "fid"} == {"course"}
     for place in tmp_path.glob("*/seed-0/checkpoint*"):
         shutil.rmtree(place)
-    with pytest.raises(UserError, match="has no checkpoint left"):
+    with pytest.raises(UserError, match="has no whole checkpoint left"):
         on("ours", None, rejudge=True)
     assert on("course", None)["scores"] == found  # nothing is lost
 
@@ -209,11 +209,13 @@ def test_runs_are_judged_anew_where_their_scores_would_be_others(tmp_path):
     assert judged(bound_draws=2) == again
     assert trained() == weights
     asked = (tmp_path / "study.json").read_bytes()
-    for place in (tmp_path / "vae-gaussian" / "seed-0").glob("checkpoint*"):
-        shutil.rmtree(place)
-    with pytest.raises(UserError, match=r"vae-gaussian/seed-0 has no checkpoint left"):
-        judged(images=20, bound_draws=3, rejudge=True)
-    assert judged(bound_draws=2) == again  # nothing is lost
+    places = list((tmp_path / "vae-gaussian" / "seed-0").glob("checkpoint*"))
+    for spoil in (lambda p: (p / "best.safetensors").write_bytes(b"torn"), shutil.rmtree):
+        for place in places:
+            spoil(place)
+        with pytest.raises(UserError, match=r"vae-gaussian/seed-0 has no whole checkpoint left"):
+            judged(images=20, bound_draws=3, rejudge=True)
+        assert judged(bound_draws=2) == again  # nothing is lost
     assert (tmp_path / "study.json").read_bytes() == asked
 
 

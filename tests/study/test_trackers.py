@@ -129,9 +129,9 @@ class Broken:
         if self.when == "start":
             raise OSError("no way to the server")
 
-    def log(self, step, values):
-        self.told += 1
-        if self.when == "log" and self.told == 2:
+    def log(self, lines):
+        self.told += len(lines)
+        if self.when == "log" and self.told >= 2:
             raise RuntimeError("the server\nis gone")
 
     def close(self, ending):
@@ -155,7 +155,7 @@ def test_a_tracker_that_fails_is_given_up_with_one_line(when, job, monkeypatch, 
 class Stuck(Broken):
     """Never comes back."""
 
-    def log(self, step, values):
+    def log(self, lines):
         threading.Event().wait()
 
 
@@ -170,6 +170,37 @@ def test_no_run_waits_for_a_tracker(job, monkeypatch, capsys):
     assert time.monotonic() - began < 60
     (line,) = capsys.readouterr().err.splitlines()
     assert "has not taken everything" in line
+
+
+def test_what_waits_for_a_tracker_is_handed_over_at_once(tmp_path, monkeypatch):
+    """A call of a database for each line is slower than the lines come."""
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    class Slow(Broken):
+        when = "never"
+
+        def log(self, lines):
+            begun.set()
+            go_on.wait(30)
+            calls.append([step for step, _ in lines])
+
+    monkeypatch.setitem(TRACKERS, "wandb", (Slow, ()))
+    with tracking(tmp_path, Track(("wandb",), tmp_path)) as tell:
+        tell(0, {"loss": 1.0})
+        begun.wait(30)
+        for step in range(1, 500):
+            tell(step, {"loss": 1.0})
+        go_on.set()
+    assert calls == [[0], list(range(1, 500))]
+
+
+def test_mlflow_takes_a_thousand_numbers_at_a_time(job):
+    with tracking(job.folder(0).path, Track(("mlflow",), job.study)) as tell:
+        for step in range(1, 1302):
+            tell(step, {"loss": 1.0 / step, "seconds": float(step)})
+    found = from_mlflow(job)
+    assert len(found) == 2602
+    assert found[1301, "loss"] == 1 / 1301
 
 
 def test_the_end_of_a_run_is_told(job, monkeypatch):

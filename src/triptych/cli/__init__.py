@@ -100,9 +100,9 @@ def run(command: Any) -> int:
     """Run a command; on a failure say in one sentence what it was. Returns the exit code."""
     from triptych.train.signals import SAVED, Stop, Stopped, stopped_by_sigterm
 
-    again = "the same command" + (" with --resume" if isinstance(command, Train) else "")
-    keeps = isinstance(command, Train | Study | Demo | Reproduce)
-    next_time = f"{again} goes on" if keeps else f"{again} begins anew"
+    several = "LOCAL_RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    if several and not isinstance(command, Train):
+        return told(WRONG, "torchrun is for triptych train alone; leave it out")
     sigterm = Stop()
     try:
         with stopped_by_sigterm(sigterm):
@@ -111,25 +111,34 @@ def run(command: Any) -> int:
     except Stopped as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one more would end it without its code
         terminated = stop.number == signal.SIGTERM
+        keeps, next_time = after(command)
         said = str(stop) if keeps else "stopped"
         code, words = (REQUEUE if terminated else FAILED), f"{said}; {next_time}"
     except KeyboardInterrupt:
-        code, words = (
-            FAILED,
-            f"stopped; {next_time}"
-            + (" from the last checkpoint, if there is one" if keeps else ""),
-        )
+        keeps, next_time = after(command)
+        where = " from the last checkpoint, if there is one" if keeps else ""
+        code, words = FAILED, f"stopped; {next_time}{where}"
     except BrokenPipeError:  # of what is printed, which is no fault
         raise
     except Exception as error:
         from triptych.train.faults import explain
 
+        keeps, next_time = after(command)
         said = SAVED if keeps else "stopped"
         known = (REQUEUE, f"{said}; {next_time}") if sigterm.requested else explain(error)
         if known is None:
             raise
         code, words = known
     return told(code, words)
+
+
+def after(command: Any) -> tuple[bool, str]:
+    """Whether a command that was stopped leaves something, and what it does the next time."""
+    if isinstance(command, Train) and command.begun():
+        return True, "the same command with --resume goes on"
+    if isinstance(command, Study | Demo | Reproduce):
+        return True, "the same command goes on"
+    return False, "the same command begins anew"
 
 
 def told(code: int, words: str) -> int:

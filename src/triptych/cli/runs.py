@@ -1,10 +1,11 @@
 """Commands that make something: a trained run, images drawn from it."""
 
+import os
 import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -83,7 +84,6 @@ class Train:
         from triptych.data import load
         from triptych.study.display import bar_for
         from triptych.study.lock import locked
-        from triptych.study.recipes import asked_recipe
         from triptych.study.run import ITS_VAE, Job, train
         from triptych.study.trackers import Track, check_trackers
         from triptych.train.distributed import check_batch, joined, leads
@@ -92,11 +92,7 @@ class Train:
             raise UserError(f"--seed {self.seed} cannot be used; choose one of 0 to {2**31 - 1}")
         check_trackers(self.track)
         check_data(self.dataset, self.where.data)
-        model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
-        names = (*model, "epochs", "batch_size", "lr")
-        ours = {n: v for n in names if (v := getattr(self, n)) is not None}
-        asked = merged(ours, parsed(self.settings))
-        recipe = asked_recipe(self.recipe, self.dataset, asked)
+        recipe = self.asked()
         with joined(self.where.device):
             check_batch(recipe.train.batch_size)
             data = load(self.dataset, self.where.data).to(self.where.ready())
@@ -120,6 +116,23 @@ class Train:
             there = ["--data", str(self.where.data)] if self.where.data else []
             next_one = shlex.join(["triptych", "evaluate", str(folder.path), *there])
             print(f"wrote {folder.path}; judge it with: {next_one}")
+
+    def asked(self) -> Any:
+        """The recipe with the settings that are asked for."""
+        from triptych.study.recipes import asked_recipe
+
+        model = ("prior", "posterior", "objective", "beta", "network", "latent_dim")
+        names = (*model, "epochs", "batch_size", "lr")
+        ours = {n: v for n in names if (v := getattr(self, n)) is not None}
+        return asked_recipe(self.recipe, self.dataset, merged(ours, parsed(self.settings)))
+
+    def begun(self) -> bool:
+        """Whether there is a run that --resume goes on with."""
+        try:
+            run = self.out / self.asked().name / f"seed-{self.seed}"
+        except UserError:
+            return False
+        return os.path.exists(run / "config.json")  # a name too long is none
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ class Study:
         if failures := outcome.results["failures"]:
             raise RunFailed(
                 f"{len(failures)} of the runs of {folder} failed, as said above; the others are "
-                f"saved. Change their settings, or leave them out, and run it again"
+                f"saved. Delete their folders, change their settings or leave them out, and run it "
+                f"again"
             )
 
 

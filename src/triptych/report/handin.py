@@ -1,6 +1,7 @@
 """handin.zip: the code, what was asked and found, and the report that keeps the limits."""
 
 import io
+import shlex
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def handin(study_folder: Path) -> HandIn:
     """
     report, edition = study_folder / "report.pdf", edition_named(read_study(study_folder).edition)
     if not report.is_file():
-        raise UserError(f"{report} is missing; write it first: triptych report {report.parent}")
+        raise UserError(f"{report} is missing; write it first: {_writing(report)}")
     measured = check_pdf(report, edition)
     _check_sources(report, edition)
     entries = dict([*_code(), *_study(study_folder)])
@@ -64,9 +65,14 @@ def other_features(study_folder: Path) -> str:
     return listed(others) if edition_named(study.edition).classifier else ""
 
 
+def _writing(report: Path) -> str:
+    """The command that writes it."""
+    return shlex.join(["triptych", "report", str(report.parent)])
+
+
 def _check_sources(report: Path, edition: Edition) -> None:
     """What the group writes is there, and the report was made of what there is now."""
-    again = f"then write the report again: triptych report {report.parent}"
+    again = f"then write the report again: {_writing(report)}"
     found = sources(report.parent, (report.parent, Path.cwd()))
     needed = OWN if edition.declaration else ("group.toml",)
     for name in needed:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def cluster_named(on: str | None, cores: int, gpus: float | None) -> Cluster | N
         )
     if gpus <= 0:
         raise UserError(f"--gpus-per-run {gpus:g} cannot be had; choose more than 0")
+    if find_spec("ray") is None:
+        raise UserError(
+            "--on ray needs Ray, which is not installed; pip install 'triptych[ray]', or leave out "
+            "--on"
+        )
     return Cluster(None if on == "ray" else on, cores, gpus)
 
 
@@ -91,13 +97,8 @@ def run_on_ray(
 def connect(cluster: Cluster) -> Any:
     """Ray, connected, and told to report its use to nobody."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            "--on ray needs Ray, which is not installed; pip install 'triptych[ray]', or leave out "
-            "--on"
-        ) from None
+    import ray  # pyright: ignore[reportMissingImports]
+
     here: dict[str, Any] = {}
     if cluster.address is None:
         here = {"num_cpus": cluster.cores or None, "include_dashboard": False}

@@ -101,10 +101,10 @@ class RunFolder:
 
     def check_weights(self) -> None:
         """UserError for a run that can be judged anew only if it is trained anew."""
-        if not checkpoint.exists(self.path):
+        if not checkpoint.loops(self.path):
             raise UserError(
-                f"{self.path} has no checkpoint left, and --rejudge cannot judge it anew; choose "
-                f"another folder with --out, or delete this one, and it is trained anew"
+                f"{self.path} has no whole checkpoint left, and --rejudge cannot judge it anew; "
+                f"choose another folder with --out, or delete this one, and it is trained anew"
             )
 
     def forget_scores(self) -> None:

@@ -26,7 +26,9 @@ from triptych.train.files import write_text
 from triptych.train.trainer import Listener, Values
 
 PATIENCE = 30.0  # seconds that a tracker has after the run
+MLFLOW_TAKES = 1_000  # numbers at a time
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
+Line = tuple[int, Values]  # a step, and what is logged there
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Tracker(Protocol):
 
     def __init__(self, run: Path, track: Track, id: str) -> None: ...
 
-    def log(self, step: int, values: Values) -> None:
-        """Numbers by name."""
+    def log(self, lines: Sequence[Line]) -> None:
+        """Steps, each with numbers by name."""
         ...
 
     def close(self, ending: Ending) -> None:
@@ -68,9 +70,10 @@ class TensorBoard:
 
         self.writer = SummaryWriter(str(run / "tensorboard"))
 
-    def log(self, step: int, values: Values) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+    def log(self, lines: Sequence[Line]) -> None:
+        for step, values in lines:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def close(self, ending: Ending) -> None:
         self.writer.close()
@@ -95,8 +98,9 @@ class WeightsAndBiases:
         )
         self.run.define_metric("*", step_metric="step")
 
-    def log(self, step: int, values: Values) -> None:
-        self.run.log({"step": step, **values})
+    def log(self, lines: Sequence[Line]) -> None:
+        for step, values in lines:
+            self.run.log({"step": step, **values})
 
     def close(self, ending: Ending) -> None:
         self.run.finish(0 if ending == "FINISHED" else 1)
@@ -125,12 +129,13 @@ class MLflow:
         self.id = mine.info.run_id
         self.client.update_run(self.id, status="RUNNING")
 
-    def log(self, step: int, values: Values) -> None:
+    def log(self, lines: Sequence[Line]) -> None:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self.client.log_batch(self.id, metrics)
+        metrics = [Metric(name, v, now, step) for step, vs in lines for name, v in vs.items()]
+        for i in range(0, len(metrics), MLFLOW_TAKES):
+            self.client.log_batch(self.id, metrics[i : i + MLFLOW_TAKES])
 
     def close(self, ending: Ending) -> None:
         self.client.set_terminated(self.id, ending)
@@ -201,22 +206,36 @@ class Careful:
 
     def __init__(self, name: str, run: Path, track: Track, id: str) -> None:
         self.name, self.run, self.track, self.id = name, run, track, id
-        self.said: SimpleQueue[tuple[int, Values] | Ending] = SimpleQueue()
+        self.said: SimpleQueue[Line | Ending] = SimpleQueue()
         self.thread = Thread(target=self.follow, name=name, daemon=True)
         self.thread.start()
 
     def follow(self) -> None:
-        """Pass on what is said, to the end."""
+        """Pass on what is said, to the end: all that waits at once, as a call of a database takes
+        longer than many a line of the log."""
         tracker: Tracker | None = None
+        ending: Ending | None = None
         try:
-            while not isinstance(said := self.said.get(), str):
-                if tracker is None:
+            while ending is None:
+                lines, ending = self.waiting()
+                if lines and tracker is None:
                     tracker = TRACKERS[self.name][0](self.run, self.track, self.id)
-                tracker.log(*said)
+                if lines and tracker is not None:
+                    tracker.log(lines)
             if tracker is not None:
-                tracker.close(said)
+                tracker.close(ending)
         except Exception as error:
             self.give_up(" ".join(str(error).split())[:200] or type(error).__name__)
+
+    def waiting(self) -> tuple[list[Line], Ending | None]:
+        """What was said and not yet passed on, one line or more, and the ending if that was too."""
+        lines: list[Line] = []
+        while not lines or not self.said.empty():
+            said = self.said.get()
+            if isinstance(said, str):
+                return lines, said
+            lines.append(said)
+        return lines, None
 
     def finish(self, seconds: float) -> None:
         """Wait so long until everything is passed on."""
