@@ -1,5 +1,6 @@
 """Several processes follow the training of one: torchrun, gloo."""
 
+import gc
 import json
 import os
 import subprocess
