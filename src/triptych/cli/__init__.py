@@ -100,7 +100,7 @@ def run(command: Any) -> int:
     """Run a command; on a failure say in one sentence what it was. Returns the exit code."""
     from triptych.train.signals import SAVED, Stop, Stopped, stopped_by_sigterm
 
-    several = "LOCAL_RANK" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not isinstance(command, Train):
         return told(WRONG, "torchrun is for triptych train alone; leave it out")
     sigterm = Stop()

@@ -3,7 +3,7 @@
 import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
@@ -64,7 +64,6 @@ class Study:
         import torch
 
         from triptych.report import write_report
-        from triptych.report.edition import edition_named
         from triptych.study.builtin import named_study
         from triptych.study.display import Bars
         from triptych.study.execute import device_named, execute
@@ -76,13 +75,8 @@ class Study:
 
         check_trackers(self.track)
         study = with_seeds(named_study(self.name, self.preset, self.dataset), self.seeds)
-        wanted = edition_named(study.edition).classifier
-        samples = study.dataset == "mnist" and any(p.recipe.part == "B" for p in study.plans)
-        if wanted and samples and self.where.features is None:
-            print(
-                f"the {study.edition} edition asks for FID on the course's classifier: if you have "
-                f"it, add --features {wanted}; on ours, FIDs do not compare with others'"
-            )
+        if self.where.features is None:
+            tell_of_classifier(study)
         folder = self.out or Path("runs") / study.name
         where = self.where
         cluster = cluster_named(self.on, self.workers, self.gpus_per_run)
@@ -102,17 +96,35 @@ class Study:
         if outcome.results["scores"]:
             with locked(folder, wait=True):
                 print(f"wrote {write_report(folder)} and report.html")
-        if outcome.unfinished:
-            raise RunFailed(
-                f"not finished: {outcome.unfinished} of the runs of {folder}; what they have is "
-                f"saved, and the same command goes on with them"
-            )
-        if failures := outcome.results["failures"]:
-            raise RunFailed(
-                f"{len(failures)} of the runs of {folder} failed, as said above; the others are "
-                f"saved. Delete their folders, change their settings or leave them out, and run it "
-                f"again"
-            )
+        check_whole(outcome)
+
+
+def tell_of_classifier(study: Any) -> None:
+    """Say so where the study's edition asks for FID on the course's own classifier."""
+    from triptych.report.edition import edition_named
+
+    wanted = edition_named(study.edition).classifier
+    samples = study.dataset == "mnist" and any(p.recipe.part == "B" for p in study.plans)
+    if wanted and samples:
+        print(
+            f"the {study.edition} edition asks for FID on the course's classifier: if you have "
+            f"it, add --features {wanted}; on ours, FIDs do not compare with others'"
+        )
+
+
+def check_whole(outcome: Any) -> None:
+    """RunFailed for a study some of whose runs are not finished, or have failed."""
+    if outcome.unfinished:
+        raise RunFailed(
+            f"not finished: {outcome.unfinished} of the runs of {outcome.folder}; what they have "
+            f"is saved, and the same command goes on with them"
+        )
+    if failures := outcome.results["failures"]:
+        raise RunFailed(
+            f"{len(failures)} of the runs of {outcome.folder} failed, as said above; the others "
+            f"are saved. Delete their folders, change their settings or leave them out, and run it "
+            f"again"
+        )
 
 
 @dataclass(frozen=True)

@@ -75,26 +75,28 @@ def judge(
             settings say.
         ValueError: a model of other images, by their shape, levels or view.
     """
-    with evaluating(model, drawn_by or model):
-        return _judge(model, data, view_name, how, seed, features, drawn_by or model, say)
-
-
-def _judge(
-    model: nn.Module,
-    data: Dataset,
-    view_name: str,
-    how: Evaluation,
-    seed: int,
-    features: Features | None,
-    source: nn.Module,
-    say: Say,
-) -> Judgement:
+    source = drawn_by or model
     how = validated(Evaluation, asdict(how), "Evaluation").of_latents(isinstance(model, LatentDDPM))
     check_guidance(source, how.guidance)
     check_levels(model, data.levels)
     if other := {p.dtype for p in model.parameters()} - {torch.float32}:
         raise UserError(f"the model has parameters of {other.pop()}; judge model.float()")
-    device, data, every = data.test_images.device, at_random(data), len(data.test_images)
+    with evaluating(model, source):
+        return _judge(model, source, at_random(data), view_name, how, seed, features, say)
+
+
+def _judge(
+    model: nn.Module,
+    source: nn.Module,
+    data: Dataset,
+    view_name: str,
+    how: Evaluation,
+    seed: int,
+    features: Features | None,
+    say: Say,
+) -> Judgement:
+    """The same, once all is known to fit; the test images in random order."""
+    device, every = data.test_images.device, len(data.test_images)
     images, labels = data.test_images[: how.images], data.test_labels[: how.images]
     x = seen(images, data.levels, view_name)
     check_shown(model, x)

@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
         folder = FOLDERS.get(path.name, "a run or study")
         raise UserError(f"{path} does not exist; name the folder of {folder}") from None
     except (ValueError, OSError, RecursionError) as error:
-        # Weights would be taken for those of any settings, were it gone by itself.
+        # Were it gone by itself, the weights beside it would be refused: nothing says what of.
         what = "its folder" if path.name == "config.json" else "it"
         raise UserError(
             f"{path} cannot be read ({error}); restore it, or delete {what} and run its command "
