@@ -30,6 +30,7 @@ from toys import (
 
 from triptych.data.views import check_levels, check_shown, view
 from triptych.ddpm import DDPM
+from triptych.evaluate.aggregate import aggregate_log_prob
 from triptych.evaluate.ais import Annealing, annealed_log_px
 from triptych.evaluate.diffusion import ddpm_bound, vdm_bound
 from triptych.evaluate.evaluation import Evaluation
@@ -38,6 +39,7 @@ from triptych.evaluate.frechet import moments
 from triptych.evaluate.judge import judge
 from triptych.evaluate.likelihood import flow_bounds, importance_bounds
 from triptych.evaluate.ode import ode_bound
+from triptych.evaluate.units import gaussian_marginals
 from triptych.flows.coupling import Affine, Coupling
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
@@ -337,3 +339,21 @@ def test_neighbourhoods_are_found_in_double_precision():
     near = neighbourhoods((a - 1e5).float(), (b - 1e5).float(), 3)
     far = neighbourhoods(a.float(), b.float(), 3)
     assert abs(far.density - near.density) < 0.15
+
+
+class Heavier(DiagonalGaussian):
+    """Of another density, e times as high: no density at all, but easily told."""
+
+    def log_prob(self, z, h):
+        return super().log_prob(z, h) + 1
+
+
+def test_a_posterior_derived_from_the_gaussian_is_not_taken_for_it():
+    posterior, z = tiny_posterior(), torch.randn(5, 2)
+    heavier = Heavier(posterior.net, 2)
+    with torch.no_grad():
+        h = posterior.encode(torch.rand(7, *SHAPE))
+        one, other = (aggregate_log_prob(q, z, h) for q in (posterior, heavier))
+    torch.testing.assert_close(other, one + 1)
+    assert gaussian_marginals(posterior, h) is h
+    assert gaussian_marginals(heavier, h) is None
