@@ -51,7 +51,7 @@ def _of_archive(path: Path) -> NDArray[Any]:
     return arrays[NAME]
 
 
-def _of_folder(path: Path) -> UInt8[NDArray[Any], "n H W"]:
+def _of_folder(path: Path) -> UInt8[np.ndarray, "n H W"]:
     """Its .png files."""
     images: list[NDArray[np.uint8]] = []
     for file in sorted(f for f in path.iterdir() if f.suffix.lower() == ".png"):
