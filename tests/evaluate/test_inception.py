@@ -59,7 +59,7 @@ def test_features_are_those_of_torch_fidelity(peer, weights):
     levels = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8)
     theirs = peer.FeatureExtractorInceptionV3(
         "peer", ["2048"], feature_extractor_weights_path=str(weights)
-    )
+    ).eval()
     with torch.no_grad():
         (expected,) = theirs(levels.expand(-1, 3, -1, -1))
     found = features(levels / 255)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -170,6 +171,8 @@ def knows_wandb() -> bool:
         return True
     import wandb
 
+    if "prompt" not in signature(wandb.login).parameters:  # in older releases it would ask
+        return bool(wandb.api.api_key)
     return wandb.login(prompt=False, verify=False)
 
 
