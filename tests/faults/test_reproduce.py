@@ -72,7 +72,7 @@ def test_other_images_are_refused_before_anything_is_trained(tmp_path, monkeypat
     assert not Path("again").exists()
 
 
-@pytest.mark.parametrize("what", ["weights", "log", "score"])
+@pytest.mark.parametrize("what", ["weights", "log", "score", "lost", "added"])
 def test_what_is_different_is_named(run, what, capsys):
     if what == "weights":
         saved = checkpoint.load(run)
@@ -85,9 +85,15 @@ def test_what_is_different_is_named(run, what, capsys):
         name = "metrics"
     else:
         plain = json.loads((run / "scores.json").read_text())
-        plain["scores"][0]["value"] += 1e-9
+        first, name = plain["scores"][0], "elbo"
+        if what == "score":
+            first["value"] += 1e-9
+        elif what == "lost":
+            plain["scores"].remove(first)
+        else:
+            name = "of-mine"
+            plain["scores"].append(first | {"metric": name})
         (run / "scores.json").write_text(json.dumps(sealed(plain)))
-        name = "elbo"
     said = again(run, 1, capsys)
     assert re.findall(r"^(\S+) .* DIFFERENT$", said.out, re.MULTILINE) == [name]
     assert f"came out differently in {name};" in said.err
