@@ -691,6 +691,7 @@ def test_a_probability_of_integers_of_ones_own_has_bits_too(digits):
     scores = by_metric(judge(model, digits, "raw", QUICK, 0))
     elbo, bpd = scores["elbo"], scores["bpd"]
     assert elbo.protocol["p"] == "of integers"
+    assert "p" not in bpd.protocol  # bits are of integers in any case
     assert bpd.value == pytest.approx(-elbo.value / 64 / math.log(2))
 
 
