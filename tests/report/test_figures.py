@@ -379,5 +379,13 @@ def test_a_frame_holds_the_bands_unless_they_dwarf_what_the_means_tell():
     assert -95 < low < -90 < -60 < high < -55
 
 
+def test_the_last_term_in_words_is_the_mean_over_runs(folder):
+    runs = sorted(folder.glob("ddpm/seed-*/terms.npz"))
+    for prior, file in zip((0.001, 0.002, 0.003), runs, strict=True):
+        np.savez(file, **(dict(np.load(file)) | {"prior": prior}))
+    with pdfplumber.open(terms(read_study(folder))) as pdf:
+        assert "0.002" in pdf.pages[0].extract_text()
+
+
 def test_terms_that_are_next_to_nothing_are_not_drawn():
     np.testing.assert_array_equal(worth_drawing(np.array([0.0, 1e-9, 1e-3, 5.0])) > 0, [0, 0, 1, 1])

@@ -4,11 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn import Linear
 
 from triptych.ddpm import DDPM
 from triptych.objectives import BetaELBO, ImportanceWeighted
 from triptych.schedules import linear_beta
 from triptych.study.build import build
+from triptych.study.describe import describe_flow
 from triptych.study.recipes import override, recipes_for
 from triptych.vdm import VDM
 
@@ -104,6 +106,13 @@ def test_a_pixel_flow(settings, has, lacks):
     found = parts(made("pixelflow", **settings))
     assert has <= found.keys()
     assert found[lacks] == 0
+
+
+def test_a_masked_flow_has_the_hidden_layers_that_the_report_tells_of():
+    config = override(recipes_for("digits")["pixelflow"], network="mlp", width=24).model
+    assert "MLPs of 24-24 hidden units" in describe_flow(config)
+    hidden = [m.out_features for m in build(config, SHAPE, LEVELS).modules() if type(m) is Linear]
+    assert hidden.count(24) == 2 * config.steps
 
 
 @pytest.mark.parametrize(("variance", "outputs"), [("small", 1), ("large", 1), ("learned", 2)])

@@ -15,6 +15,7 @@ from triptych.evaluate.classifier import FeatureNet, Features
 from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.likelihoods import Gaussian
 from triptych.study import execute as execute_module
+from triptych.study import local
 from triptych.study import run as run_module
 from triptych.study.execute import device_named, execute, jobs_of
 from triptych.study.grid import Plan, Study
@@ -423,6 +424,17 @@ def test_processes_do_the_same_and_a_job_that_breaks_stops_no_other(tmp_path):
     ((model, seed, reason),) = (f.values() for f in found["failures"])
     assert (model, seed) == ("b", 0)
     assert "config.json is not a run's config" in reason
+    assert not (tmp_path / "there" / "b" / "traceback.txt").exists()  # the fault is known
+
+
+def test_a_failure_that_nobody_knows_leaves_its_traceback(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by nobody")
+
+    monkeypatch.setattr(local, "run_job", broken)
+    found = go(study(seeds=(0,), names=("a",)), tmp_path)
+    assert [f["reason"] for f in found["failures"]] == ["ZeroDivisionError: by nobody"]
+    assert "in broken" in (tmp_path / "a" / "traceback.txt").read_text()
 
 
 @pytest.mark.parametrize(
