@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+import urllib3
 
 from triptych.data import SOURCES, fetch, load, verify
 from triptych.data.download import cache_folder
@@ -130,9 +131,13 @@ def test_a_file_that_only_the_failed_mirror_has_is_still_found(tiny, serve, tmp_
         assert files_in(fetch("mnist", [one, two], tmp_path)) == complete(tiny)
 
 
+# Whether all has come that was announced, urllib3 sees from its second version on.
+CUT = "broken off" if urllib3.__version__ >= "2" else "wrong md5"
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("404", "HTTP 404"), ("corrupt", "wrong md5"), ("interrupted", "broken off")],
+    [("404", "HTTP 404"), ("corrupt", "wrong md5"), ("interrupted", CUT)],
 )
 def test_when_all_fail_one_sentence_tells_why(tiny, serve, tmp_path, fault, words):
     (bad, _), dead = serve(fault), dead_address()

@@ -77,6 +77,8 @@ def test_its_classes_are_not_those_of_the_images(weights, digits, monkeypatch):
 
 
 def test_distances_are_those_of_torch_fidelity(peer):
+    if not hasattr(peer.metric_kid, "kernel_mmd"):
+        pytest.skip("torch-fidelity before 0.4 has no kernel distance by itself")
     a, b = torch.randn(300, 12).double(), 0.3 + 1.2 * torch.randn(300, 12).double()
     stats = [peer.metric_fid.fid_features_to_statistics(x) for x in (a, b)]
     named = peer.metric_fid.fid_statistics_to_metric(*stats, False)
