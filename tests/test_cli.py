@@ -136,7 +136,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
         name, value = value.split("=") if option == "set" else (option.replace("-", "_"), value)
         assert f"{name} = {value} applies to a {owner}, not to a VAE" in said
     said = refused(capsys, "evaluate", str(run), "--features", "mnist_classifier.pth")
-    assert "--features mnist_classifier.pth has no use for vae-mixture" in said
+    assert "--features mnist_classifier.pth has no effect on vae-mixture" in said
     main(["sample", str(run), "-n", "9", "--out", "s.npz"])
     with np.load("s.npz", allow_pickle=False) as loaded:
         images = loaded["images"]
@@ -156,7 +156,7 @@ def test_a_vae_is_trained_judged_and_sampled(capsys, tmp_path):
 def test_settings_of_what_is_not_asked_for_are_refused(recipe, words, needed, capsys, tmp_path):
     main(["train", recipe, *TINY, "--out", "r"])
     (run,) = (tmp_path / "r").glob("*/seed-0")
-    assert f"has no use without {needed}; give that too" in refused(
+    assert f"has no effect without {needed}; give that too" in refused(
         capsys, "evaluate", str(run), *words
     )
 
@@ -191,7 +191,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     main(["evaluate", str(run), *how])
     said = {row.split()[0]: row for row in capsys.readouterr().out.splitlines()}
     assert "N = 50; real images " in said["fid"]
-    assert "too few for " in said["fid"]
+    assert "N too small for " in said["fid"]
     assert "Monte Carlo error " in said["bpd"]
     scores = {s["metric"]: s for s in json.loads((run / "scores.json").read_text())["scores"]}
     fid = scores["fid"]["protocol"]
@@ -209,7 +209,7 @@ def test_a_ddpm_is_trained_judged_with_its_frechet_distance_and_sampled(
     a, b, c = (np.load(f"{n}.npz", allow_pickle=False)["images"] for n in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-    assert "no use with eta = 0" in refused(capsys, *words, "--noise-below", "4")
+    assert "no effect with eta = 0" in refused(capsys, *words, "--noise-below", "4")
     main([*words, "--seed", "0", "--eta", "1", "--noise-below", "0.001", "--out", "e.npz"])
     assert np.array_equal(np.load("e.npz", allow_pickle=False)["images"], a)
     noisier = ["--sampler", "heun", "--steps", "3", "--out", "d.npz"]
@@ -264,9 +264,9 @@ def test_a_word_that_is_none_of_the_choices_is_refused_with_them(words, allowed,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "vae", "--epochs", "abc"], "'abc' is no number; write one, such as 0.5"),
-        (["train", "vae", "--seed", "1.5"], "'1.5' is no whole number; write one, such as 5"),
-        (["sample", "run", "-n", "x"], "'x' is no whole number; write one, such as 5"),
+        (["train", "vae", "--epochs", "abc"], "'abc' is not a number; write one, such as 0.5"),
+        (["train", "vae", "--seed", "1.5"], "'1.5' is not a whole number; write one, such as 5"),
+        (["sample", "run", "-n", "x"], "'x' is not a whole number; write one, such as 5"),
         (["train", "vae", "--epochs", "nan"], "epochs = nan is wrong: it must be a number"),
         # JSON has no infinity, and who reads config.json elsewhere would not read it.
         (["train", "vae", "--set", "clip=inf"], "clip = inf is wrong: it must be less than"),
@@ -281,7 +281,7 @@ def test_torchrun_is_for_training_alone(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = refused(capsys, "study", "demo", "--out", str(tmp_path / "out"))
-    assert "torchrun is for triptych train alone" in said
+    assert "torchrun works with triptych train only" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -509,7 +509,7 @@ def test_a_study_whose_runs_failed_exits_with_1(capsys):
         with pytest.raises(SystemExit) as left:
             main(["study", "s.toml", "--workers", "1"])
         assert left.value.code == 1
-        assert "1 of the runs of runs/s failed, as said above" in capsys.readouterr().err
+        assert "1 of the runs of runs/s failed, as listed above" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -544,12 +544,12 @@ def test_no_room_for_what_is_printed_is_a_sentence():
         run = [sys.executable, "-m", "triptych", "--version"]
         done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "triptych: no room for what is printed; make room for it\n"
+    assert done.stderr == "triptych: no space left for the output; make room for it\n"
 
 
 @pytest.mark.parametrize("words", [["train", "vae"], ["score", "none.npz"]])
 def test_files_are_not_passed_over_where_images_need_none(words, capsys):
-    assert "has no use for digits" in refused(capsys, *words, "--data", "mnist")
+    assert "has no effect on the digits" in refused(capsys, *words, "--data", "mnist")
 
 
 @pytest.mark.parametrize(

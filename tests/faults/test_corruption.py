@@ -330,5 +330,5 @@ def test_a_config_that_climbs_out_is_refused(run, capsys):
 
 def test_a_study_file_whose_name_climbs_out_is_refused(tmp_path):
     (tmp_path / "...toml").write_text('[[recipe]]\nbase = "vae-flow"\n')
-    with pytest.raises(UserError, match="is no name for a folder"):
+    with pytest.raises(UserError, match="cannot name a folder"):
         from_toml(tmp_path / "...toml")

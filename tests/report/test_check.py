@@ -37,7 +37,7 @@ def refused(folder: Path, body: str, head: str = PAGE) -> LimitError:
 def test_a_broken_limit_is_told_in_a_sentence(tmp_path):
     error = refused(tmp_path, whole(main=f"Text. {BREAK} More."))
     assert str(error).startswith(f"The report breaks the limit '{error.limit}': {error.measured}")
-    assert f"on page {error.page}. It is not evaluated so; shorten" in str(error)
+    assert f"on page {error.page}. A report that breaks it is not evaluated; shorten" in str(error)
 
 
 def test_what_keeps_every_limit_passes_and_is_measured(tmp_path):

@@ -35,7 +35,7 @@ def test_projections_are_named_and_the_draws_that_they_show(tmp_path):
     folder = write_study(tmp_path / "s", Synthetic(latent_dim=32))
     text = said(_posterior_caption(read_study(folder)))
     assert f"(seed 0){PLANE}. Dots" in text
-    assert text.endswith("grey: the prior's, rings: its draws.")
+    assert text.endswith("grey: the prior's; rings: its draws.")
     # One prior of M = 2 among them stands on its own axes.
     change(folder / "vae-flow/seed-0/latent.npz", components=np.array("latent"))
     text = said(_posterior_caption(read_study(folder)))
@@ -61,7 +61,7 @@ def test_every_seed_that_is_shown_is_named(folder):
 def test_a_chain_has_the_last_panel(tmp_path, latent_dim, axes):
     ask = Synthetic(pixel=dict(OF_2026), edition="2026", latent_dim=latent_dim)
     text = said(_posterior_caption(read_study(write_study(tmp_path / "s", ask))))
-    assert text.endswith(f". Last ({axes}): grey its VAE's prior, lines its chain.")
+    assert text.endswith(f". Last panel ({axes}): grey, its VAE's prior; lines, its chain.")
     ask.priors = {}
     text = said(_posterior_caption(read_study(write_study(tmp_path / "t", ask))))
     assert "posterior of Latent (beta = 1e-6) (seed 0)" in text
@@ -95,4 +95,4 @@ def test_samples_are_the_first_and_of_one_noise_where_latents_are_compared(tmp_p
     )
     ask = Synthetic(pixel=dict(OF_2026), edition="2026")
     text = said(_samples_caption(read_study(write_study(tmp_path / "s", ask)), None))
-    assert text.endswith("none picked; latents: same noise.")
+    assert text.endswith("none picked; latent DDPMs: same noise.")

@@ -400,7 +400,7 @@ def test_every_metric_of_the_reference_results_has_a_meaning():
     metrics = {s["metric"] for content in stored for s in content["scores"]}
     assert len(metrics) > 25
     assert [m for m in metrics if meaning(m) == UNKNOWN] == []
-    assert "own prior of its VAE" in meaning("mmd2-prior").words
+    assert "the VAE's own prior" in meaning("mmd2-prior").words
     assert meaning("iwae-77").better == "higher"
     assert meaning("bpd-iwae-3").better == "lower"
     assert meaning("of-a-plugin") == UNKNOWN

@@ -288,7 +288,7 @@ def test_no_line_ends_inside_a_name_or_a_unit(folder, code):
 def test_own_discussion_that_is_too_long(folder, code):
     (folder / "report.pdf").write_bytes(b"an older report")
     (folder / "discussion.md").write_text("word " * 2500, encoding="utf-8")
-    with pytest.raises(LimitError, match=r"main text: one page.* \S*report\.draft\.pdf is as it"):
+    with pytest.raises(LimitError, match=r"main text: one page.* \S*report\.draft\.pdf is the"):
         set_page(folder, code)
     assert not (folder / "report.pdf").exists()
     assert (folder / "report.draft.pdf").exists()
@@ -405,14 +405,14 @@ def test_what_models_have_in_common_is_said_once(tmp_path):
     assert "encoder and decoder as before" not in vae  # its own are others than part A's
     assert latents.startswith("encoder and decoder as before, Gaussian likelihood")
     assert "(100% at first, none at the end)" in vaes
-    assert "images bent as before" in vae
-    assert "images bent as before" in latents
+    assert "images distorted as before" in vae
+    assert "images distorted as before" in latents
     assert "sinusoidal time embedding; T" in ddpm
     assert "latents; T, schedule and prediction as before; beta" in latents
     terse = sentences(study, details=False, terse=True)
     assert [s["title"] for s in terse] == ["VAEs", "DDPM", "VAE", "Latent DDPMs (3)"]
     assert not any("(" in s["text"] for s in terse)
-    assert "images bent as before" in terse[2]["text"]
+    assert "images distorted as before" in terse[2]["text"]
 
 
 @pytest.mark.parametrize("chains", [2, 3])
@@ -441,8 +441,8 @@ def test_the_2026_page_sets_quality_beside_time(of_2026):
     text = page_text(of_2026)
     assert "own prior" in text
     assert "With latents from the beta-VAE's own prior, FID is 62" in text
-    assert "with those of training images, 3.1" in text
-    assert "Samples a second, in multiples of the DDPM" in text
+    assert "with latents of training images, 3.1" in text
+    assert "Samples a second, as multiples of the DDPM" in text
     assert "1.01, variational" in text
 
 
@@ -607,9 +607,9 @@ def test_handin_packs_code_configuration_and_report(folder, code):
 
 def test_handin_needs_what_the_group_writes(folder, code, of_2026):
     set_page(folder, code)
-    with pytest.raises(UserError, match=r"lacks what the group writes in group\.toml"):
+    with pytest.raises(UserError, match=r"lacks the group's own group\.toml"):
         handin(folder)
-    with pytest.raises(UserError, match=r"lacks what the group writes in ai\.md"):
+    with pytest.raises(UserError, match=r"lacks the group's own ai\.md"):
         handin(of_2026.parent)
     assert not list(folder.glob("handin.zip*"))
 
@@ -645,12 +645,12 @@ def test_handin_refuses_a_report_of_something_else(folder, code):
     for name in ("group.toml", "results.json", "study.json", "discussion.md"):
         before = (folder / name).read_bytes()
         (folder / name).write_bytes(before + b"\n")
-        with pytest.raises(UserError, match=rf"not made of {name} as it is now"):
+        with pytest.raises(UserError, match=rf"{name} changed after"):
             handin(folder)
         (folder / name).write_bytes(before)
     assert handin(folder).path.is_file()
     (folder / "discussion.md").unlink()
-    with pytest.raises(UserError, match=r"not made of discussion\.md as it is now"):
+    with pytest.raises(UserError, match=r"discussion\.md changed after"):
         handin(folder)
 
 
@@ -671,7 +671,7 @@ def test_a_declaration_with_words_is_found_behind_one_without(of_2026, tmp_path,
     assert "We used none." in page_text(set_page(folder), 2)
     assert handin(folder).path.is_file()
     (here / "ai.md").write_text("We used some.")
-    with pytest.raises(UserError, match=r"not made of ai\.md as it is now"):
+    with pytest.raises(UserError, match=r"ai\.md changed after"):
         handin(folder)
 
 
@@ -684,7 +684,7 @@ def test_a_2026_hand_in_has_a_date_and_a_declaration(of_2026, tmp_path, dated, w
     (folder / "group.toml").write_text(group)
     (folder / "ai.md").write_text(words)
     set_page(folder)
-    with pytest.raises(UserError, match=r"in ai\.md" if dated else "has no date"):
+    with pytest.raises(UserError, match=r"group's own ai\.md" if dated else "has no date"):
         handin(folder)
 
 
@@ -715,7 +715,7 @@ def test_a_report_whose_runs_are_gone_says_so(folder, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(folder)])
     assert stopped.value.code == 2
-    assert "none of the runs" in capsys.readouterr().err
+    assert "but not the runs" in capsys.readouterr().err
     assert (folder / "report.pdf").read_bytes() == before
 
 

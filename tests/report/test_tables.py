@@ -106,7 +106,8 @@ def test_the_caption_of_the_likelihoods_says_what_they_are_of(folder):
     assert said().replace("\u00a0", " ").replace("\u202f", " ") == (
         "Test-set log-likelihood and match. MNIST, test split, n = 10 000, binarized at 0.5; mean "
         "± standard deviation over 3 runs. In nats; I: mutual information; told apart : a "
-        "classifier's accuracy between q(z) and p(z) (its 95% level if they are one); IWAE-1000: ."
+        "classifier's accuracy between q(z) and p(z) (its 95% level if they are equal); IWAE-1000: "
+        "."
     )
 
     def without(content):
@@ -146,7 +147,7 @@ def test_one_run_each_has_the_error_of_its_distance(tmp_path):
         table = sampling_table(read_study(folder))
         assert table is not None
         assert all(row[2].endswith(ends) for row in table.rows)
-        assert ("the estimate's error" in str(table.caption)) == bool(ends)
+        assert ("the estimate's standard error" in str(table.caption)) == bool(ends)
         assert ends or table == before
 
 
@@ -163,7 +164,7 @@ def test_the_2026_edition_has_samples_a_second_without_latents_too(tmp_path):
     assert table is not None
     assert table.header == ["Model", "FID", "1/s"]
     caption = "".join(span for span in table.caption if isinstance(span, str))
-    assert "; floor: training images against them, 1.08." in caption
+    assert "; floor: that of as many training images, 1.08." in caption
     assert "1/s: samples a second (cpu, 1 thread, batches of 64)." in caption
     assert "own prior" not in caption.lower()
 
@@ -229,8 +230,8 @@ def test_mutual_information_that_can_be_no_higher_has_no_column(folder):
     said = "".join(
         s for p in discuss(read_study(folder), ()) for s in p.spans if isinstance(s, str)
     )
-    assert "would be less" in said
-    assert "is the order by ELBO" not in said
+    assert "smaller with more images" in said
+    assert "ranks the models as the ELBO does" not in said
 
     def one_is_lower(content):
         found = (s for s in content["scores"] if s["metric"] == "mutual-information")

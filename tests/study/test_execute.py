@@ -222,7 +222,7 @@ def test_runs_are_judged_anew_where_their_scores_would_be_others(tmp_path):
 
 def test_features_of_a_study_without_part_b_are_refused(tmp_path, fits):
     place = replace(PLACE, features=Path("nosuch.pth"))
-    with pytest.raises(UserError, match=r"--features nosuch\.pth has no use for tiny"):
+    with pytest.raises(UserError, match=r"--features nosuch\.pth has no effect on tiny"):
         execute(study(), tmp_path, place, lambda job, said: None, 1)
     assert fits == []
     assert not list(tmp_path.iterdir())

@@ -470,17 +470,21 @@ def test_pixel_flows_that_cannot_be_are_refused(settings, named):
     ("base", "row", "said"),
     [
         ("pixelflow", 'blocks = 2\nnetwork = "patch"', "blocks = 2 .* 'patch'; .* = 'conv'$"),
-        ("pixelflow", "bins = 4", "bins = 4 has no use with coupling = 'affine'; leave it out"),
+        ("pixelflow", "bins = 4", "bins = 4 has no effect with coupling = 'affine'; leave it out"),
         ("pixelflow", "window = 5", "with autoregressive_layers = 0; .* = 1 to 8$"),
         ("pixelflow-mlp", "scales = 3", "with network = 'mlp'; .* network = 'conv' or 'patch'$"),
         ("vae-flow", "components = 20", "with prior = 'flow'; .*choose prior = 'mixture'$"),
         (
             "vae-gaussian",
             "coupling_hidden = [8]",
-            r"= \[8\] has no use with prior = 'gaussian' and posterior = 'gaussian'; .*, or poster",
+            r"= \[8\] has no effect with prior = 'gaussian' and posterior = 'gaussian'; .*, or p",
         ),
-        ("latent-ddpm", "logistics = 3", "logistics = 3 has no use with likelihood = 'gaussian'"),
-        ("latent-ddpm", "vae = { context = 3 }", "context = 3 has no use with posterior ="),
+        (
+            "latent-ddpm",
+            "logistics = 3",
+            "logistics = 3 has no effect with likelihood = 'gaussian'",
+        ),
+        ("latent-ddpm", "vae = { context = 3 }", "context = 3 has no effect with posterior ="),
     ],
 )
 def test_settings_that_would_change_nothing_are_refused(base, row, said, tmp_path):
@@ -597,12 +601,12 @@ def test_what_a_recipe_says_is_said_only_where_it_is_so():
 
 
 def test_the_report_says_whose_images_were_bent():
-    shape, said = (1, 8, 8), "images bent at random ({}% at first, none at the end)"
+    shape, said = (1, 8, 8), "images distorted at random ({}% at first, none at the end)"
     known = recipes_for("digits")
     vae, ddpm = (override(known[name], bent=0.004) for name in ("vae-flow", "ddpm"))
     assert f"M = 2, {said.format('0.4')}, and a flow prior" in describe(vae, shape)
     assert describe(ddpm, shape).endswith(f"v-prediction, {said.format('0.4')}.")
-    assert "bent" not in describe(known["vae-flow"], shape)
+    assert "distorted" not in describe(known["vae-flow"], shape)
     both = override(known["latent-ddpm"], bent=0.5, vae_train={"bent": 1.0})
     first, _, chain = describe(both, shape).partition("; then a residual MLP")
     assert said.format("100") in first

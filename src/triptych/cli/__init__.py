@@ -40,7 +40,7 @@ COMMANDS: dict[str, Any] = {
 
 
 ABOUT = """VAEs with swappable priors, flows and diffusion models: train, judge, report.
-With --version in place of a command, the version."""
+--version in place of a command prints the version."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
             raise  # not of what is printed
         # Else Python complains when it flushes the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = UNREAD if unread else told(FAILED, "no room for what is printed; make room for it")
+        code = UNREAD if unread else told(FAILED, "no space left for the output; make room for it")
     if code:
         sys.exit(code)
 
@@ -102,7 +102,7 @@ def run(command: Any) -> int:
 
     several = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and not isinstance(command, Train):
-        return told(WRONG, "torchrun is for triptych train alone; leave it out")
+        return told(WRONG, "torchrun works with triptych train only; leave it out")
     sigterm = Stop()
     try:
         with stopped_by_sigterm(sigterm):

@@ -20,7 +20,7 @@ class Data:
     action: Positional[Annotated[Action, choice(Action)]]
     """what to do"""
     name: Positional[Annotated[str, tyro.conf.arg(metavar=IMAGES)]]
-    """data set; or OWN.npz of --data"""
+    """data set; or OWN: the file OWN.npz in --data"""
     data: Annotated[Path | None, usually("PATH", "TRIPTYCH_DATA, else the cache")] = None
     """folder to verify"""
 

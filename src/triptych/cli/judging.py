@@ -31,13 +31,13 @@ class Evaluate:
     importance_samples: int = 1000
     """K of the importance-weighted bound"""
     images: int = 10_000
-    """use so many test images, at random"""
+    """test images, drawn at random"""
     ais_images: int = 0
-    """anneal so many too, for a tight log p(x)"""
+    """images to anneal too, for a tight log p(x)"""
     ais_steps: int = 300
     """temperatures of the annealing"""
     ode_images: int = 0
-    """likelihood of so many by a DDPM's ODE"""
+    """images for a DDPM's likelihood by its ODE"""
     bf16: bool = True
     """decode and draw in bfloat16 where the hardware has it"""
     settings: Settings = ()
@@ -71,8 +71,8 @@ class Evaluate:
                     raise self._of_a_study(f"with {name} = {value}, as its study.json says")
         if recipe.part == "A" and self.where.features is not None:
             raise UserError(
-                f"--features {self.where.features} has no use for {recipe.name}, of whose samples "
-                f"there is no FID; leave it out, or evaluate a model of part B"
+                f"--features {self.where.features} has no effect on {recipe.name}, whose samples "
+                f"get no FID; leave it out, or evaluate a model of part B"
             )
         data = load(dataset, self.where.data).to(self.where.ready())
         if study and recipe.part == "B":
@@ -94,15 +94,15 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Score:
-    """Score images that any program has drawn, as `evaluate` scores what a model draws."""
+    """Score images from any program, as `evaluate` scores the samples of a model."""
 
     path: Positional[Path]
     """.npz file, array `images`: [n, 1, H, W], bytes or floats of 0 to 1; or folder of .png"""
     where: Judging = field(default_factory=Judged)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
-    """images that they should be like; or OWN.npz of --data"""
+    """data set to compare with; or OWN: the file OWN.npz in --data"""
     out: Annotated[Path | None, usually("PATH", "none")] = None
-    """.json file for the scores too"""
+    """.json file to write the scores to as well"""
 
     def run(self) -> None:
         from triptych.data import load
@@ -142,12 +142,12 @@ def said(score: Any) -> str:
     if score.mc_std:
         notes.append(f"Monte Carlo error {score.mc_std:.2g}")
     if score.image_std:
-        notes.append(f"of so many images {score.image_std:.2g}")
+        notes.append(f"error of images {score.image_std:.2g}")
     if "features" in score.protocol:
         notes.append(f"N = {score.protocol['n']}")
     found = ((words, score.protocol.get(key)) for key, words in LEVELS.items())
     notes += [f"{words} {value:.4g}" for words, value in found if value is not None]
     if score.metric == "fid" and score.protocol["n"] <= score.protocol.get("dimensions", 0):
-        notes.append(f"too few for {score.protocol['dimensions']} features: far too large")
+        notes.append(f"N too small for {score.protocol['dimensions']} features: FID far too large")
     beside = f"   ({'; '.join(notes)})" if notes else ""
     return f"{score.metric:20s} {score.value:12.4f} {score.unit}{beside}"

@@ -76,7 +76,7 @@ def number(asked: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         try:
             return kind(words[0])
         except ValueError:
-            raise UserError(f"{words[0]!r} is no {name}; write one, such as {such}") from None
+            raise UserError(f"{words[0]!r} is not a {name}; write one, such as {such}") from None
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -96,7 +96,7 @@ class Where:
     device: Annotated[Device, choice(Device)] = "cpu"
     """where to compute"""
     deterministic: bool = False
-    """only operations that a GPU repeats to the bit"""
+    """use only operations that a GPU repeats bit for bit"""
 
     def ready(self) -> "torch.device":
         """The device, if this machine has it, with what follows done as asked."""
@@ -113,8 +113,8 @@ class Where:
 class Judged(Where):
     """And of those that judge."""
 
-    features: Annotated[Path | None, usually("PATH", "a classifier of ours")] = None
-    """what FID is on: mnist_classifier.pth, inception, or a file of train-features"""
+    features: Annotated[Path | None, usually("PATH", "triptych's own")] = None
+    """network of FID: mnist_classifier.pth, inception, or a file of train-features"""
 
 
 Settings = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]")]
@@ -143,8 +143,8 @@ def check_data(dataset: str, data: Path | None) -> None:
     """UserError where files are given and images that need none are meant, as by default."""
     if data is not None and dataset == "digits":
         raise UserError(
-            f"--data {data} has no use for digits, which come without files; name the images in it "
-            f"with --dataset, or leave it out"
+            f"--data {data} has no effect on the digits, which come without files; name the images "
+            f"in it with --dataset, or leave it out"
         )
 
 
@@ -175,15 +175,15 @@ class Sampling:
     ] = None
     """how a DDPM samples"""
     steps: Annotated[int | None, usually("INT", "50")] = None
-    """steps, unless ancestral"""
+    """steps of all but ancestral"""
     eta: Annotated[float | None, usually("FLOAT", "0")] = None
-    """noise of ddim and dpm-solver++: 0 none, 1 as much as the chain's"""
+    """noise of ddim, dpm-solver++; 1: the chain's"""
     noise_below: Annotated[float | None, usually("FLOAT", "all")] = None
-    """that noise in steps below this sigma / alpha"""
-    rho: Annotated[float | None, usually("FLOAT", "even in log s")] = None
-    """times of dpm-solver++, unipc and heun, even in s^(1/rho), s = sigma / alpha"""
+    """noise only in steps that begin below this sigma / alpha"""
+    rho: Annotated[float | None, usually("FLOAT", "evenly in log s")] = None
+    """spaces times evenly in s^(1/rho), s = sigma / alpha; not of ddim"""
     guidance: Annotated[float | None, usually("FLOAT", "1, none")] = None
-    """weight of the prediction over that of early weights, if those were kept"""
+    """autoguidance: weight of the prediction over that of early weights"""
     temperature: Annotated[float | None, usually("FLOAT", "1")] = None
     """scale of a pixel flow's base noise"""
 

@@ -42,7 +42,7 @@ class Train:
     """name of a recipe"""
     where: Computing = field(default_factory=Where)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
-    """images; or OWN.npz of --data"""
+    """data set; or OWN: the file OWN.npz in --data"""
     out: Path = Path("runs/train")
     """folder; the run is OUT/RECIPE/seed-SEED"""
     seed: int = 0
@@ -58,9 +58,9 @@ class Train:
     objective: Annotated[
         Objective | None, choice(Objective), usually(one_of(Objective), RECIPES_OWN)
     ] = None
-    """what a VAE is trained on"""
+    """training objective of a VAE"""
     beta: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
-    """weight of the divergence in a VAE's ELBO"""
+    """weight of the KL term in a VAE's ELBO"""
     network: Annotated[Network | None, choice(Network), usually(one_of(Network), RECIPES_OWN)] = (
         None
     )
@@ -70,15 +70,15 @@ class Train:
     epochs: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """passes over the training images; a latent DDPM's VAE has its own, vae_train"""
     batch_size: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
-    """images a step"""
+    """images per step"""
     lr: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
-    """highest learning rate"""
+    """peak learning rate"""
     settings: Settings = ()
     """other settings that a recipe may have (docs/studies.md)"""
     resume: bool = False
     """go on from the run's checkpoint"""
     track: Trackers = ()
-    """also tell tensorboard, wandb or mlflow what is logged"""
+    """also log to tensorboard, wandb or mlflow"""
 
     def run(self) -> None:
         from triptych.data import load

@@ -44,21 +44,21 @@ class Study:
     out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
     """folder to write"""
     dataset: Annotated[str | None, usually(IMAGES, "the study's own")] = None
-    """images; or OWN.npz of --data"""
+    """data set; or OWN: the file OWN.npz in --data"""
     preset: Annotated[Preset | None, choice(Preset), usually(one_of(Preset), "cpu")] = None
     """size of a built-in study"""
     seeds: Annotated[int | None, usually("INT", "the study's own number")] = None
-    """runs of every model"""
+    """number of runs of every model"""
     workers: int = 0
     """processes; 0: one for each core, and one on a GPU"""
     rejudge: bool = False
     """judge anew, without training, runs that were judged otherwise"""
     on: Annotated[str | None, usually("STR", "here, without Ray")] = None
-    """ray: a task a run on this machine; ray://HOST:PORT: on that cluster"""
+    """ray: each run a task on this machine; ray://HOST:PORT: on that cluster"""
     gpus_per_run: Annotated[float | None, usually("FLOAT", "1")] = None
-    """of a run on Ray with --device cuda; 0.5: two share one"""
+    """GPUs for each run on Ray with --device cuda; 0.5: two share one"""
     track: Trackers = ()
-    """also tell tensorboard, wandb or mlflow what is logged, and the scores"""
+    """also log to tensorboard, wandb or mlflow, the scores too"""
 
     def run(self) -> None:
         import torch
@@ -108,7 +108,7 @@ def tell_of_classifier(study: Any) -> None:
     if wanted and samples:
         print(
             f"the {study.edition} edition asks for FID on the course's classifier: if you have "
-            f"it, add --features {wanted}; on ours, FIDs do not compare with others'"
+            f"it, add --features {wanted}; on ours, FIDs are not comparable with those of others"
         )
 
 
@@ -121,9 +121,9 @@ def check_whole(outcome: Any) -> None:
         )
     if failures := outcome.results["failures"]:
         raise RunFailed(
-            f"{len(failures)} of the runs of {outcome.folder} failed, as said above; the others "
-            f"are saved. Delete their folders, change their settings or leave them out, and run it "
-            f"again"
+            f"{len(failures)} of the runs of {outcome.folder} failed, as listed above; the others "
+            f"are saved. Delete the folders of the failed ones, change their settings or leave "
+            f"them out, and give the same command again"
         )
 
 
@@ -142,8 +142,8 @@ class Report:
         runs = read_study(self.study).scored_runs()
         if runs and not any(path.is_dir() for path in runs):
             raise UserError(
-                f"{self.study} has the scores of {len(runs)} runs and none of the runs, so that "
-                f"its report would have no figures; copy their folders too, or look at it with "
+                f"{self.study} has the scores of {len(runs)} runs but not the runs, so its "
+                f"report would have no figures; copy their folders too, or look at it with "
                 f"triptych explore"
             )
         for path in runs:

@@ -77,7 +77,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
     except Exception as error:  # of the system, the archive, its compression or its headers
         if "Object arrays" in str(error):
             raise UserError(f"{path} has arrays of objects; write numbers of one type") from None
-        reason = getattr(error, "strerror", None) or "it is no .npz file, or damaged"
+        reason = getattr(error, "strerror", None) or "it is not an .npz file, or is damaged"
         raise UserError(f"{path} cannot be read ({reason}); write it with numpy.savez") from None
 
 

@@ -43,7 +43,7 @@ class Drawing:
             )
         if self.noise_below is not None and not self.eta:
             raise UserError(
-                f"noise_below = {self.noise_below:g} has no use with eta = 0, which is without "
+                f"noise_below = {self.noise_below:g} has no effect with eta = 0, which is without "
                 f"noise; leave it out, or choose eta above 0"
             )
         if self.rho is not None and self.sampler not in OF_ANY_TIMES:

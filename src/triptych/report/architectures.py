@@ -11,9 +11,10 @@ from triptych.report.wording import Span, bare, capital, count, dataset_name, li
 
 MOST_PRIORS_NAMED = 4
 MIRRORED = ", mirrored decoder"  # ends what a VAE's description says of its networks
-# Clauses, and what stands in their place where a model before has the same.
+# Clauses, and what stands in their place where a model before has the same. Studies of earlier
+# programs say that images were bent.
 SAID_ONCE = {
-    r", images bent at random( \(.*?\))?": ", images bent as before",
+    r", images (?:bent|distorted) at random( \(.*?\))?": ", images distorted as before",
     r"; T\s=\s\d+, \w+ schedule, [\w-]+": "; T, schedule and prediction as before",
     r", sinusoidal time embedding": "",
     r" \([\d-]+ hidden units\)": "",
@@ -42,10 +43,10 @@ def is_(*wanted: str) -> Callable[[Any], bool]:
 METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
     ("coupling", is_("spline"), PAPERS["spline"]),
     ("network", is_("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
-    ("autoregressive_layers", lambda n: n > 0, ("pixels that see those before them", "ma2019")),
+    ("autoregressive_layers", lambda n: n > 0, ("autoregressive layers on pixels", "ma2019")),
     ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
     ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
-    ("bent", lambda share: share > 0, ("the bending of images", "simard2003")),
+    ("bent", lambda share: share > 0, ("elastic distortion of images", "simard2003")),
     ("optimizer", is_("muon"), ("Muon", "jordan2024")),
     ("schedule", is_("cosine"), ("the cosine schedule", "nichol2021")),
     ("variance", is_("learned"), ("learned variances", "nichol2021")),

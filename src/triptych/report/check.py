@@ -24,8 +24,8 @@ class LimitError(UserError):
         self.limit, self.page, self.measured = limit, page, measured
         super().__init__(
             f"The report breaks the limit '{limit}': {measured} on page {page}. "
-            "It is not evaluated so; shorten or mend that page, with a shorter text in "
-            "discussion.md or fewer models."
+            "A report that breaks it is not evaluated; shorten or fix that page, with a shorter "
+            "text in discussion.md or fewer models."
         )
 
 

@@ -82,7 +82,7 @@ def compare(
     differences = [study.difference(a.metric, a.model, b.model) for a, b in pairs]
     name = metric.removeprefix("The ").removeprefix("bound in ")
     if len(models) == len(pairs) == 3 and all(map(_holds_zero, differences)):
-        return [f"In {name} the runs separate none: each paired 95% interval holds 0."]
+        return [f"In {name} the runs separate no pair: each paired 95% interval contains 0."]
     claims, open_, of_runs = [], [], None
     for (a, b), difference in zip(pairs, differences, strict=True):
         names = (title_of(study, a), title_of(study, b))
@@ -108,14 +108,14 @@ def _best_of_many(study: Study, models: Sequence[Summary], metric: str, values: 
     said = f"The best mean {name} is {number(best.mean, decimals)}, for {title_of(study, best)}, "
     said = f"{said}the worst {last}, for {least}. " if values else ""
     if nearest is None:
-        return f"{said}The runs do not tell the best from any other."
+        return f"{said}The runs do not separate the best from any other."
     difference = study.difference(best.metric, best.model, nearest.model)
     assert difference is not None
     names = (title_of(study, best), title_of(study, nearest))
     claim = _claim(difference, names)
     if open_:
-        return f"{said}The runs do not tell the best from {few(open_)}; {name} is {claim}."
-    return f"{said}The runs tell the best from each other one; {name} is {claim}, the nearest."
+        return f"{said}The runs do not separate the best from {few(open_)}; {name} is {claim}."
+    return f"{said}The runs separate the best from every other; beside the next, {name} is {claim}."
 
 
 def _claim(difference: Difference, names: tuple[str, str], of_runs: int | None = None) -> str:
@@ -139,8 +139,8 @@ def _no_claim(difference: Difference | None, names: tuple[str, str], terse: bool
         return f"{pair} (no two paired runs)"
     low, high = difference.interval95
     bounds = f"{interval((low, high), decimals_for([high - low], most=3))}{_unit(difference)}"
-    alone = "" if _holds_zero(difference) else " by itself"
-    return f"{pair} (95% interval{alone} {bounds})"
+    alone = "" if _holds_zero(difference) else "unadjusted "
+    return f"{pair} ({alone}95% interval {bounds})"
 
 
 def _unit(difference: Difference) -> str:

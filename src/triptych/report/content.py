@@ -160,12 +160,12 @@ def _posterior_caption(study: Study) -> list[Span]:
         ((name, latent), *_) = chains
         where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
         return [lead, f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain."]
-    rings = ", rings: its draws" if any(one.projected for one in found) else ""
+    rings = "; rings: its draws" if any(one.projected for one in found) else ""
     text = f"{dots}; dashed: {HELD} of q(z); grey: the prior's{rings}"
     if chains:
         (_, last), *_ = chains
         axes = "own axes" if last.projected else "own scale"
-        text += f". Last ({axes}): grey its VAE's prior, lines its chain"
+        text += f". Last panel ({axes}): grey, its VAE's prior; lines, its chain"
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
@@ -188,5 +188,5 @@ def _samples_caption(study: Study, table: int | None) -> list[Span]:
     text = f" first four of each model's first run (seed {seeds}), none picked"
     text += "" if table is None else f", drawn as Table {table} says"
     if sum(r.family == "latent" for r, _ in found) > 1:
-        text += "; latents: same noise"
+        text += "; latent DDPMs: same noise"
     return [{"strong": "Samples:"}, f"{text}."]

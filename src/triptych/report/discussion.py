@@ -134,13 +134,11 @@ def _likelihood(study: Study, brief: bool, terse: bool) -> list[Span]:
     iwae = best_iwae(study, recipes)
     if iwae:
         spans += _importance(study, models, ranked(study, recipes, iwae), terse)
-    if iwae:
         spans += _reliability(study, recipes, iwae)
-    if iwae and not brief:
-        spans += _tightening(study, recipes, iwae)
+        spans += [] if brief else _tightening(study, recipes, iwae)
     if any(s.n_seeds > 1 for s in models) and not brief:
-        rule = " Models are told apart by Holm's test over all pairs, at 5% "
-        spans += [rule, {"cite": "holm1979"}, "; intervals are of a pair by itself."]
+        rule = " Differences are claimed by Holm's test over all pairs, at 5% "
+        spans += [rule, {"cite": "holm1979"}, "; intervals are of one pair, unadjusted."]
     return [span for span in spans if span]
 
 
@@ -164,7 +162,7 @@ def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Spa
     low, high = number(percent[0], 0), number(percent[-1], 0)
     share = f"{high}%" if low == high else f"{low} to {high}%"
     return [
-        f" For {share} of the images the weights' Pareto k is too large ",
+        f" For {share} of the images Pareto k of the weights is too large ",
         {"cite": "vehtari2024"},
         f": there {iwae.upper()} is a bound, not an estimate.",
     ]
@@ -179,7 +177,7 @@ def _tightening(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span
     if not gains:
         return []
     said = listed([f"{number(gain, 2)} for {title}" for gain, title in gains])
-    return [f" {iwae.upper()} exceeds the ELBO by (nats) {said}."]
+    return [f" In nats, {iwae.upper()} exceeds the ELBO by {said}."]
 
 
 def _same_images(a: Summary, b: Summary) -> bool:
@@ -197,7 +195,7 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
         spans.append(_at_its_limit(int(models[0].protocol["n"]), terse))
     tests = {"classifier-accuracy": "A classifier", "energy-distance": "The energy distance"}
     for metric, test in list(tests.items())[: 1 if brief else 2]:
-        spans.append(_told_apart(study, recipes, metric, test, brief))
+        spans.append(_prior_told_from_posterior(study, recipes, metric, test, brief))
         if metric == "classifier-accuracy" and spans[-1]:
             spans.append(_fewer_pairs(study, models))
     spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
@@ -212,9 +210,9 @@ def _at_its_limit(n: int, terse: bool) -> str:
     images; or that it depends on that number."""
     lead = f" The posteriors of {count(n)} images hardly overlap:"
     if terse:
-        return f"{lead} of more, {KL} would be less."
+        return f"{lead} with more, {KL} would be smaller."
     mean = "KL(q(z|x)\N{DOUBLE VERTICAL LINE}p(z))"
-    return f"{lead} {KL} is the mean {mean} less log {count(n)}, and would be less of more images."
+    return f"{lead} {KL} is the mean {mean} minus log {count(n)}, smaller with more images."
 
 
 def _fewer_pairs(study: Study, models: Sequence[Summary]) -> str:
@@ -230,12 +228,12 @@ def _fewer_pairs(study: Study, models: Sequence[Summary]) -> str:
         return ""
     n = math.comb(len(names), 2)
     if n == 1:
-        return f" Its accuracy does not separate the two models, {KL} does."
-    few, more = len(by_accuracy) or "none", "all" if len(by_kl) == n else len(by_kl)
-    return f" Its accuracy separates {few} of the {n} pairs of models, {KL} {more}."
+        return f" Its accuracy does not separate the two models; {KL} does."
+    fewer, more = len(by_accuracy) or "none", "all" if len(by_kl) == n else len(by_kl)
+    return f" Its accuracy separates {fewer} of the {n} pairs of models, {KL} {more}."
 
 
-def _told_apart(
+def _prior_told_from_posterior(
     study: Study, recipes: Sequence[Recipe], metric: str, test: str, brief: bool
 ) -> str:
     """Of which models a test tells the two distributions apart, and unless `brief` of which not."""
@@ -247,7 +245,7 @@ def _told_apart(
         return ""
     counted = [_above(score) for name, score in tested if name in told or not told]
     above, n = map(sum, zip(*counted, strict=True))
-    some = f" ({above} of {runs(n)} exceed their 95% level)" if 0 < above < n else ""
+    some = f" ({above} of {runs(n)} exceed the 95% null level)" if 0 < above < n else ""
     if not told:
         return f" {test} tells q(z) from p(z) for no model{some}."
     many = len(tested) > (MOST_NAMED if rest else 2)
@@ -282,7 +280,7 @@ def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
         return ""
     if not (in_order(study, elbo) and in_order(study, kl)):
         return ""
-    return f" The order by {KL} is the order by ELBO."
+    return f" {KL} ranks the models as the ELBO does."
 
 
 def _failures(study: Study) -> list[Span]:

@@ -34,19 +34,19 @@ CAPTIONS = {
     "prior-posterior": "prior and aggregate posterior, a run each. Dots: q(z), by class where "
     "images have one; dashed: 50, 80 and 95% of q(z); grey: of the prior; rings: draws from a "
     "prior seen in projection; lines: of a latent DDPM, on axes of its own",
-    "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior, on axes of each its own",
+    "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior, each on axes of its own",
     "likelihood": "bounds on the log-likelihood of test images, means and 95% intervals over runs",
     "iwae-growth": "IWAE-k against k: what more importance samples bring",
     "dimensions": "divergence of each latent dimension from the prior's marginal: those at zero "
-    "hold nothing of an image",
+    "carry nothing about an image",
     "manifold": "E[x|z] over the latent plane",
     "samples": "the first samples of each model of part B, none picked",
     "nearest": "samples, each above the training image nearest to it",
-    "fid-growth": "FID against the number of samples: those of different N do not compare",
+    "fid-growth": "FID against the number of samples: those of different N are not comparable",
     "classes": "the classes that a classifier sees in samples, and in test images",
-    "bound-terms": "the terms of each chain's bound, which is their sum and L_T, against the step",
-    "quality-time": "FID against the time of a sample, better to the left and below; a run each, "
-    "unguided but for what is drawn as the tables say",
+    "bound-terms": "the terms of each chain's bound against the step; it is their sum plus L_T",
+    "quality-time": "FID against the time of a sample: best at the lower left; a run each, "
+    "unguided except where sampled as in the tables",
 }
 
 

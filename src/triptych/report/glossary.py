@@ -17,8 +17,8 @@ METRICS = {
     "elbo": Meaning("evidence lower bound on log p(x), its mean over images", "higher"),
     "ais": Meaning("log p(x) by annealed importance sampling, a lower bound in mean", "higher"),
     "ais-bracket": Meaning(
-        "between annealing forwards and backwards on images that the model drew: how far annealing "
-        "may be off, but for what both ways miss",
+        "gap between annealing forwards and backwards on images that the model drew: how far "
+        "annealing may be off, apart from what both ways miss",
         "lower",
     ),
     "effective-samples": Meaning(
@@ -29,16 +29,16 @@ METRICS = {
         "lower",
     ),
     "reconstruction": Meaning(
-        "E log p(x|z), z ~ q(z|x); less mutual information and KL(q(z)||p(z)) it is the ELBO",
+        "E log p(x|z), z ~ q(z|x); minus mutual information and KL(q(z)||p(z)) it is the ELBO",
         "higher",
     ),
     "kl-aggregate": Meaning(
-        "from the aggregate posterior q(z) of the test images to the prior p(z); where the mutual "
-        "information is at its limit, no more than an upper bound on that of all images",
+        "KL(q(z)||p(z)), q(z) the aggregate posterior of the test images, p(z) the prior; where "
+        "the mutual information is at its limit, only an upper bound on that of more images",
         "lower",
     ),
     "mutual-information": Meaning(
-        "of image and latent under q; of n images it cannot exceed log n"
+        "between image and latent under q; with n images it cannot exceed log n"
     ),
     "energy-distance": Meaning(f"between draws of q(z) and of {P}", "lower"),
     "mmd2": Meaning(f"squared maximum mean discrepancy between q(z) and {P}", "lower"),
@@ -65,22 +65,22 @@ METRICS = {
     "precision": Meaning("samples that lie among real images", "higher"),
     "recall": Meaning("real images that lie among samples", "higher"),
     "density": Meaning(
-        "in how many neighbourhoods of k real images a sample lies, on average, over k; above real "
-        "images' own it is no gain",
+        "number of real images whose ball of k neighbours holds a sample, its mean over samples, "
+        "over k; above that of real images it is no gain",
         "higher",
     ),
     "coverage": Meaning("real images whose neighbourhood holds a sample", "higher"),
-    "confidence": Meaning("of the classifier in the samples' classes, on average"),
+    "confidence": Meaning("of the classifier in the class that it gives a sample, on average"),
     "class-distance": Meaning(
         "total variation between the classes of samples and of images", "lower"
     ),
     "nearest-ratio": Meaning(
-        "distance of samples to the nearest training image over that of test images, or of what a "
-        "VAE that shows means makes of these: well below 1 where training images are repeated"
+        "distance of samples to the nearest training image over that of test images (of their "
+        "reconstructions, where a VAE shows means): well below 1 where training images are repeated"
     ),
     "copied-share": Meaning(
-        "samples nearer to a training image than 99% of test images are, or of what a VAE that "
-        "shows means makes of these: about 0.01 where none is copied",
+        "samples nearer to a training image than 99% of test images are (of their reconstructions, "
+        "where a VAE shows means): about 0.01 where none is copied",
         "lower",
     ),
     "samples-per-second": Meaning("by the clock, after a warm-up", "higher"),
@@ -101,5 +101,5 @@ def meaning(metric: str) -> Meaning:
         )
     if metric.removesuffix(OF_PRIOR) in METRICS:
         words, better = METRICS[metric.removesuffix(OF_PRIOR)]
-        return Meaning(words.replace(P, "the own prior of its VAE"), better)
+        return Meaning(words.replace(P, "the VAE's own prior"), better)
     return UNKNOWN

@@ -37,7 +37,7 @@ def _parse(path: Path) -> Group:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid TOML ({error}); mend that place.") from error
+        raise UserError(f"{path} is not valid TOML ({error}); fix that place.") from error
     rows = content.get("member")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(

@@ -78,7 +78,7 @@ def _check_sources(report: Path, edition: Edition) -> None:
     for name in needed:
         if found[name] is None:
             raise UserError(
-                f"{report} lacks what the group writes in {name}; put that file beside it, {again}"
+                f"{report} lacks the group's own {name}; put that file beside it, {again}"
             )
     group = read_group((report.parent, Path.cwd()))
     if COURSE_NUMBER not in edition.title + group.course:
@@ -88,13 +88,12 @@ def _check_sources(report: Path, edition: Edition) -> None:
         )
     if edition.declaration and not group.date:
         raise UserError(
-            f"{found['group.toml']} has no date, which the {edition.name} edition names; write "
+            f"{found['group.toml']} has no date, which the {edition.name} edition requires; write "
             f'date = "..." in it, {again}'
         )
     if changed := changed_since(report, found):
         raise UserError(
-            f"{report} was not made of {listed(changed)} as it is now; see that all is right, "
-            f"{again}"
+            f"{listed(changed)} changed after {report} was written; check the content, {again}"
         )
 
 

@@ -64,7 +64,7 @@ def _caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]
         text += "; I: mutual information"
     spans: list[Span] = [{"strong": "Test-set log-likelihood and match."}, text]
     if "classifier-accuracy" in columns:
-        told = ": a classifier's accuracy between q(z) and p(z) (its 95% level if they are one)"
+        told = ": a classifier's accuracy between q(z) and p(z) (its 95% level if they are equal)"
         spans += ["; told apart ", {"cite": "lopezpaz2017"}, told]
     for metric, column in columns.items():
         if metric in SOURCES or metric.startswith("iwae-"):

@@ -156,7 +156,7 @@ def read_study(folder: Path) -> Study:
     asked = _json(folder / "study.json")
     if not (folder / "results.json").exists():
         raise UserError(
-            f"{folder} is a study without results.json, not finished yet; go on with it first, by "
+            f"{folder} is a study without results.json, not finished yet; finish it first, with "
             f"the command that began it"
         )
     results = _json(folder / "results.json")

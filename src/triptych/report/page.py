@@ -101,7 +101,7 @@ def write_page(study: Study, snippets: Sequence[Ask] | None = None) -> Path:
         except LimitError as error:
             write_bytes(draft, pdf.read_bytes())
             final.unlink(missing_ok=True)
-            error.args = (f"{error} {draft} is as it would be.",)
+            error.args = (f"{error} {draft} is the tightest layout that was tried.",)
             raise
         write_bytes(final, pdf.read_bytes())
     draft.unlink(missing_ok=True)

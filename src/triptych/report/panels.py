@@ -241,6 +241,6 @@ def _cell(d: Difference, titles: dict[str, str], decimals: int, clear: bool) -> 
     return Cell(
         number(d.mean, decimals),
         interval(d.interval95, decimals) if d.interval95 else "",
-        f"{titles[d.a]} less {titles[d.b]}, {d.n_seeds} paired",
+        f"{titles[d.a]} minus {titles[d.b]}, {d.n_seeds} paired runs",
         clear,
     )

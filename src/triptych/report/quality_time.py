@@ -14,7 +14,7 @@ from triptych.report.wording import count, noise_and_times
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
 NOISE = ("eta", "noise_below", "rho")  # which earlier runs did not keep
 WAYS = {
-    "asked": ("*", "drawn as the tables say"),
+    "asked": ("*", "sampled as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
     "dpm-solver++ sde": ("P", "DPM-Solver++"),
     "unipc": ("v", "UniPC"),

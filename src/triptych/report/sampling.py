@@ -51,7 +51,7 @@ def _precision_and_recall(study: Study, fid: Sequence[Summary], brief: bool) -> 
         ]
         said = listed(pairs)
     lead: Span = " Precision and recall "
-    return [lead, {"cite": "kynkaanniemi2019"}, f" are {said}; of real images {real}."]
+    return [lead, {"cite": "kynkaanniemi2019"}, f" are {said}; for real images {real}."]
 
 
 def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
@@ -68,7 +68,7 @@ def _own_priors(study: Study, recipes: Sequence[Recipe], brief: bool) -> str:
         said = listed([f"{number(s.mean, 2)} for {title_of(study, s)}" for s in prior])
         left = listed([number(v, 2) for v in least])
     text = f" With latents from the beta-VAE's own prior, FID is {said}"
-    return text + (f"; with those of training images, {left}." if left else ".")
+    return text + (f"; with latents of training images, {left}." if left else ".")
 
 
 def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
@@ -80,7 +80,7 @@ def _beta(study: Study, recipes: Sequence[Recipe]) -> str:
     mean = attrgetter("mean")
     if _apart(min(known, key=mean), max(known, key=mean)):
         return ""
-    return " FID's error leaves open which latent DDPM is best."
+    return " FID's error is too large to tell which latent DDPM is best."
 
 
 def _range(values: Sequence[float]) -> str:
@@ -111,13 +111,13 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
     if together:
         rest = "other " if best.model in chains else ""
         told.append(f"{_ends(of_chains)} for the {rest}latent DDPMs")
-    said = f" Samples a second, in multiples of {title_of(study, best)}'s: {listed(told)}."
+    said = f" Samples a second, as multiples of {title_of(study, best)}'s: {listed(told)}."
     return said + _quality_and_time(study, timed)
 
 
 def _quality_and_time(study: Study, timed: Sequence[tuple[Summary, Summary]]) -> str:
-    """Which models others beat in both, FID and speed; or that the lowest FID takes longest, where
-    both are told of all others."""
+    """Which models others beat in both, FID and speed; or that the one with the lowest
+    FID is the slowest, where both are told of all others."""
     behind: dict[str, str] = {}
     slower_than = 0
     for (a, rate_a), (b, rate_b) in combinations(timed, 2):
@@ -129,7 +129,7 @@ def _quality_and_time(study: Study, timed: Sequence[tuple[Summary, Summary]]) ->
     if behind:
         said = listed([f"{worse} is behind {better}" for worse, better in behind.items()])
         return f" In both FID and speed, {said}."
-    return " The lowest FID takes longest." if slower_than == len(timed) - 1 else ""
+    return " The model with the lowest FID is the slowest." if slower_than == len(timed) - 1 else ""
 
 
 def _lower(study: Study, a: Summary, b: Summary) -> bool:

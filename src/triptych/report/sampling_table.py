@@ -100,13 +100,15 @@ def _caption(
             {"cite": "heusel2017"},
             f": {split_and_n(protocol)}{_features(protocol)}",
         ]
-        spans.append("" if _with_errors(fid) is fid else f", {PLUS_MINUS}: the estimate's error")
+        spans.append(
+            "" if _with_errors(fid) is fid else f", {PLUS_MINUS}: the estimate's standard error"
+        )
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
         value = "" if speed is None else f", {listed(floors[:1])}"
-        spans.append(f"; floor: training images against them{value}." if floors else ".")
+        spans.append(f"; floor: that of as many training images{value}." if floors else ".")
         spans += _samplers(study, fid)
     if speed is not None:
-        own = f"{capital(PRIOR_FID)}: FID of latents from the beta-VAE's prior; "
+        own = f"{capital(PRIOR_FID)}: FID of decoded draws of the beta-VAE's prior; "
         own = own if column_of(study, recipes, "fid-prior") else ""
         spans.append(f" {own}1/s: samples a second{_machine(speed)}.")
     bounds = [

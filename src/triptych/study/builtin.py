@@ -96,12 +96,12 @@ def named_study(name: str, preset: Preset | None = None, dataset: str | None = N
     fixed = name == "demo" or name.endswith(".toml")
     if fixed and preset is not None:
         raise UserError(
-            f"--preset {preset} has no use for {name}, which has its own size; leave it out, or "
+            f"--preset {preset} has no effect on {name}, which has its own size; leave it out, or "
             f"choose one of {', '.join(STUDIES[1:])}"
         )
     if name == "demo" and dataset not in (None, "digits"):
         raise UserError(
-            f"--dataset {dataset} has no use for the demo, which is of the digits; leave it out, "
+            f"--dataset {dataset} has no effect on the demo, which is of the digits; leave it out, "
             f"or choose one of {', '.join(STUDIES[1:])}"
         )
     if name == "demo":

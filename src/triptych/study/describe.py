@@ -133,7 +133,7 @@ def describe_training(config: VAEConfig) -> str:
 def describe_bending(train: TrainConfig) -> str:
     """What was done to the training images."""
     share = f"{100 * train.bent:g}%"
-    return f", images bent at random ({share} at first, none at the end)" if train.bent else ""
+    return f", images distorted at random ({share} at first, none at the end)" if train.bent else ""
 
 
 def describe_network(config: VAEConfig, shape: Shape) -> str:
@@ -164,9 +164,9 @@ def describe_prior(config: VAEConfig) -> str:
         "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
         "resampled": f"a standard Gaussian prior resampled at most {config.truncation} times by a "
         f"network ({'-'.join(str(h) for h in config.acceptance_hidden)} hidden units)",
-        "hierarchical": "two levels of M, p(z1|z2) a network's Gaussian, p(z2) standard Gaussian",
-        "hierarchical-vamp": "two levels of M, p(z1|z2) a network's Gaussian, p(z2) a VampPrior of "
-        f"{config.pseudo_inputs} pseudo-inputs",
+        "hierarchical": "two levels of M, p(z1|z2) a Gaussian by a network, p(z2) a standard one",
+        "hierarchical-vamp": "two levels of M, p(z1|z2) a Gaussian by a network, p(z2) a VampPrior "
+        f"of {config.pseudo_inputs} pseudo-inputs",
     }
     return said[config.prior]
 

@@ -95,8 +95,8 @@ def check_options(study: Study, place: Place, workers: int, part_b: bool) -> Non
         )
     if place.features and not part_b:
         raise UserError(
-            f"--features {place.features} has no use for {study.name}, which has no model of part "
-            f"B; leave it out"
+            f"--features {place.features} has no effect on {study.name}, which has no model of "
+            f"part B; leave it out"
         )
 
 

@@ -53,7 +53,8 @@ def check_needs(model: ModelConfig, asked: dict[str, Any]) -> None:
             now = " and ".join(f"{place} = {getattr(model, place)!r}" for place in places)
             instead = ", or ".join(_choice(place, fit) for place, fit in places.items())
             raise UserError(
-                f"{key} = {asked[key]!r} has no use with {now}; leave it out, or choose {instead}"
+                f"{key} = {asked[key]!r} has no effect with {now}; leave it out, or choose "
+                f"{instead}"
             )
 
 

@@ -52,7 +52,7 @@ def cluster_named(on: str | None, cores: int, gpus: float | None) -> Cluster | N
     gpus = 1.0 if gpus is None else gpus
     if on != "ray" and not on.startswith("ray://"):
         raise UserError(
-            f"--on {on} is no cluster; choose ray, or ray://HOST:PORT of one that is running"
+            f"--on {on} is not a cluster; choose ray, or ray://HOST:PORT of one that is running"
         )
     if gpus <= 0:
         raise UserError(f"--gpus-per-run {gpus:g} cannot be had; choose more than 0")

@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not a TOML file ({error}); mend it") from None
+        raise UserError(f"{path} is not a TOML file ({error}); fix it") from None
 
 
 def _checked(plain: dict[str, Any], path: Path) -> _File:
@@ -126,7 +126,7 @@ def _name_of(path: Path) -> str:
     """A study without a name has its file's, which is to be a folder."""
     if not re.fullmatch(NAME, path.stem):
         raise UserError(
-            f"{path} is no name for a folder; write name = ... in it, of letters, digits, - and _"
+            f"{path} cannot name a folder; write name = ... in it, of letters, digits, - and _"
         )
     return path.stem
 

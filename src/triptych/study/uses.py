@@ -44,8 +44,8 @@ def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
             )
         if name in NEEDS and not asked.get(NEEDS[name]):
             raise UserError(
-                f"{name} = {asked[name]} has no use without {NEEDS[name]}; give that too, or leave "
-                f"it out"
+                f"{name} = {asked[name]} has no effect without {NEEDS[name]}; give that too, or "
+                f"leave it out"
             )
         if name in OF_STEPS and sampler == "ancestral":
             raise UserError(

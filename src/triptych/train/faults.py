@@ -48,8 +48,8 @@ def _of_system(error: OSError) -> tuple[int, str]:
             f"what was written before is whole (train goes on from a checkpoint with --resume)"
         )
     if error.errno in WRONG_PLACE:
-        return WRONG, f"{place} cannot be used ({why}); mend that, or name another place"
-    return FAILED, f"{place} could not be read or written ({why}); mend that, and try again"
+        return WRONG, f"{place} cannot be used ({why}); fix that, or name another place"
+    return FAILED, f"{place} could not be read or written ({why}); fix that, and try again"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
