@@ -118,8 +118,8 @@ def test_the_schedule_is_diffusers(schedule):
     torch.testing.assert_close(model.sqrt_alpha_bar**2, alpha_bar)
     torch.testing.assert_close(model.sqrt_one_minus_alpha_bar**2, 1 - alpha_bar)
     variance = torch.stack([scheduler._get_variance(t) for t in range(1, 50)])
-    torch.testing.assert_close((2 * model.log_small[1:]).exp(), variance)
-    assert model.last_alpha_bar == pytest.approx(alpha_bar[-1].item())
+    torch.testing.assert_close((2 * model.log_sigma_small[1:]).exp(), variance)
+    assert model.alpha_bar_T == pytest.approx(alpha_bar[-1].item())
 
 
 def test_the_linear_schedule_is_ho_et_als():
@@ -145,8 +145,8 @@ def test_every_schedule_ends_in_noise(schedule, T):
 def test_posterior_variance_is_not_beta():
     beta = linear_beta(8)
     model = DDPM(Net(), beta, SMALL, 17)
-    assert (model.log_small < model.log_large).all()
-    torch.testing.assert_close((2 * model.log_large).exp(), beta)
+    assert (model.log_sigma_small < model.log_sigma_large).all()
+    torch.testing.assert_close((2 * model.log_sigma_large).exp(), beta)
 
 
 @pytest.mark.usefixtures("float64")
@@ -405,7 +405,7 @@ def test_ddims_noise_is_exact_where_there_is_hardly_any(monkeypatch, g):
     model, seen = DDPM(Net(), beta, SMALL, 17), []
     drawn = iter([*(torch.zeros(1, *SMALL) for _ in range(3)), torch.ones(1, *SMALL)])
     monkeypatch.setattr(model, "gaussian_noise", lambda n, g: next(drawn))
-    monkeypatch.setattr("triptych.samplers.denoised", lambda m, x, t: seen.append(x) or 0 * x)
+    monkeypatch.setattr("triptych.samplers.x_0_hat", lambda m, x, t: seen.append(x) or 0 * x)
     ddim(model, 1, 4, g, eta=1.0)
     ab = (1 - beta).cumprod(0)
     exact = ((1 - ab[0]) / (1 - ab[1]) * (1 - ab[1] / ab[0])).sqrt()
@@ -595,7 +595,7 @@ def test_log_normal_mass_keeps_its_precision_in_single_precision(lower, upper):
 def test_the_last_term_is_a_distribution_over_the_levels(levels, mu):
     model = aiming_at(torch.full((1, 1, 1), mu), levels)
     x_0 = model.scale(torch.arange(levels).double()).view(-1, 1, 1, 1)
-    log_p = -model.last_term(x_0, torch.randn_like(x_0))
+    log_p = -model.reconstruction_term(x_0, torch.randn_like(x_0))
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-9)
     assert log_p.argmax().item() == min(max(round((mu + 1) / 2 * (levels - 1)), 0), levels - 1)
 
@@ -607,7 +607,7 @@ def by_hand(model, x_0, t, eps):
     found = []
     for i, step in enumerate(t.tolist()):
         x_0_hat = ((x_t[i] - s[step] * out[i]) / a[step]).clamp(-1, 1)
-        small, large = model.log_small[step], model.log_large[step]
+        small, large = model.log_sigma_small[step], model.log_sigma_large[step]
         sigma = (small + (share[i] + 1) / 2 * (large - small)).exp()
         p = torch.distributions.Normal(model.mu(x_0_hat, x_t[i], t[i : i + 1])[0], sigma)
         q = torch.distributions.Normal(model.mu(x_0[i], x_t[i], t[i : i + 1])[0], small.exp())
@@ -628,8 +628,8 @@ def test_a_learned_variance_pays_the_bound_and_the_mean_the_squared_error(g):
     out = model.net(model.diffuse(x_0, t, eps), t).chunk(2, 1)[0]
     error = (out - eps).square().mean((1, 2, 3))
     bound = by_hand(model, x_0, t, eps)
-    torch.testing.assert_close(model.gaussian_term(x_0, t, eps)[2:], bound[2:])
-    torch.testing.assert_close(model.last_term(x_0[:2], eps[:2]), bound[:2])
+    torch.testing.assert_close(model.diffusion_term(x_0, t, eps)[2:], bound[2:])
+    torch.testing.assert_close(model.reconstruction_term(x_0[:2], eps[:2]), bound[:2])
     bits = 8 * bound / (math.prod(SHAPE) * math.log(2))
     torch.testing.assert_close(model.loss(x, noise), error + 1e-3 * bits)
     said = model.net(model.diffuse(x_0, t, eps), t).requires_grad_()
@@ -680,7 +680,7 @@ def test_a_learned_variance_needs_levels():
 def test_a_perfect_prediction_pays_nothing_after_the_first_step(g):
     target = 2 * torch.rand(5, *SMALL) - 1
     model = aiming_at(target, 17)
-    gap = model.gaussian_term(target, torch.tensor([1, 2, 3, 5, 7]), torch.randn_like(target))
+    gap = model.diffusion_term(target, torch.tensor([1, 2, 3, 5, 7]), torch.randn_like(target))
     torch.testing.assert_close(gap, torch.zeros(5))
 
 

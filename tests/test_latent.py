@@ -101,4 +101,4 @@ def test_a_chain_on_real_numbers_has_no_probability_of_levels(g):
     z = torch.randn(3, 2, 1, 1)
     assert torch.equal(chain.scale(z), z)
     with pytest.raises(ValueError, match="no levels"):
-        chain.last_term(z, z)
+        chain.reconstruction_term(z, z)

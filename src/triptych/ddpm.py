@@ -5,9 +5,9 @@ arXiv:2006.11239), with the true variational bound.
     q(x_{t-1}|x_t,x_0) = N(mu_t(x_0, x_t), beta_tilde_t I)                         (eq. 6, 7)
     p(x_{t-1}|x_t)     = N(mu_t(x_0_hat(x_t, t), x_t), sigma_t^2 I)
 
-The variance sigma_t^2 is beta_tilde_t ("small"), beta_t ("large"; but "small" at t = 0, where the
-levels are decided), or what the network gives for each pixel, between the two (Nichol & Dhariwal
-2021, arXiv:2102.09672, eq. 15).
+The variance sigma_t^2 is beta_tilde_t ("small"; at t = 0, where that is zero, the one of t = 1),
+beta_t ("large"; but "small" at t = 0, where the levels are decided), or what the network gives for
+each pixel, between the two (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
 
 Times are 0 .. T-1, and x_t at t = 0 has had one step of noise: it is what the paper calls x_1. x_0
 is the image itself, and L_T, L_t and L_0 are the paper's. Data are levels k = 0 .. L-1, seen as
@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from triptych.maths import log_normal_mass
+from triptych.maths import log_normal_mass, nats_per_bit
 from triptych.schedules import chain_coefficients, min_snr_weight
 
 Prediction = Literal["eps", "v", "x_0"]
 Variance = Literal["small", "large", "learned"]
-BOUND_WEIGHT = 1e-3
+BOUND_WEIGHT = 1e-3  # lambda of their eq. 16
 
 
 class DDPM(nn.Module):
@@ -45,8 +45,8 @@ class DDPM(nn.Module):
     sqrt_one_minus_alpha_bar: Tensor
     mu_x_0: Tensor
     mu_x_t: Tensor
-    log_small: Tensor
-    log_large: Tensor
+    log_sigma_small: Tensor
+    log_sigma_large: Tensor
     loss_weight: Tensor
 
     def __init__(
@@ -76,10 +76,10 @@ class DDPM(nn.Module):
         self.T, self.dims = len(beta), math.prod(shape)
         self.drops = getattr(net, "drops", 0)  # uniform numbers that its dropout takes in training
         # in double precision, which the buffers are not
-        self.last_alpha_bar = float((1 - beta.double()).prod())
+        self.alpha_bar_T = float((1 - beta.double()).prod())
         coefficients = chain_coefficients(beta.double())
         if variance == "large":
-            coefficients["log_large"][0] = coefficients["log_small"][0]
+            coefficients["log_sigma_large"][0] = coefficients["log_sigma_small"][0]
         coefficients["loss_weight"] = min_snr_weight(coefficients, prediction, min_snr)
         for name, value in coefficients.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
@@ -87,7 +87,8 @@ class DDPM(nn.Module):
     # --- training ---
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
-        """t and eps. One t in each n-th of [0, T), so that a batch covers all times evenly."""
+        """t and eps. Times are stratified, one in each n-th of [0, T), so that a batch covers all
+        evenly."""
         device = generator.device
         u = torch.rand(n, generator=generator, device=device)
         t = ((torch.arange(n, device=device) + u) / n * self.T).long().clamp(max=self.T - 1)
@@ -113,14 +114,14 @@ class DDPM(nn.Module):
         error = self.loss_weight[t] * (out - target).square().flatten(1).mean(1)
         if self.variance != "learned":
             return {"squared_error": error}
-        mu_hat = self.mu(self.denoised(out.detach(), x_t, t), x_t, t)
+        mu_hat = self.mu(self.x_0_at(out.detach(), x_t, t), x_t, t)
         L_t = self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
         # where() sends gradients into both branches, and in that of the bins, which is for t = 0
         # alone, a bin may have no mass at other times
-        last = (t == 0)[..., None, None, None]
-        sigma_0 = torch.where(last, log_sigma, at(self.log_small, t))
-        nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, sigma_0), L_t)
-        return {"squared_error": error, "bound": self.T * nats / (self.dims * math.log(2))}
+        at_zero = (t == 0)[..., None, None, None]
+        log_sigma_0 = torch.where(at_zero, log_sigma, at(self.log_sigma_small, t))
+        nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, log_sigma_0), L_t)
+        return {"squared_error": error, "bound": self.T * nats / nats_per_bit(self.dims)}
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
@@ -137,31 +138,40 @@ class DDPM(nn.Module):
     def predict(
         self, x_t: Tensor, t: Int[Tensor, "B"], dropout: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The network's prediction, and log sigma_t."""
+        """The network's prediction, and log sigma_t. Learned, that is of
+
+            log sigma_t^2 = v log beta_t + (1 - v) log beta_tilde_t,    v = (raw + 1) / 2
+
+        (Nichol & Dhariwal 2021, eq. 15; their v is no velocity), raw being the network's.
+        """
         out = self.net(x_t, t) if dropout is None else self.net(x_t, t, dropout)
         check_output(out, x_t, 2 if self.variance == "learned" else 1)
-        small, large = at(self.log_small, t), at(self.log_large, t)
+        small, large = at(self.log_sigma_small, t), at(self.log_sigma_large, t)
         if self.variance != "learned":
             return out, small if self.variance == "small" else large
-        out, share = out.chunk(2, -3)
-        return out, small + (share + 1) / 2 * (large - small)
+        out, raw = out.chunk(2, -3)
+        return out, small + (raw + 1) / 2 * (large - small)
 
     def x_0_hat(self, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
-        """The denoised image."""
-        return self.denoised(self.predict(x_t, t)[0], x_t, t)
+        """The denoised image: the network's estimate of x_0, clipped if the model clips."""
+        return self.x_0_at(self.predict(x_t, t)[0], x_t, t)
 
-    def denoised(self, out: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
-        """The image that a prediction at t implies."""
+    def x_0_at(self, out: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
+        """x_0_hat of a prediction at t."""
         a, s = at(self.sqrt_alpha_bar, t), at(self.sqrt_one_minus_alpha_bar, t)
-        return self.image_from(out, x_t, a, s)
+        return self.x_0_from(out, x_t, a, s)
 
-    def image_from(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
-        """The same from x_t = a x_0 + s eps."""
+    def x_0_from(self, out: Tensor, x_t: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        """x_0_hat where x_t = a x_0 + s eps, a^2 + s^2 = 1:
+
+        (x_t - s eps_hat) / a,    a x_t - s v_hat,    or x_0_hat itself.
+        """
+        x_0 = out
         if self.prediction == "eps":
-            out = (x_t - s * out) / a
+            x_0 = (x_t - s * out) / a
         elif self.prediction == "v":
-            out = a * x_t - s * out
-        return out.clamp(-1, 1) if self.clip else out
+            x_0 = a * x_t - s * out
+        return x_0.clamp(-1, 1) if self.clip else x_0
 
     def mu(self, x_0: Tensor, x_t: Tensor, t: Int[Tensor, "B"]) -> Tensor:
         """Mean of q(x_{t-1}|x_t, x_0), eq. 7."""
@@ -170,7 +180,7 @@ class DDPM(nn.Module):
     def step(self, x_t: Tensor, t: Int[Tensor, "B"]) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of p(x_{t-1}|x_t)."""
         out, log_sigma = self.predict(x_t, t)
-        return self.mu(self.denoised(out, x_t, t), x_t, t), log_sigma
+        return self.mu(self.x_0_at(out, x_t, t), x_t, t), log_sigma
 
     # --- the bound (eq. 5): -log p(x) <= L_T + sum_{t>0} L_t + L_0 ---
 
@@ -183,30 +193,33 @@ class DDPM(nn.Module):
         """
         x_0 = self.scale(x)
         L_T = self.prior_term(x_0)
-        L_t = self.gaussian_term(x_0, t, eps)
-        L_0 = self.last_term(x_0, eps_0)
+        L_t = self.diffusion_term(x_0, t, eps)
+        L_0 = self.reconstruction_term(x_0, eps_0)
         return -(L_T + weight * L_t + L_0)
 
     def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
         """L_T = KL(q(x_T|x_0) || N(0, I))."""
-        ab = self.last_alpha_bar
+        ab = self.alpha_bar_T
         kl = 0.5 * (ab * x_0.square() - ab - math.log1p(-ab))
         return kl.flatten(1).sum(1)
 
-    def gaussian_term(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def diffusion_term(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
         """L_t = KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t))."""
         x_t = self.diffuse(x_0, t, eps)
         mu_hat, log_sigma = self.step(x_t, t)
         return self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
 
-    def gaussian_kl(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Tensor:
-        """Of two Gaussians whose means lie `gap` apart: the first of variance beta_tilde_t."""
-        log_ratio = at(self.log_small, t) - log_sigma
+    def gaussian_kl(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Float[Tensor, "B"]:
+        """KL(N(mu, beta_tilde_t) || N(mu + gap, sigma^2)), summed over pixels, in nats, for t > 0:
+
+        (gap^2 + beta_tilde_t) / (2 sigma^2) - 1/2 + log(sigma / sqrt(beta_tilde_t))
+        """
+        log_ratio = at(self.log_sigma_small, t) - log_sigma
         distance = gap / log_sigma.exp()
         kl = 0.5 * (distance.square() + torch.expm1(2 * log_ratio)) - log_ratio
         return kl.flatten(1).sum(1)
 
-    def last_term(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
+    def reconstruction_term(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
         """L_0 = -log P(x_0|x_1): the Gaussian's mass in each level's bin (eq. 13).
 
         Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.

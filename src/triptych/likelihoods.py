@@ -133,7 +133,8 @@ class Gaussian(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
         y = x.flatten(-3) / (self.levels - 1)
-        return normal_log_prob(self.net(z), y, self.log_sigma)  # as N(y; mu): it is symmetric
+        # mu first, which alone has all of *batch: the density is symmetric in the two
+        return normal_log_prob(self.net(z), y, self.log_sigma)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """mu, moved into the range of grey values."""
@@ -165,10 +166,7 @@ class DiscretizedLogisticMixture(nn.Module):
     """
 
     of_integers = True
-    SCALES = (
-        -7.0,
-        7.0,
-    )  # of log s: from a ninth of a bin at 256 levels to all in the two outermost
+    LOG_SCALES = (-7.0, 7.0)  # from a ninth of a bin at 256 levels to all in the two outermost
 
     def __init__(
         self, net: nn.Module, shape: tuple[int, int, int], levels: int, components: int
@@ -180,7 +178,7 @@ class DiscretizedLogisticMixture(nn.Module):
         """log w, mu and log s, each [*batch, J, D]."""
         out = self.net(z).unflatten(-1, (3, self.components, -1))
         log_w, mu, log_s = out.unbind(-3)
-        return log_w.log_softmax(-2), mu, log_s.clamp(*self.SCALES)
+        return log_w.log_softmax(-2), mu, log_s.clamp(*self.LOG_SCALES)
 
     def log_prob(
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]

@@ -45,7 +45,7 @@ def mixture_log_prob(
     return linear(powers, torch.cat([b, -0.5 * a], -1), c).logsumexp(-1)
 
 
-def wide(device: torch.device) -> torch.dtype:
+def widest_float(device: torch.device) -> torch.dtype:
     """float64, where the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
@@ -113,9 +113,14 @@ class RunningMeanOfBlocks:
         return self.total / self.blocks
 
 
+def nats_per_bit(dims: int) -> float:
+    """D log 2: what one bit per dimension is in nats."""
+    return dims * math.log(2)
+
+
 def bits_per_dim(log_px: Tensor, dims: int) -> Tensor:
     """-log p(x) / (D log 2) of the integer data: every Jacobian must already be in log_px."""
-    return -log_px / (dims * math.log(2))
+    return -log_px / nats_per_bit(dims)
 
 
 def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ normalised weights v_k = w_k / sum_j w_j,
     dL/dphi   = E[sum_k v_k^2 dlog w_k/dz_k dz_k/dphi]                                (eq. 8)
 
 theta the weights of prior and decoder, phi those of the encoder, whose plain gradient drowns in
-noise as K grows (Rainforth et al. 2018, arXiv:1802.04537).
+noise as K grows (Rainforth et al. 2018, arXiv:1802.04537). Where phi is in the prior too, as with a
+VampPrior, that part of log w counts as theta's: its gradient is weighted by v_k.
 """
 
 from typing import Any

@@ -5,9 +5,11 @@ flow is made of is an `nn.Module` too. Leading batch dimensions are free (`*batc
 code serves one sample per image and K importance samples per image.
 
 Optional, and used where it is there: any part may have `prepare(x, noise)`, which starts it from
-data, and `images_to_prepare`; a prior `noise(generator)`, whose draws its `log_prob` then takes,
-and `as_mixture()`; a posterior `passes`, how many passes of its network one `log_prob` costs; a
-network or a model `drops`, how many uniform numbers its dropout takes; an objective `at(progress)`.
+data, `images_to_prepare`, and `frozen` where it is trained already; a prior `noise(generator)`,
+whose draws its `log_prob` then takes, and `as_mixture()`; a posterior `passes`, how many passes of
+its network one `log_prob` costs; a likelihood `of_integers`; a model or its likelihood `shape` and
+`levels`, which images are checked by; a network or a model `drops`, how many uniform numbers its
+dropout takes; an objective `at(progress)`.
 """
 
 from dataclasses import dataclass, field

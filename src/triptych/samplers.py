@@ -53,7 +53,8 @@ def ddim(
     eta: float = 0.0,
     noise_below: float = math.inf,
 ) -> Float[Tensor, "n C H W"]:
-    """DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12) in `steps` network evaluations.
+    """DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eq. 12 and 16) in `steps` network
+    evaluations.
 
         x_s = sqrt(ab_s) x_0_hat + sqrt(1 - ab_s - sigma^2) eps_hat + sigma eps,
         sigma^2 = eta^2 (1 - ab_s) / (1 - ab_t) (1 - ab_t / ab_s)
@@ -69,7 +70,7 @@ def ddim(
     times = spaced_times(model.T, steps)
     alpha, sigma, _ = noise_levels(model)
     for t, s in pairwise(times[::-1]):
-        x_0 = denoised(model, x, t)
+        x_0 = x_0_hat(model, x, t)
         eps_hat = (x - alpha[t] * x_0) / sigma[t]
         noisy = eta if sigma[t] / alpha[t] < noise_below else 0.0
         # 1 - ab_t / ab_s without the cancellation of numbers near 1
@@ -79,7 +80,7 @@ def ddim(
         x = alpha[s] * x_0 + math.sqrt(kept) * eps_hat
         if noisy > 0:
             x = x + noise * model.gaussian_noise(n, generator)
-    return model.grey(denoised(model, x, 0))
+    return model.grey(x_0_hat(model, x, 0))
 
 
 @torch.no_grad()
@@ -101,9 +102,10 @@ def dpm_solver(
 
     with alpha = sqrt(ab), sigma = sqrt(1 - ab), h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t)
     and t', h' those of the step before, which costs nothing and makes it of second order. The first
-    and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version, and
-    `noise_below` as in `ddim`. Times are those of `evenly_less_noisy_times`; even in t, the second
-    order would be lost on a cosine schedule.
+    and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version; between
+    them it scales the rate of the noise, not its size as in `ddim`. `noise_below` is as there.
+    Times are those of `evenly_less_noisy_times`; even in t, the second order would be lost on a
+    cosine schedule.
     """
     check_eta(eta)
     x = model.gaussian_noise(n, generator)
@@ -111,7 +113,7 @@ def dpm_solver(
     alpha, sigma, half_log_snr = noise_levels(model)
     before, h_before = None, 1.0
     for t, s in pairwise(times[::-1]):
-        x_0, h = denoised(model, x, t), half_log_snr[s] - half_log_snr[t]
+        x_0, h = x_0_hat(model, x, t), half_log_snr[s] - half_log_snr[t]
         D = x_0 if before is None else x_0 + h / (2 * h_before) * (x_0 - before)
         noisy = eta if sigma[t] / alpha[t] < noise_below else 0.0
         keep = sigma[s] / sigma[t] * math.exp(-noisy * h)
@@ -120,7 +122,7 @@ def dpm_solver(
             noise = sigma[s] * math.sqrt(-math.expm1(-2 * noisy * h))
             x = x + noise * model.gaussian_noise(n, generator)
         before, h_before = x_0, h
-    return model.grey(denoised(model, x, 0))
+    return model.grey(x_0_hat(model, x, 0))
 
 
 @torch.no_grad()
@@ -144,7 +146,7 @@ def unipc(
     x = model.gaussian_noise(n, generator)
 
     def point(x: Tensor, t: int) -> tuple[float, Tensor]:
-        return half_log_snr[t], denoised(model, x, t)
+        return half_log_snr[t], x_0_hat(model, x, t)
 
     points = [point(x, times[0])]
     for i, (t, s) in enumerate(pairwise(times)):
@@ -154,6 +156,37 @@ def unipc(
         points.append(point(predicted, s))
         x = sigma[s] / sigma[t] * x + alpha[s] * exponential_integral(points, begin, end)
     return model.grey(points[-1][1])
+
+
+@torch.no_grad()
+def heun(
+    model: DDPM,
+    n: int,
+    steps: int,
+    generator: Generator,
+    rho: float | None = None,
+) -> Float[Tensor, "n C H W"]:
+    """Heun's method on the probability-flow ODE (Karras et al. 2022, *Elucidating the Design Space
+    of Diffusion-Based Generative Models*, arXiv:2206.00364, algorithm 1) from `steps` times.
+
+        dy / ds = d(y, s) = (y - x_0_hat) / s,       y = x_t / alpha,  s = sigma / alpha
+        y' = y + (s' - s) d(y, s),       y <- y + (s' - s) (d(y, s) + d(y', s')) / 2
+
+    Two network evaluations a step, but one from t = 0 to the image itself: 2 steps - 1 in all. The
+    times are those of `dpm_solver`. It is deterministic.
+    """
+    times = evenly_less_noisy_times(model, steps, rho)[::-1]
+    alpha, sigma, _ = noise_levels(model)
+    s = [b / a for a, b in zip(alpha, sigma, strict=True)]
+
+    def slope(y: Tensor, t: int) -> Tensor:
+        return (y - x_0_hat(model, alpha[t] * y, t)) / s[t]
+
+    y = model.gaussian_noise(n, generator) / alpha[times[0]]
+    for t_now, t_next in pairwise(times):
+        h, d = s[t_next] - s[t_now], slope(y, t_now)
+        y = y + h / 2 * (d + slope(y + h * d, t_next))
+    return model.grey(y - s[0] * slope(y, 0))
 
 
 def exponential_integral(
@@ -180,13 +213,14 @@ def check_eta(eta: float) -> None:
         raise ValueError(f"eta must lie in 0..1, not {eta}")
 
 
-def denoised(model: DDPM, x: Float[Tensor, "n C H W"], t: int) -> Float[Tensor, "n C H W"]:
-    """x_0_hat of images that are all at time t."""
+def x_0_hat(model: DDPM, x: Float[Tensor, "n C H W"], t: int) -> Float[Tensor, "n C H W"]:
+    """The denoised images, all of them at time t."""
     return model.x_0_hat(x, torch.full((len(x),), t, device=x.device))
 
 
 def noise_levels(model: DDPM) -> tuple[list[float], list[float], list[float]]:
-    """alpha, sigma and log(alpha / sigma) of every time, computed in float64."""
+    """alpha, sigma and log(alpha / sigma) of every time, the last being the papers' lambda;
+    computed in float64."""
     alpha = model.sqrt_alpha_bar.cpu().double()
     sigma = model.sqrt_one_minus_alpha_bar.cpu().double()
     return alpha.tolist(), sigma.tolist(), (alpha / sigma).log().tolist()
@@ -215,45 +249,14 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     return rising.minimum(top - (steps - 1 - i)).tolist()
 
 
-@torch.no_grad()
-def heun(
-    model: DDPM,
-    n: int,
-    steps: int,
-    generator: Generator,
-    rho: float | None = None,
-) -> Float[Tensor, "n C H W"]:
-    """Heun's method on the probability-flow ODE (Karras et al. 2022, *Elucidating the Design Space
-    of Diffusion-Based Generative Models*, arXiv:2206.00364, algorithm 1) from `steps` times.
-
-        dy / ds = d(y, s) = (y - x_0_hat) / s,       y = x_t / alpha,  s = sigma / alpha
-        y' = y + (s' - s) d(y, s),       y <- y + (s' - s) (d(y, s) + d(y', s')) / 2
-
-    Two network evaluations a step, but one from t = 0 to the image itself: 2 steps - 1 in all. The
-    times are those of `dpm_solver`. It is deterministic.
-    """
-    times = evenly_less_noisy_times(model, steps, rho)[::-1]
-    alpha, sigma, _ = noise_levels(model)
-    s = [b / a for a, b in zip(alpha, sigma, strict=True)]
-
-    def slope(y: Tensor, t: int) -> Tensor:
-        return (y - denoised(model, alpha[t] * y, t)) / s[t]
-
-    y = model.gaussian_noise(n, generator) / alpha[times[0]]
-    for t_now, t_next in pairwise(times):
-        h, d = s[t_next] - s[t_now], slope(y, t_now)
-        y = y + h / 2 * (d + slope(y + h * d, t_next))
-    return model.grey(y - s[0] * slope(y, 0))
-
-
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "dpm-solver++": dpm_solver,
     "unipc": unipc,
     "heun": heun,
 }
-NOISY = ("ddim", "dpm-solver++")  # which have an eta
-OF_ANY_TIMES = ("dpm-solver++", "unipc", "heun")  # which have a rho
+WITH_ETA = ("ddim", "dpm-solver++")
+WITH_RHO = ("dpm-solver++", "unipc", "heun")
 
 
 def evaluations(sampler: str, steps: int) -> int:

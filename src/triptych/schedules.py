@@ -26,11 +26,17 @@ def cosine_beta(T: int, s: float = 0.008) -> Float[Tensor, "T"]:
 
 
 def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]]:
-    """What the chain needs at each t, from beta alone.
+    """What the chain needs at each t, from beta alone: the mean of q(x_{t-1}|x_t,x_0),
+
+        mu_t   = mu_x_0 x_0 + mu_x_t x_t,
+        mu_x_0 = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t),
+        mu_x_t = sqrt(1 - beta_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)
+
+    (eq. 7), and the logarithms of the standard deviations sqrt(beta_tilde_t) and sqrt(beta_t).
 
     beta_tilde_t = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t), the variance of
-    q(x_{t-1}|x_t,x_0) (eq. 7), is zero at t = 0, where that of t = 1 stands in its place, as in
-    Ho et al.'s code: in their schedules about half of beta_0, which suits pixels of few levels.
+    q(x_{t-1}|x_t,x_0), is zero at t = 0, where that of t = 1 stands in its place, as in Ho et al.'s
+    code: in their schedules about half of beta_0, which suits pixels of few levels.
     """
     alpha_bar = (1 - beta).cumprod(0)
     previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
@@ -41,8 +47,8 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
         "sqrt_one_minus_alpha_bar": (1 - alpha_bar).sqrt(),
         "mu_x_0": previous.sqrt() * beta / (1 - alpha_bar),
         "mu_x_t": (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar),
-        "log_small": torch.cat([first, variance[1:]]).log() / 2,
-        "log_large": beta.log() / 2,
+        "log_sigma_small": torch.cat([first, variance[1:]]).log() / 2,
+        "log_sigma_large": beta.log() / 2,
     }
 
 

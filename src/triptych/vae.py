@@ -24,7 +24,8 @@ class VAE(nn.Module):
     """Prior p(z), posterior q(z|x) and likelihood p(x|z), each swapped by passing an object.
 
     `mean_samples=True` makes `sample` return E[x|z] instead of a draw: for grey images that were
-    binarized at random during training, whose grey value is that mean.
+    binarized at random during training, whose grey value is that mean. Without an `objective` it
+    is trained on the ELBO.
     """
 
     def __init__(

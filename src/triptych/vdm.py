@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from triptych.ddpm import DDPM, Prediction, check_output
-from triptych.maths import log_normal_mass
+from triptych.maths import log_normal_mass, nats_per_bit
 
 # Of gamma before training, as in the paper's code; weight decay pulls back to them.
 START, END = -13.3, 5.0
@@ -56,7 +56,7 @@ class VDM(nn.Module):
         return END + self.moved_1
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
-        """t, one in each n-th of [0, 1), and eps of z_t and of z_0."""
+        """t, stratified: one in each n-th of [0, 1); and eps of z_t and of z_0."""
         device = generator.device
         u = torch.rand(n, generator=generator, device=device)
         eps, eps_0 = (
@@ -71,8 +71,8 @@ class VDM(nn.Module):
     def terms(
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B"]]:
-        """Its three terms, in bits/dim of the integers x. The noise may bring the weights 1 / q of
-        times t that are not uniform but of density q."""
+        """The bound's three terms, in bits/dim of the integers x. The noise may bring the weights 1
+        / q of times t that are not uniform but of density q."""
         x_0 = self.scale(x)
         nats = {
             "prior": self.prior_term(x_0),
@@ -80,7 +80,7 @@ class VDM(nn.Module):
             "diffusion": noise.get("weight", 1)
             * self.diffusion(x_0, noise["t"], noise["eps"], noise.get("dropout")),
         }
-        return {name: value / (self.dims * math.log(2)) for name, value in nats.items()}
+        return {name: value / nats_per_bit(self.dims) for name, value in nats.items()}
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""

@@ -3,19 +3,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, Independent, MixtureSameFamily
 from torch.distributions import Normal as TorchNormal
-from toys import SHAPE, prior_named, randomised, tiny_posterior, tiny_two_levels, tiny_vae
+from toys import SHAPE, randomised, tiny_posterior, tiny_two_levels, tiny_vae
 
 from triptych.evaluate.aggregate import (
     aggregate_log_prob,
     aggregate_match,
     encode_all,
-    latent_plane,
 )
 from triptych.evaluate.units import gaussian_marginals
 from triptych.posteriors import GaussianParameters
-from triptych.priors.gaussian import StandardGaussian
 
 
 def posteriors(N, M=2, sigma=0.5):
@@ -83,7 +81,7 @@ def test_aggregate_density_of_two_levels_is_the_mean_over_pairs(monkeypatch):
 
 @torch.no_grad()
 def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch, g):
-    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 6)
+    monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 6)
     model, x = randomised(tiny_vae("hierarchical", 4)), torch.rand(20, *SHAPE)
     h = encode_all(model, x)
     z, log_qz = model.posterior.rsample(h, model.noise(20, g)["eps"])
@@ -101,7 +99,7 @@ def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch,
 def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypatch):
     """Posteriors taken for dear ones, whose means and widths differ from image to image: again and
     again other images and draws."""
-    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 40)
+    monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 40)
     monkeypatch.setattr("triptych.evaluate.aggregate.DiagonalGaussian", dict)
     model, found = tiny_vae(dim=2), []
     for _ in range(300):
@@ -118,7 +116,7 @@ def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypa
 @torch.no_grad()
 def test_of_posteriors_dear_by_their_passes_fewer_draws_must_do(monkeypatch, g):
     """Each log density of an inverse autoregressive posterior of D coordinates takes D passes."""
-    monkeypatch.setattr("triptych.evaluate.aggregate.DEAR", 12)
+    monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 12)
     for name, draws in (("coupling", 12), ("iaf", 3)):
         model, x = tiny_vae(dim=4, posterior=name), torch.rand(20, *SHAPE)
         h = encode_all(model, x)
@@ -172,59 +170,3 @@ def test_encode_all_is_encode_of_all(monkeypatch):
 
 
 # --- the picture ---
-
-
-@pytest.mark.parametrize("name", ["gaussian", "mixture", "flow"])
-def test_in_two_dimensions_the_picture_shows_the_priors_own_density(name, g):
-    prior = randomised(prior_named(name))
-    plane = latent_plane(prior, torch.randn(200, 2), g, points=12)
-    x, y = np.meshgrid(plane.grid_x, plane.grid_y)
-    grid = torch.tensor(np.stack([x, y], -1))
-    expected = prior.log_prob(grid).exp().detach().numpy()
-    np.testing.assert_allclose(plane.density, expected, rtol=1e-4)
-    assert plane.components == "latent"
-
-
-def test_in_more_dimensions_the_density_is_the_projected_one_not_a_slice(g):
-    """The slice of N(0, I_6) through its plane is (2 pi)^-2 of the projection, at best."""
-    stretch = torch.tensor([3.0, 0.1, 2.0, 0.1, 0.1, 0.1])
-    z = stretch * torch.randn(500, 6) + torch.tensor([0.5, 4.0, 0.0, 0.0, 0.0, 0.0])
-    plane = latent_plane(StandardGaussian(6), z, g, points=30)
-    center = z.mean(0)
-    _, _, v = torch.linalg.svd(z - center, full_matrices=False)
-    marginal = MultivariateNormal(-center @ v[:2].T, torch.eye(2))
-    x, y = np.meshgrid(plane.grid_x, plane.grid_y)
-    expected = marginal.log_prob(torch.tensor(np.stack([x, y], -1))).exp().numpy()
-    assert np.abs(plane.density - expected).max() < 0.15 * expected.max()
-    assert plane.components == "pca"
-    np.testing.assert_allclose(plane.posterior, ((z - center) @ v[:2].T).numpy(), atol=1e-5)
-
-
-def test_components_explain_their_share_of_the_variance(g):
-    z = torch.randn(2000, 3) * torch.tensor([3.0, 2.0, 1.0])
-    plane = latent_plane(StandardGaussian(3), z, g, points=5)
-    np.testing.assert_allclose(plane.explained, [9 / 14, 4 / 14], atol=0.04)
-
-
-@pytest.mark.parametrize("far", [0.0, 300.0])
-def test_a_few_far_draws_of_a_prior_do_not_hide_the_rest(g, far):
-    """Light tails: all but the outermost thousandth; else no more than the middle and its third."""
-
-    class Tailed(StandardGaussian):
-        def sample(self, n, generator=None):
-            z = super().sample(n, generator)
-            z[: n // 200] += far
-            return z
-
-    plane = latent_plane(Tailed(5), torch.randn(2000, 5), g, points=5)
-    for axis in (plane.grid_x, plane.grid_y):
-        assert 3.0 < axis[-1] < 5.5
-        assert -5.5 < axis[0] < -3.0
-
-
-@pytest.mark.parametrize("drawn", [1, 2, 3])
-def test_fewer_than_three_draws_of_a_chain_have_no_density(g, drawn):
-    plane = latent_plane(
-        StandardGaussian(5), torch.randn(40, 5), g, points=5, chain=torch.randn(drawn, 5)
-    )
-    assert (plane.chain is not None) == (drawn == 3)

@@ -150,7 +150,7 @@ def model_term(model, x, step):
     """L_t in bits/dim of two Gaussians of one variance, from the means alone."""
     x_0 = model.scale(x)
     gap = model.mu_x_0[step] * (x_0 - 0.1)
-    nats = 0.5 * (gap / model.log_small[step].exp()).square().sum((1, 2, 3)).mean()
+    nats = 0.5 * (gap / model.log_sigma_small[step].exp()).square().sum((1, 2, 3)).mean()
     return (nats / (64 * torch.tensor(2.0).log())).item()
 
 

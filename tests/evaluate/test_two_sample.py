@@ -3,9 +3,9 @@ import torch
 from torch.distributions import Normal
 
 from triptych.evaluate.two_sample import (
-    against_relabellings,
     classifier_accuracy,
     energy_distance,
+    permutation_test,
     squared_mmd,
 )
 
@@ -58,7 +58,7 @@ def test_a_shifted_sample_lies_above_the_null_level(test, g):
 
 def test_samples_of_two_sizes_are_refused(g):
     with pytest.raises(ValueError, match="same size, not 5 and 6"):
-        against_relabellings(torch.eye(11), 5, g, 10)
+        permutation_test(torch.eye(11), 5, g, 10)
 
 
 def test_a_classifier_finds_what_can_be_found_and_no_more():

@@ -8,6 +8,7 @@ from torch.func import jacrev
 from toys import randomised
 
 from triptych.flows.coupling import Affine, Coupling
+from triptych.flows.dequantization import VariationalDequantization
 from triptych.flows.flow import (
     Flow,
     Inverse,
@@ -16,6 +17,7 @@ from triptych.flows.flow import (
     coupling_flow,
     couplings,
 )
+from triptych.flows.masked import masked_flow
 from triptych.flows.multiscale import ActNorm, Invertible1x1, MultiScale, flow_steps
 from triptych.nets.conv import ConvNet, PatchNet
 from triptych.nets.mlp import MLP
@@ -138,7 +140,7 @@ def test_a_rotation_starts_with_log_det_zero():
     layer = Invertible1x1(6)
     W = layer.weight()
     torch.testing.assert_close(W @ W.T, torch.eye(6))
-    assert layer.log_det(torch.zeros(1, 6, 2, 2)).item() == pytest.approx(0, abs=1e-9)
+    assert layer.log_det_inverse(torch.zeros(1, 6, 2, 2)).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_every_scale_and_step_has_weights_of_its_own():
@@ -157,10 +159,20 @@ class Learned(Affine, torch.nn.Module):
         self.cap = torch.nn.Parameter(torch.tensor(2.0))
 
 
-@pytest.mark.parametrize("flow", [coupling_flow, autoregressive_flow])
+@pytest.mark.parametrize(
+    "flow",
+    [
+        lambda f: coupling_flow(StandardGaussian(2), 2, 3, [4], f),
+        lambda f: autoregressive_flow(StandardGaussian(2), 2, 3, [4], f),
+        lambda f: torch.nn.ModuleList(masked_flow((1, 2, 2), 3, [4], f)),
+        lambda f: MultiScale((1, 4, 4), 3, [4], f),
+        lambda f: VariationalDequantization((1, 4, 4), 256, 3, 4, f),
+    ],
+    ids=["coupling", "autoregressive", "masked", "multiscale", "dequantization"],
+)
 def test_each_layer_has_a_map_of_its_own(flow):
     """A parameter that two layers share cannot be trained."""
-    made = flow(StandardGaussian(2), 2, 3, [4], Learned())
+    made = flow(Learned())
     assert len([name for name, _ in made.named_parameters() if name.endswith("cap")]) == 3
 
 

@@ -22,7 +22,7 @@ from triptych.evaluate.ais import (
     bracket,
     temperatures,
     transition,
-    tuned_sizes,
+    tuned_step_sizes,
 )
 from triptych.maths import log_mean_exp
 from triptych.study.build import build
@@ -144,11 +144,11 @@ def test_step_sizes_are_tuned_towards_the_target(g):
     model, exact = far_problem()
     path = AnnealedPath(model, exact.sample((6,)).view(-1, *SHAPE))
     how = Annealing(steps=80, chains=20, leapfrog=4)
-    sizes = tuned_sizes(path, how, g)
-    assert sizes.shape == (80, 6)
+    step_sizes = tuned_step_sizes(path, how, g)
+    assert step_sizes.shape == (80, 6)
     mu = (path.x.flatten(1) - model.posterior.b) @ model.posterior.A.T
     L = torch.linalg.cholesky(model.posterior.true_cov)
-    _, rate = transition(path, mu + torch.randn(400, 6, M) @ L.T, 1.0, sizes[-1], 4, g)
+    _, rate = transition(path, mu + torch.randn(400, 6, M) @ L.T, 1.0, step_sizes[-1], 4, g)
     assert 0.4 < rate.mean() < 0.9
 
 

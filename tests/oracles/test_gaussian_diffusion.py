@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from triptych.ddpm import DDPM
-from triptych.evaluate.diffusion import ddpm_bound, drawn, proposal
+from triptych.evaluate.diffusion import ddpm_bound, draw_times, proposal
 from triptych.samplers import ddim, dpm_solver
 from triptych.schedules import cosine_beta, linear_beta
 
@@ -78,8 +78,8 @@ def test_each_term_has_its_exact_mean(schedule, g):
     assert close_to(model.prior_term(x_0), L_T)
     for t in (1, 2, 10, 19):
         times = torch.full((len(x_0),), t)
-        assert close_to(model.gaussian_term(x_0, times, eps), L_t[t - 1].item())
-    assert close_to(model.last_term(x_0, eps), L_0)
+        assert close_to(model.diffusion_term(x_0, times, eps), L_t[t - 1].item())
+    assert close_to(model.reconstruction_term(x_0, eps), L_0)
 
 
 @pytest.mark.parametrize("T", [3, 20])
@@ -128,7 +128,7 @@ def test_the_best_learned_variance_has_its_exact_bound(schedule, g):
         assert 0 <= net.share[t] <= 1
         assert exact < fixed[t - 1]
         times = torch.full((len(x_0),), t)
-        assert close_to(model.gaussian_term(x_0, times, eps), exact.item())
+        assert close_to(model.diffusion_term(x_0, times, eps), exact.item())
 
 
 def even_log_snr(T, first=1e-5, last=10.0):
@@ -172,11 +172,11 @@ def test_times_are_of_q_and_weighted_by_it(n, g):
     q = proposal(torch.tensor([0.0, -1.0, -9.0, -2.0]).numpy(), torch.device("cpu"))
     assert q.sum().item() == pytest.approx(1)
     assert q.min() > 0.024
-    t, weight = drawn(q, n, g)
+    t, weight = draw_times(q, n, g)
     torch.testing.assert_close(weight, 1 / q[t])
     assert (t.bincount(minlength=4) - n * q).abs().max() <= 2
     assert n < 10 or not torch.equal(t, t.sort().values)
-    each, _ = drawn(torch.full((n,), 1 / n, dtype=torch.float64), n, g)
+    each, _ = draw_times(torch.full((n,), 1 / n, dtype=torch.float64), n, g)
     assert each.sort().values.tolist() == list(range(n))
 
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from triptych.evaluate.likelihood import Estimate, bound_of_images, jackknife
+from triptych.evaluate.likelihood import Estimate, bound_of_images, estimate, jackknife
 from triptych.evaluate.memory import in_halves
 from triptych.maths import log_mean_exp
 from triptych.vae import VAE
@@ -45,7 +45,8 @@ class Annealing:
 
 
 class Bracket(NamedTuple):
-    """Lower and upper bound on log p(x) of images that the model drew, in nats."""
+    """Stochastic bounds on log p(x) of images that the model drew, in nats: E[lower] <= log p(x) <=
+    E[upper] (Grosse et al. 2015)."""
 
     lower: Float[Tensor, "N"]
     upper: Float[Tensor, "N"]
@@ -63,11 +64,11 @@ class AnnealedPath:
         """log p(x, z) - log q(z|x)."""
         return in_halves(lambda z: self._log_joint(z) - self.model.posterior.log_prob(z, self.h), z)
 
-    def gradient(self, z: Tensor, beta: float) -> tuple[Float[Tensor, "K B"], Tensor]:
+    def log_f_and_gradient(self, z: Tensor, beta: float) -> tuple[Float[Tensor, "K B"], Tensor]:
         """log f_beta(z) and its gradient in z."""
-        return in_halves(lambda z: self._gradient(z, beta), z)
+        return in_halves(lambda z: self._log_f_and_gradient(z, beta), z)
 
-    def _gradient(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    def _log_f_and_gradient(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             log_q = self.model.posterior.log_prob(z, self.h)
@@ -96,11 +97,11 @@ def annealed_log_px(
     parts = []
     for chunk in x.split(CHUNK):
         path = AnnealedPath(model, chunk)
-        sizes = tuned_sizes(path, how, generator)
-        parts.append(anneal(path, start(path, how.chains, generator), how, sizes, generator))
+        step_sizes = tuned_step_sizes(path, how, generator)
+        z = posterior_draws(path, how.chains, generator)
+        parts.append(anneal(path, z, how, step_sizes, generator))
     log_w = torch.cat(parts, 1)
-    error = jackknife(log_w.double()).sum().sqrt().item() / len(x)
-    return Estimate(log_mean_exp(log_w), error)
+    return estimate(log_mean_exp(log_w), jackknife(log_w.double()))
 
 
 @torch.no_grad()
@@ -109,16 +110,18 @@ def bracket(model: VAE, n: int, how: Annealing, generator: Generator) -> Bracket
     lower, upper = [], []
     for z in model.prior.sample(n, generator).split(CHUNK):
         path = AnnealedPath(model, model.likelihood.sample(z, generator))
-        sizes = tuned_sizes(path, how, generator)
-        there = anneal(path, start(path, how.chains, generator), how, sizes, generator)
+        step_sizes = tuned_step_sizes(path, how, generator)
+        from_q = posterior_draws(path, how.chains, generator)
+        there = anneal(path, from_q, how, step_sizes, generator)
+        # One exact draw for all chains: each has E[exp(-back)] = 1 / p(x), and so has their mean.
         exact = z.expand(how.chains, -1, -1)
-        back = anneal(path, exact, how, sizes, generator, backwards=True)
+        back = anneal(path, exact, how, step_sizes, generator, backwards=True)
         lower.append(log_mean_exp(there))
         upper.append(-log_mean_exp(-back))
     return Bracket(torch.cat(lower), torch.cat(upper))
 
 
-def start(path: AnnealedPath, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
+def posterior_draws(path: AnnealedPath, chains: int, g: Generator) -> Float[Tensor, "K B M"]:
     """Draws of q(z|x)."""
     size = (chains, len(path.x), path.model.posterior.latent_dim)
     eps = torch.randn(size, generator=g, device=path.x.device, dtype=path.x.dtype)
@@ -129,7 +132,7 @@ def anneal(
     path: AnnealedPath,
     z: Float[Tensor, "K B M"],
     how: Annealing,
-    sizes: Float[Tensor, "T B"],
+    step_sizes: Float[Tensor, "T B"],
     g: Generator,
     backwards: bool = False,
 ) -> Float[Tensor, "K B"]:
@@ -138,10 +141,10 @@ def anneal(
     order = range(how.steps, 0, -1) if backwards else range(1, how.steps + 1)
     for t in order:
         if backwards and t < how.steps:
-            z, _ = transition(path, z, beta[t], sizes[t], how.leapfrog, g)
+            z, _ = transition(path, z, beta[t], step_sizes[t], how.leapfrog, g)
         total += (beta[t] - beta[t - 1]) * path.log_w(z).double()
         if not backwards and t < how.steps:
-            z, _ = transition(path, z, beta[t], sizes[t], how.leapfrog, g)
+            z, _ = transition(path, z, beta[t], step_sizes[t], how.leapfrog, g)
     return total
 
 
@@ -149,20 +152,20 @@ def transition(
     path: AnnealedPath,
     z: Float[Tensor, "K B M"],
     beta: float,
-    size: Float[Tensor, "B"],
+    step_size: Float[Tensor, "B"],
     leapfrog: int,
     g: Generator,
 ) -> tuple[Float[Tensor, "K B M"], Float[Tensor, "B"]]:
     """One step of Hamiltonian Monte Carlo on f_beta; also the acceptance rate of each image."""
-    eps = size[:, None]
+    eps = step_size[:, None]
     momentum = torch.randn(z.shape, generator=g, device=z.device, dtype=z.dtype)
-    log_f, slope = path.gradient(z, beta)
+    log_f, slope = path.log_f_and_gradient(z, beta)
     energy = log_f - 0.5 * momentum.square().sum(-1)
     proposal = z
     for _ in range(leapfrog):
         momentum = momentum + 0.5 * eps * slope
         proposal = proposal + eps * momentum
-        log_f, slope = path.gradient(proposal, beta)
+        log_f, slope = path.log_f_and_gradient(proposal, beta)
         momentum = momentum + 0.5 * eps * slope
     gain = log_f - 0.5 * momentum.square().sum(-1) - energy
     u = torch.rand(gain.shape, generator=g, device=z.device, dtype=z.dtype)
@@ -170,14 +173,14 @@ def transition(
     return torch.where(accept[..., None], proposal, z), accept.to(z.dtype).mean(0)
 
 
-def tuned_sizes(path: AnnealedPath, how: Annealing, g: Generator) -> Float[Tensor, "T B"]:
-    """Step sizes that accept about `TARGET`, from a run of their own whose chains are thrown away:
-    a chain that tunes itself as it goes would not leave f_beta invariant."""
-    z, beta = start(path, how.chains, g), temperatures(how.steps)
-    size = torch.full_like(z[0, :, 0], 0.5 / math.sqrt(z.shape[-1]))
-    sizes = [size]
+def tuned_step_sizes(path: AnnealedPath, how: Annealing, g: Generator) -> Float[Tensor, "T B"]:
+    """Those that accept about `TARGET`, from a run of their own whose chains are thrown away: a
+    chain that tunes itself as it goes would not leave f_beta invariant."""
+    z, beta = posterior_draws(path, how.chains, g), temperatures(how.steps)
+    step_size = torch.full_like(z[0, :, 0], 0.5 / math.sqrt(z.shape[-1]))
+    step_sizes = [step_size]
     for t in range(1, how.steps):
-        z, rate = transition(path, z, beta[t], size, how.leapfrog, g)
-        size = size * torch.exp(0.2 * (rate - TARGET))
-        sizes.append(size)
-    return torch.stack(sizes)
+        z, rate = transition(path, z, beta[t], step_size, how.leapfrog, g)
+        step_size = step_size * torch.exp(0.2 * (rate - TARGET))
+        step_sizes.append(step_size)
+    return torch.stack(step_sizes)

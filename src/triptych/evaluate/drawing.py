@@ -16,7 +16,7 @@ from triptych.evaluate.evaluation import Drawing, Evaluation, Say, quiet
 from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
-from triptych.samplers import NOISY, SAMPLERS, evaluations
+from triptych.samplers import SAMPLERS, WITH_ETA, evaluations
 from triptych.train.capture import CapturedCalls
 from triptych.train.order import Stream, generator_for
 from triptych.train.precision import bf16_helps, networks_in_bf16
@@ -60,7 +60,7 @@ def run_chain(chain: DDPM, how: Drawing, n: int, g: Generator) -> Float[Tensor, 
     """n draws of a chain by the sampler that is asked for."""
     if how.sampler == "ancestral":
         return chain.sample(n, g)
-    chosen = {"eta": how.eta} if how.sampler in NOISY else {}
+    chosen = {"eta": how.eta} if how.sampler in WITH_ETA else {}
     return SAMPLERS[how.sampler](
         chain, n, min(how.steps, chain.T), g, **chosen, **optional_settings(how)
     )
@@ -137,7 +137,7 @@ def chain_protocol(chain: DDPM, how: Drawing) -> dict[str, Any]:
         "evaluations": networks * evaluations(how.sampler, steps),
         "clip": "x_0 to [-1, 1]" if chain.clip else "none",
     }
-    if how.sampler in NOISY:
+    if how.sampler in WITH_ETA:
         said["eta"] = how.eta
     said |= optional_settings(how)
     return said if networks == 1 else said | {"guidance": how.guidance}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from triptych.errors import UserError
 from triptych.protocols import Score
-from triptych.samplers import NOISY, OF_ANY_TIMES
+from triptych.samplers import WITH_ETA, WITH_RHO
 
 DRAWN = {"split": "samples"}  # a protocol of what the model draws
 Say = Callable[[str], None]  # told what is being done, for whoever waits
@@ -36,20 +36,20 @@ class Drawing:
 
     def __post_init__(self) -> None:
         """Not every sampler has noise or a choice of times."""
-        if self.eta and self.sampler not in NOISY:
+        if self.eta and self.sampler not in WITH_ETA:
             raise UserError(
                 f"eta = {self.eta:g} cannot be used with sampler = {self.sampler!r}, which has no "
-                f"such setting; choose eta = 0, or one of {', '.join(NOISY)}"
+                f"such setting; choose eta = 0, or one of {', '.join(WITH_ETA)}"
             )
         if self.noise_below is not None and not self.eta:
             raise UserError(
                 f"noise_below = {self.noise_below:g} has no effect with eta = 0, which is without "
                 f"noise; leave it out, or choose eta above 0"
             )
-        if self.rho is not None and self.sampler not in OF_ANY_TIMES:
+        if self.rho is not None and self.sampler not in WITH_RHO:
             raise UserError(
                 f"rho = {self.rho:g} cannot be used with sampler = {self.sampler!r}, which has "
-                f"times of its own; leave it out, or choose another of {', '.join(OF_ANY_TIMES)}"
+                f"times of its own; leave it out, or choose another of {', '.join(WITH_RHO)}"
             )
 
 

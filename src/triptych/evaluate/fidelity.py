@@ -14,7 +14,7 @@ from triptych.evaluate.frechet import Moments, frechet_distance, moments
 
 BLOCKS = 10
 FEW = (64, 128, 256, 512)  # samples, of which FID is mostly its bias
-LINEAR = 2  # times D: from so many samples on FID is near enough to its line in 1/n
+LEAST_FOR_LIMIT = 2  # times D: from so many samples on FID is near enough to its line in 1/n
 CHUNK = 1_000  # rows of distances at a time
 
 
@@ -71,7 +71,7 @@ class Neighbourhoods(NamedTuple):
 def neighbourhoods(
     real: Float[Tensor, "N D"], fake: Float[Tensor, "M D"], k: int
 ) -> Neighbourhoods:
-    """With balls around each image that reach to its k-th neighbour of its own kind:
+    """PRDC, with balls around each image that reach to its k-th neighbour of its own kind:
 
     precision, the share of samples in a ball of a real image, and recall, the reverse (Kynkaanniemi
     et al. 2019, arXiv:1904.06991); density, in how many balls of real images a sample lies, over k,
@@ -84,8 +84,8 @@ def neighbourhoods(
     if not bool(real.isfinite().all() & fake.isfinite().all()):
         raise ValueError("features that are not finite have no neighbours")
     r_real, r_fake = _reach(real, k), _reach(fake, k)
-    held, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), []
-    covered = covered.to(real.device)
+    held, recalled = [], []
+    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for chunk in fake.split(CHUNK):
         inside = torch.cdist(chunk, real) <= r_real
         held.append(inside.sum(1))
@@ -136,7 +136,7 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
 
     At each n = N / b the mean over b disjoint blocks of the samples, which must be in random order,
     so that all count at every n; at less than N / 10, where nobody should take it, over ten blocks
-    of a few hundred or fewer.
+    of a few hundred or fewer, but not of features of more dimensions than that, as Inception's.
     """
     N, whole = len(samples), moments(reference)
     if N < 2 * BLOCKS:
@@ -148,15 +148,15 @@ def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"
         blocks = samples.split(n)[: min(N // n, BLOCKS)]
         found = [frechet_distance(moments(block), whole) for block in blocks]
         values.append(sum(found) / len(found))
-    if sizes[0] < LINEAR * samples.shape[1]:
+    if sizes[0] < LEAST_FOR_LIMIT * samples.shape[1]:
         return FrechetGrowth([*few, *sizes], values, None)
     _, limit = np.polyfit([1 / n for n in sizes], values[len(few) :], 1)
     return FrechetGrowth([*few, *sizes], values, float(limit))
 
 
 class Classes(NamedTuple):
-    """Half the sum of the differences between two class histograms, the mean of the largest class
-    probability, and the first histogram, as shares."""
+    """The total variation distance of two class histograms, half the sum of their differences; the
+    mean of the largest class probability; and the first histogram, as shares."""
 
     distance: float
     confidence: float

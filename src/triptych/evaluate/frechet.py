@@ -1,5 +1,6 @@
-"""Frechet distance of two sets of images (Heusel et al. 2017, arXiv:1706.08500, eq. 6), with the
-distance that two sets of *real* images of the same size have: no FID means anything without it.
+"""Frechet distance of two sets of images (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+
+No FID means anything without what as many *real* images have: `judge_samples` gives both.
 """
 
 from dataclasses import dataclass

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from triptych.data import Dataset
-from triptych.evaluate.aggregate import latent_plane
 from triptych.evaluate.classifier import Features, grey
 from triptych.evaluate.drawing import chain_protocol, latents
 from triptych.evaluate.evaluation import Drawing, Judgement
 from triptych.evaluate.frechet import frechet_distance, moments
 from triptych.evaluate.judge_match import CLASSIFIED, two_sample_scores
 from triptych.evaluate.judge_samples import reference_protocol
+from triptych.evaluate.latent_plane import latent_plane
 from triptych.latent import LatentDDPM
 from triptych.protocols import Score
 

@@ -1,6 +1,5 @@
 """Whether a VAE's prior is its aggregate posterior: ELBO surgery, and tests that could tell."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from triptych.evaluate.aggregate import aggregate_match
-from triptych.evaluate.likelihood import Estimate
+from triptych.evaluate.likelihood import Estimate, standard_error
 from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, squared_mmd
 from triptych.protocols import Score
 from triptych.vae import VAE
@@ -30,7 +29,7 @@ def match_scores(
     match = aggregate_match(model, h, z, log_qz)
     drawn = protocol | {"draws": match.draws}
     reconstruction = elbo.values.double() + match.rate
-    error = reconstruction.std().item() / math.sqrt(len(reconstruction))
+    error = standard_error(reconstruction)
     parts = {
         "reconstruction": (reconstruction.mean().item(), error),
         "mutual-information": (match.mutual_information, match.mutual_information_mc_std),

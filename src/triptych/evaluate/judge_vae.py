@@ -10,11 +10,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from triptych.evaluate.aggregate import encode_all, latent_plane
+from triptych.evaluate.aggregate import encode_all
 from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.drawing import as_bytes
 from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, of_first
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
+from triptych.evaluate.latent_plane import latent_plane
 from triptych.evaluate.likelihood import (
     Bounds,
     Estimate,
@@ -22,6 +23,7 @@ from triptych.evaluate.likelihood import (
     in_bits,
     in_nats,
     marks,
+    standard_error,
 )
 from triptych.evaluate.pareto import unreliable_above
 from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
@@ -146,7 +148,9 @@ def of_all(elbo: Estimate, bounds: Bounds, K: int, protocol: dict[str, Any]) -> 
         name,
         elbo.mean + gain.mean().item(),
         "nats",
-        math.hypot(elbo.mc_std, bounds.iwae.mc_std if K > 1 else 0.0),  # K = 1 gains nothing
+        # Without the noise of bounds.elbo, which is subtracted: more than half of its variance is
+        # the covariance with IWAE-K's. K = 1 gains nothing.
+        math.hypot(elbo.mc_std, bounds.iwae.mc_std if K > 1 else 0.0),
         protocol | {"importance_images": m},
         (iwae.var() / n + gain.var() * (1 / m - 1 / n)).sqrt().item(),
     )
@@ -162,12 +166,11 @@ def ais_scores(
         return []
     estimate = annealed_log_px(model, first, annealing, g)
     width = torch.sub(*reversed(bracket(model, len(first), annealing, g)))
-    error = width.std().item() / len(first) ** 0.5 if len(first) > 1 else None
     chain = {"samples": how.ais_chains, "steps": how.ais_steps, "leapfrog": how.ais_leapfrog}
     simulated = protocol | chain | DRAWN | {"n": len(first)}
     return [
         in_nats("ais", estimate, of_first(protocol, len(first)) | chain),
-        Score("ais-bracket", width.mean().item(), "nats", error, simulated),
+        Score("ais-bracket", width.mean().item(), "nats", standard_error(width), simulated),
     ]
 
 

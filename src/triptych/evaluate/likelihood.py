@@ -25,10 +25,15 @@ from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 
 TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
-HANDED_ON = 500  # samples of an image whose weights are taken in together
+WEIGHTS_AT_ONCE = 500  # of an image's samples, taken in together
 M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def standard_error(values: Float[Tensor, "N"]) -> float | None:
+    """std / sqrt(N), that of a mean over images; None of one."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,20 @@ class Estimate:
     @property
     def image_std(self) -> float | None:
         """The standard error that comes of there being so many images and no more."""
-        n = len(self.values)
-        return self.values.double().std().item() / math.sqrt(n) if n > 1 else None
+        return standard_error(self.values.double())
+
+
+class _Part(NamedTuple):
+    """Of some images: both bounds and their Monte Carlo variances, what `Bounds` has of each, and
+    the growth [m, n] of each."""
+
+    elbo: Tensor
+    elbo_var: Tensor
+    iwae: Tensor
+    iwae_var: Tensor
+    ess: Tensor
+    k_hat: Tensor
+    growth: Tensor
 
 
 class Bounds(NamedTuple):
@@ -113,25 +130,29 @@ def importance_bounds(
         rows = rows_at_a_time(model.likelihood, x[:1], model.posterior.latent_dim)
         per = min(100, max(1, rows // TOGETHER))
         parts = [_bounds(model, chunk, K, generator, rows) for chunk in x.split(per)]
-    columns = zip(*parts, strict=True)
-    elbo, elbo_var, iwae, iwae_var, ess, k_hat, growth = (torch.cat(p, -1) for p in columns)
+    whole = _Part(*(torch.cat(column, -1) for column in zip(*parts, strict=True)))
     if K == 1:
-        elbo_var = iwae_var = elbo.var().expand(len(x))
+        spread = whole.elbo.var().expand(len(x))
+        whole = whole._replace(elbo_var=spread, iwae_var=spread)
     return Bounds(
-        Estimate(elbo, elbo_var.sum().sqrt().item() / len(x)),
-        Estimate(iwae, iwae_var.sum().sqrt().item() / len(x)),
-        ess,
-        k_hat,
-        growth.mean(1),
+        estimate(whole.elbo, whole.elbo_var),
+        estimate(whole.iwae, whole.iwae_var),
+        whole.ess,
+        whole.k_hat,
+        whole.growth.mean(1),
     )
 
 
-def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> tuple[Tensor, ...]:
-    """ELBO and IWAE-K, each with its variance, ESS, k-hat and growth of a few images, streamed
-    over K, so many `rows` at a time."""
+def estimate(values: Float[Tensor, "N"], variances: Float[Tensor, "N"]) -> Estimate:
+    """The mean over images of values that have these Monte Carlo variances."""
+    return Estimate(values, variances.sum().sqrt().item() / len(values))
+
+
+def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _Part:
+    """The bounds of a few images, streamed over K, so many `rows` at a time."""
     h = in_halves(model.posterior.encode, x)
     log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
-    total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in "ab")
+    total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
     growth = [RunningMeanOfBlocks(m) for m in marks(K)]
     for log_w in _log_weights(model, x, h, K, generator, max(1, rows // len(x))):
         for part in (log_mean_w, tail, *growth):
@@ -143,7 +164,7 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> t
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
     growing = torch.stack([part.value() for part in growth])
-    return elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing
+    return _Part(elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing)
 
 
 def _log_weights(
@@ -157,7 +178,7 @@ def _log_weights(
         eps = torch.randn(size, generator=generator, device=x.device).to(x.dtype)
         waiting.append(in_halves(lambda e: model.log_weight(x, e, h), eps).double())
         left -= len(eps)
-        if left == 0 or sum(map(len, waiting)) >= HANDED_ON:
+        if left == 0 or sum(map(len, waiting)) >= WEIGHTS_AT_ONCE:
             yield torch.cat(waiting)
             waiting = []
 
@@ -174,12 +195,12 @@ def flow_bounds(
         draws = (model.noise(len(chunk), generator) for _ in range(K))
         rows.append(torch.stack([in_halves(model.log_weight, chunk, v) for v in draws]).double())
     log_w = torch.cat(rows, 1)
-    error = jackknife(log_w).sum().sqrt().item() / len(x)
-    return from_draws(log_w), Estimate(log_mean_exp(log_w), error)
+    return from_draws(log_w), estimate(log_mean_exp(log_w), jackknife(log_w))
 
 
 def jackknife(log_w: Float[Tensor, "K N"]) -> Float[Tensor, "N"]:
-    """Variance of log-mean-exp over the draws, from leaving out each in turn (Efron & Stein 1981).
+    """Variance of log-mean-exp over the draws, from leaving out each in turn (Efron & Stein 1981,
+    *The jackknife estimate of variance*).
 
     That of first order, 1 / ESS - 1 / K, is never above 1; where one weight of few outweighs the
     others by nats, the truth is.
@@ -195,7 +216,8 @@ def _tail_jackknife(
     inverse_ess: Float[Tensor, "N"],
     K: int,
 ) -> Float[Tensor, "N"]:
-    """The same from the largest of K log weights, in falling order, and the log sum of all.
+    """The jackknife variance of log-mean-exp from the largest of K log weights, in falling order,
+    and the log sum of all.
 
     Left out, a weight of share p changes log sum w by log(1 - p); the small ones by -p.
     """

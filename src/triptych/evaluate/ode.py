@@ -29,14 +29,14 @@ from torch import Generator, Tensor
 
 from triptych.ddpm import DDPM
 from triptych.evaluate.evaluation import of_first
-from triptych.evaluate.likelihood import bound_of_images
+from triptych.evaluate.likelihood import bound_of_images, standard_error
 from triptych.evaluate.memory import in_halves
 from triptych.maths import LOG_2PI, bits_per_dim
 from triptych.protocols import Score
 from triptych.samplers import noise_levels
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
-MOST = 8.0  # deviations: where p rounds to 0 or 1 the quantile is infinite
+LARGEST_DEVIATION = 8.0  # where u rounds to 0 or 1 the quantile is infinite
 FINER = 50  # times than the first noise, which an error of its own size would blur
 
 
@@ -47,7 +47,7 @@ class ProbabilityFlow:
     model: DDPM
     log_s: Float[Tensor, "T"]
 
-    def denoised(self, y: Float[Tensor, "B C H W"], u: Tensor) -> Float[Tensor, "B C H W"]:
+    def x_0_hat(self, y: Float[Tensor, "B C H W"], u: Tensor) -> Float[Tensor, "B C H W"]:
         """x_0_hat at a time between those of the chain."""
         s = u.exp().to(y.dtype)
         alpha = torch.rsqrt(1 + s.square())
@@ -56,7 +56,7 @@ class ProbabilityFlow:
         out = self.model.net(x_t, t.expand(len(y))).to(y.dtype)
         if self.model.variance == "learned":
             out, _ = out.chunk(2, -3)
-        return self.model.image_from(out, x_t, alpha, s * alpha)
+        return self.model.x_0_from(out, x_t, alpha, s * alpha)
 
     def time(self, u: float) -> Tensor:
         """t where log s is u: a number from 0 to T-1."""
@@ -90,7 +90,7 @@ def log_density(
     def derivative(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             now = state[0].detach().requires_grad_()
-            x_0 = flow.denoised(now, u)
+            x_0 = flow.x_0_hat(now, u)
             trace = divergence(x_0, now, probe)
         return (now - x_0).detach(), dims - trace
 
@@ -129,7 +129,7 @@ def ode_bound(
     rows = []
     for part in x.split(chunk):
         y, log_q = dequantized(model, part, generator)
-        probe = None if exact else uniform(part, generator).round() * 2 - 1
+        probe = None if exact else random_signs(part, generator)
         density = partial(log_density, model, tolerance=tolerance_for(model))
         found = in_halves(density, y) if probe is None else in_halves(density, y, probe)
         rows.append(found.double() - log_q)
@@ -153,12 +153,13 @@ def dequantized(
     if model.levels is None:
         raise ValueError("a chain on real numbers has no levels to give a probability to")
     s, half = first_noise(model), 1 / (model.levels - 1)
-    p = torch.rand(k.shape, generator=generator, device=k.device, dtype=torch.float64)
+    u = torch.rand(k.shape, generator=generator, device=k.device, dtype=torch.float64)
     low = torch.where(k > 0, -half / s, -torch.inf).double()
     high = torch.where(k < model.levels - 1, half / s, torch.inf).double()
     below, above = torch.special.ndtr(low), torch.special.ndtr(-high)
     mass = 1 - below - above
-    e = torch.special.ndtri(below + p * mass).clamp(low, high).clamp(-MOST, MOST)
+    e = torch.special.ndtri(below + u * mass).clamp(low, high)
+    e = e.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
     log_q = -0.5 * (e.square() + LOG_2PI) - torch.log(s * mass)
     return (model.scale(k) + s * e).to(k.dtype), log_q.flatten(1).sum(1)
 
@@ -173,7 +174,6 @@ def ode_score(
     """Bits per dimension by the ODE, from one dequantization an image, whose error is in that of
     the images."""
     bits = bits_per_dim(ode_bound(model, x, g, exact), model.dims)
-    error = bits.std().item() / len(bits) ** 0.5 if len(bits) > 1 else None
     how = {
         "bound": "probability-flow ODE",
         "solver": SOLVER,
@@ -181,9 +181,10 @@ def ode_score(
         "tolerance": tolerance_for(model),
     }
     protocol = of_first(protocol, len(bits)) | how
-    return Score("bpd-ode", bits.mean().item(), "bits/dim", None, protocol, error)
+    return Score("bpd-ode", bits.mean().item(), "bits/dim", None, protocol, standard_error(bits))
 
 
-def uniform(like: Tensor, generator: Generator) -> Tensor:
-    """U(0, 1) of this shape and precision."""
-    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+def random_signs(like: Tensor, generator: Generator) -> Tensor:
+    """+1 or -1 with probability 1/2 (Rademacher), of this shape and precision."""
+    u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return u.round() * 2 - 1

@@ -24,28 +24,30 @@ class TwoSample(NamedTuple):
 def energy_distance(
     a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
 ) -> TwoSample:
-    """2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013), as a V-statistic."""
+    """2E|a-b| - E|a-a'| - E|b-b'| (Szekely & Rizzo 2013, *Energy statistics*), as a V-statistic."""
     pooled = torch.cat([a, b]).double()
-    return against_relabellings(-torch.cdist(pooled, pooled), len(a), generator, permutations)
+    return permutation_test(-torch.cdist(pooled, pooled), len(a), generator, permutations)
 
 
 def squared_mmd(
     a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], generator: Generator, permutations: int = 500
 ) -> TwoSample:
     """E k(a,a') + E k(b,b') - 2E k(a,b) with k(a,b) = exp(-|a-b|^2 / 2 s^2), s the median distance
-    of the pooled sample (Gretton, Borgwardt, Rasch, Schoelkopf & Smola 2012), as a V-statistic."""
+    of the pooled sample (Gretton, Borgwardt, Rasch, Schoelkopf & Smola 2012, *A kernel two-sample
+    test*), as a V-statistic."""
     pooled = torch.cat([a, b]).double()
     distance = torch.cdist(pooled, pooled)
     scale = distance[distance > 0].median()
     kernel = torch.exp(-0.5 * (distance / scale).square())
-    return against_relabellings(kernel, len(a), generator, permutations)
+    return permutation_test(kernel, len(a), generator, permutations)
 
 
-def against_relabellings(
+def permutation_test(
     similarity: Float[Tensor, "N N"], n: int, generator: Generator, permutations: int
 ) -> TwoSample:
-    """s' K s with s = 1/n on the first sample and -1/n on the second, and its 95% quantile over
-    random relabellings of the pooled sample, all of them in one matrix product."""
+    """A permutation test: s' K s with s = 1/n on the first sample and -1/n on the second, and its
+    95% quantile over random relabellings of the pooled sample, all of them in one matrix
+    product."""
     if len(similarity) != 2 * n:
         raise ValueError(f"both samples must have the same size, not {n} and {len(similarity) - n}")
     device = similarity.device
@@ -62,7 +64,8 @@ def classifier_accuracy(
     a: Float[Tensor, "n M"], b: Float[Tensor, "n M"], seed: int = 0
 ) -> TwoSample:
     """How often a classifier tells the two apart on a half that it was not trained on (Lopez-Paz &
-    Oquab 2017, arXiv:1610.06545): one hidden layer of 20 units. 0.5 is a guess."""
+    Oquab 2017, arXiv:1610.06545): one hidden layer of 20 units. 0.5 is a guess, and the level 1/2 +
+    1.645 sqrt(1 / (4 n_test)), the normal limit of guessing."""
     from sklearn.exceptions import ConvergenceWarning  # slow, and only judging needs it
     from sklearn.neural_network import MLPClassifier
 

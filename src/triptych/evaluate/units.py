@@ -30,7 +30,7 @@ def activity(
     """
     if (marginals := gaussian_marginals(posterior, h)) is not None:
         return marginals.mu.var(0)
-    halves = [torch.zeros(n, posterior.latent_dim, device=generator.device) for _ in "ab"]
+    halves = [torch.zeros(n, posterior.latent_dim, device=generator.device) for _ in range(2)]
     for i in range(draws):
         eps = torch.randn(halves[0].shape, generator=generator, device=generator.device)
         halves[i % 2] += posterior.rsample(h, eps)[0] / (draws // 2)

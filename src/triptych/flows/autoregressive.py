@@ -3,8 +3,8 @@ for Density Estimation*, arXiv:1705.07057), on MADE (Germain et al. 2015, arXiv:
 
     x_i = f(z_i; theta_i(x_1, ..., x_{i-1}))
 
-All theta of a given x come from one pass of a masked network, so a density costs one pass; a
-sample is made coordinate by coordinate and costs D of them.
+and log|det dx/dz| = sum_i log f'(z_i). All theta of a given x come from one pass of a masked
+network, so a density costs one pass; a sample is made coordinate by coordinate and costs D of them.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ on that of the data: `forward` samples, and is the paper's inverse (eq. 8), the 
 with other s and t. A layer may also read a context, net(z_a, c): what makes a flow conditional.
 """
 
+import copy
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -64,6 +65,11 @@ class Affine:
         """(s, t)."""
         s, t = theta
         return self.cap * (s / self.cap).tanh(), t
+
+
+def own(f: Elementwise) -> Elementwise:
+    """A map for one layer of several: of one that has parameters, a copy."""
+    return copy.deepcopy(f) if isinstance(f, nn.Module) else f
 
 
 class Coupling(nn.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from triptych.flows.coupling import Affine, Coupling, Elementwise
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own
 from triptych.flows.multiscale import Logit, NetFor
 from triptych.nets.conv import ConvNet
 
@@ -53,7 +53,8 @@ class VariationalDequantization(nn.Module):
         self.couplings = nn.ModuleList()
         for i in range(steps):
             net = net_for((6 * c, h // 2, w // 2), hidden, f.per_coordinate * 2 * c)
-            self.couplings.append(Coupling(diagonal if i % 2 == 0 else ~diagonal, net, f, 3))
+            mask = diagonal if i % 2 == 0 else ~diagonal
+            self.couplings.append(Coupling(mask, net, own(f), 3))
         self.sigmoid, self.white = Logit(0.0), levels - 1
 
     def forward(
@@ -61,8 +62,8 @@ class VariationalDequantization(nn.Module):
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B"]]:
         """(u, log|det du/dv|) of the integer images x."""
         seen = pixel_unshuffle(x / self.white - 0.5, 2)
-        eps, log_det = self.sigmoid.inverse(v.clamp(min=SMALLEST))
-        z = pixel_unshuffle(eps, 2)
+        logit_v, log_det = self.sigmoid.inverse(v.clamp(min=SMALLEST))
+        z = pixel_unshuffle(logit_v, 2)
         for coupling in self.couplings:
             z, ld = coupling(z, seen)
             log_det = log_det + ld

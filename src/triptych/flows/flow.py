@@ -4,7 +4,6 @@ arXiv:1505.05770).
     x = f_L(... f_1(z)),  z ~ base:    log p(x) = log p_base(f^-1(x)) + log|det df^-1/dx|
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from triptych.flows.autoregressive import Autoregressive
-from triptych.flows.coupling import Affine, Coupling, Elementwise
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own
 from triptych.nets.mlp import MLP
 from triptych.protocols import Bijector, Density, WithLogDet
 
@@ -108,16 +107,17 @@ def couplings(
     f = f or Affine()
     even = torch.arange(dim) % 2 == 0
     masks = [even if i % 2 == 0 else ~even for i in range(layers)]
-    return [coupling_on(m, hidden, own(f), context) for m in masks]
+    return [coupling_on(m, hidden, f, context) for m in masks]
 
 
 def coupling_on(
     mask: Bool[Tensor, "D"], hidden: Sequence[int], f: Elementwise, context: int = 0
 ) -> Coupling:
-    """An MLP reads the coordinates that pass and the context, and gives the others' parameters."""
+    """An MLP reads the coordinates that pass and the context, and gives the others' parameters. Of
+    an `f` that has parameters the layer takes a copy."""
     n_a = int(mask.sum())
     outputs = f.per_coordinate * (len(mask) - n_a)
-    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), f)
+    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), own(f))
 
 
 def autoregressions(
@@ -127,11 +127,6 @@ def autoregressions(
     check_size(dim, layers)
     f = f or Affine()
     return [Autoregressive(dim, hidden, own(f), i % 2 == 1, context) for i in range(layers)]
-
-
-def own(f: Elementwise) -> Elementwise:
-    """A map for one layer: of one that has parameters, a copy."""
-    return copy.deepcopy(f) if isinstance(f, nn.Module) else f
 
 
 def check_size(dim: int, layers: int) -> None:

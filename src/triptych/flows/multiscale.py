@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.flows.coupling import Affine, Coupling, Elementwise
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own
 from triptych.nets.conv import ConvNet
 from triptych.protocols import WithLogDet
 
@@ -59,23 +59,23 @@ class ActNorm(nn.Module):
         self.starting = False
 
     def forward(self, z: Float[Tensor, "B C H W"]) -> WithLogDet:
-        return (z - self.shift) * (-self.log_scale).exp(), -self.log_det(z)
+        return (z - self.shift) * (-self.log_scale).exp(), -self.log_det_inverse(z)
 
     def inverse(self, x: Float[Tensor, "B C H W"]) -> WithLogDet:
         if self.starting:
             std, mean = torch.std_mean(x, (0, 2, 3), keepdim=True)
             self.log_scale.data = -std[0].clamp(min=1e-3).log()
             self.shift.data = -mean[0] * self.log_scale.data.exp()
-        return x * self.log_scale.exp() + self.shift, self.log_det(x)
+        return x * self.log_scale.exp() + self.shift, self.log_det_inverse(x)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        """One number for all images: H W sum log_scale."""
+    def log_det_inverse(self, x: Tensor) -> Tensor:
+        """log|det dz/dx|, the same for all images: H W sum log_scale."""
         return self.log_scale.sum() * x.shape[-1] * x.shape[-2]
 
 
 class Invertible1x1(nn.Module):
     """A learned invertible map of the channels, at first a rotation: W = P L (U + diag s), so that
-    log|det W| = sum log|s|."""
+    log|det W| = sum log|s| (Glow, section 3.2, eq. 10 and 11)."""
 
     P: Tensor
     sign: Tensor
@@ -98,13 +98,13 @@ class Invertible1x1(nn.Module):
 
     def forward(self, z: Float[Tensor, "B C H W"]) -> WithLogDet:
         x = torch.linalg.solve(self.weight(), z.flatten(-2)).view_as(z)
-        return x, -self.log_det(z)
+        return x, -self.log_det_inverse(z)
 
     def inverse(self, x: Float[Tensor, "B C H W"]) -> WithLogDet:
-        return (self.weight() @ x.flatten(-2)).view_as(x), self.log_det(x)
+        return (self.weight() @ x.flatten(-2)).view_as(x), self.log_det_inverse(x)
 
-    def log_det(self, x: Tensor) -> Tensor:
-        """One number for all images: H W sum log|s|."""
+    def log_det_inverse(self, x: Tensor) -> Tensor:
+        """log|det dz/dx|, the same for all images: H W sum log|s|."""
         return self.log_s.sum() * x.shape[-1] * x.shape[-2]
 
 
@@ -183,5 +183,6 @@ def flow_steps(
     layers: list[nn.Module] = []
     for _ in range(steps):
         net = net_for((half, h, w), hidden, f.per_coordinate * half)
-        layers += [Coupling(first_half, net, f, 3), Invertible1x1(channels), ActNorm(channels)]
+        layers.append(Coupling(first_half, net, own(f), 3))
+        layers += [Invertible1x1(channels), ActNorm(channels)]
     return layers

@@ -26,6 +26,8 @@ class Residual(nn.Module):
 
 
 def _normed(c: int) -> list[nn.Module]:
+    """Norm, SiLU, 3x3 convolution. `[:2]` drops the convolution once it has drawn its weights: on
+    that depend the initial weights of what is built later, and so published numbers."""
     return [nn.GroupNorm(GROUPS, c), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1)]
 
 

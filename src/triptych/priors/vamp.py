@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import hardtanh
 
-from triptych.maths import mixture_log_prob, wide
+from triptych.maths import mixture_log_prob, widest_float
 from triptych.posteriors import DiagonalGaussian, GaussianParameters
 
 
@@ -62,7 +62,7 @@ class VampPrior(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, in double precision where there is: posteriors are narrow."""
-        dtype = wide(z.device)
+        dtype = widest_float(z.device)
         parts = [part.to(dtype) for part in self.as_mixture()]
         return mixture_log_prob(z.to(dtype), *parts).to(z.dtype)
 

@@ -55,7 +55,7 @@ SNIPPETS = (
         "The DDPM's ELBO",
         (
             "triptych.ddpm:DDPM.bound",
-            "triptych.ddpm:DDPM.gaussian_term",
+            "triptych.ddpm:DDPM.diffusion_term",
             "triptych.ddpm:DDPM.gaussian_kl",
         ),
         ("triptych.ddpm:DDPM.diffuse",),

@@ -183,18 +183,14 @@ def check_claim(
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
     """The study's jobs, those that take longest first so that no core idles at the end.
 
-    `side_by_side`, the seeds of a model are one job, but for those with convolutions: they fill a
-    GPU one by one, and torch has none that are stacked in bfloat16.
+    With `side_by_side` the seeds of a model are one job, except where it has convolutions: those
+    fill a GPU one by one, and torch has none that are stacked in bfloat16.
     """
-    groups = [
-        (plan.recipe, seeds)
-        for plan in study.plans
-        for seeds in (
-            [plan.seeds]
-            if side_by_side and not convolves(plan.recipe.model)
-            else [(s,) for s in plan.seeds]
-        )
-    ]
+    groups = []
+    for plan in study.plans:
+        together = side_by_side and not convolves(plan.recipe.model)
+        stacks = [plan.seeds] if together else [(seed,) for seed in plan.seeds]
+        groups += [(plan.recipe, seeds) for seeds in stacks]
     order = {"ddpm": 0, "pixelflow": 1, "latent": 2, "vae": 3}
     groups.sort(key=lambda g: (order[g[0].model.kind], -g[0].train.epochs))
     return [Job(recipe, seeds, folder) for recipe, seeds in groups]

@@ -69,9 +69,10 @@ def train(
     fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
     if isinstance(job.recipe.model, LatentDDPMConfig):
         fresh, progress = _with_autoencoders(job, fresh, data, progress, track)
-    for seeds, going_on in (*((stack, True) for stack in stacks), (tuple(fresh), False)):
-        if seeds:
-            _fit(job, seeds, data, going_on, progress, track)
+    for stack in stacks:
+        _fit(job, stack, data, True, progress, track)
+    if fresh:
+        _fit(job, fresh, data, False, progress, track)
 
 
 def stacks_of(job: Job) -> list[tuple[int, ...]]:
@@ -142,14 +143,14 @@ def _fit(
         if isinstance(model, LatentDDPM) and not resume:
             trained = checkpoint.load(autoencoder_job(job).folder(seed).path)
             checkpoint.load_into(model.autoencoder, trained.best, job.folder(seed).path)
-    sight = TrainingData(
+    training = TrainingData(
         data.train_images, data.validation_images, view(job.recipe.view), data.levels
     )
     folders = [job.folder(s).path for s in seeds]
     with ExitStack() as stack:
         heard = [stack.enter_context(tracking(f, track if leads() else UNTRACKED)) for f in folders]
         failures = fit(
-            models, seeds, folders, sight, job.recipe.train, resume, progress, listeners=heard
+            models, seeds, folders, training, job.recipe.train, resume, progress, listeners=heard
         )
         for failure in failures if leads() else ():
             job.folder(failure.seed).write_failure(str(failure))

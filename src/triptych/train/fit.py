@@ -121,6 +121,8 @@ def _begin(trainer: Trainer, resume: bool) -> None:
 def _loop(
     trainer: Trainer, stop: Stop, progress: Callable[[Progress], None], save_every: float
 ) -> list[Failure]:
+    """Steps until the last, or until no seed is left; what is due after each: log, validation,
+    checkpoint, the end. Returns what failed."""
     failures: list[Failure] = []
     per_epoch = len(trainer.data.images) / trainer.config.batch_size
     log_every = max(1, round(per_epoch / 4))
@@ -146,11 +148,8 @@ def _loop(
             trainer.log(loss=values, seconds=round(trainer.seconds, 3))
         progress(Progress(trainer.step, trainer.steps, float(np.mean(values))))
         if last or new_epoch:
-            validation = trainer.validate()
-            trainer.keep_best(validation)
-            apart = {f"validation {k}": v for k, v in trainer.validation_terms().items()}
-            trainer.log(validation=validation, **apart)
-        stopping, saving = agreed(trainer, stop, due)
+            _validate(trainer)
+        stopping, saving = agreed(trainer, stop, due)  # again: all this may have taken a while
         if last or stopping or saving:
             save(trainer)
             saved_at = time.monotonic()
@@ -158,6 +157,14 @@ def _loop(
             number = stop.number or signal.SIGTERM  # of another process
             raise StopRequested(trainer.step, trainer.steps, number)
     return failures
+
+
+def _validate(trainer: Trainer) -> None:
+    """Log the averaged weights' loss on the validation images, and keep the best of them."""
+    losses = trainer.validate()
+    trainer.keep_best(losses)
+    apart = {f"validation {k}": v for k, v in trainer.validation_terms().items()}
+    trainer.log(validation=losses, **apart)
 
 
 def agreed(trainer: Trainer, stop: Stop, due: bool) -> tuple[bool, bool]:
