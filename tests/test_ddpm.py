@@ -592,7 +592,7 @@ def test_log_normal_mass_keeps_its_precision_in_single_precision(lower, upper):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("mu", [-3.0, -1.0, -0.2, 0.37, 1.0, 2.5])
-def test_the_last_term_is_a_distribution_over_the_levels(levels, mu):
+def test_the_reconstruction_term_is_a_distribution_over_the_levels(levels, mu):
     model = aiming_at(torch.full((1, 1, 1), mu), levels)
     x_0 = model.scale(torch.arange(levels).double()).view(-1, 1, 1, 1)
     log_p = -model.reconstruction_term(x_0, torch.randn_like(x_0))

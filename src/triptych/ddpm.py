@@ -27,7 +27,7 @@ from triptych.schedules import chain_coefficients, min_snr_weight
 
 Prediction = Literal["eps", "v", "x_0"]
 Variance = Literal["small", "large", "learned"]
-BOUND_WEIGHT = 1e-3  # lambda of their eq. 16
+BOUND_WEIGHT = 1e-3  # lambda of L_hybrid, Nichol & Dhariwal 2021, eq. 16
 
 
 class DDPM(nn.Module):
@@ -210,7 +210,7 @@ class DDPM(nn.Module):
         return self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
 
     def gaussian_kl(self, gap: Tensor, log_sigma: Tensor, t: Tensor) -> Float[Tensor, "B"]:
-        """KL(N(mu, beta_tilde_t) || N(mu + gap, sigma^2)), summed over pixels, in nats, for t > 0:
+        """KL(N(mu, beta_tilde_t) || N(mu - gap, sigma^2)), summed over pixels, in nats, for t > 0:
 
         (gap^2 + beta_tilde_t) / (2 sigma^2) - 1/2 + log(sigma / sqrt(beta_tilde_t))
         """

@@ -80,7 +80,7 @@ def test_aggregate_density_of_two_levels_is_the_mean_over_pairs(monkeypatch):
 
 
 @torch.no_grad()
-def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch, g):
+def test_of_costly_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch, g):
     monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 6)
     model, x = randomised(tiny_vae("hierarchical", 4)), torch.rand(20, *SHAPE)
     h = encode_all(model, x)
@@ -96,9 +96,9 @@ def test_of_dear_posteriors_a_few_draws_all_over_the_images_must_do(monkeypatch,
     assert match.kl == pytest.approx(rate - information, rel=1e-5)
 
 
-def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypatch):
-    """Posteriors taken for dear ones, whose means and widths differ from image to image: again and
-    again other images and draws."""
+def test_the_error_of_a_few_costly_draws_is_their_spread_over_repetitions(monkeypatch):
+    """Posteriors taken for costly ones, whose means and widths differ from image to image: again
+    and again other images and draws."""
     monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 40)
     monkeypatch.setattr("triptych.evaluate.aggregate.DiagonalGaussian", dict)
     model, found = tiny_vae(dim=2), []
@@ -114,7 +114,7 @@ def test_the_error_of_a_few_dear_draws_is_their_spread_over_repetitions(monkeypa
 
 
 @torch.no_grad()
-def test_of_posteriors_dear_by_their_passes_fewer_draws_must_do(monkeypatch, g):
+def test_of_posteriors_costly_by_their_passes_fewer_draws_must_do(monkeypatch, g):
     """Each log density of an inverse autoregressive posterior of D coordinates takes D passes."""
     monkeypatch.setattr("triptych.evaluate.aggregate.DRAWS_IF_COSTLY", 12)
     for name, draws in (("coupling", 12), ("iaf", 3)):
@@ -167,6 +167,3 @@ def test_encode_all_is_encode_of_all(monkeypatch):
     whole, parts = model.posterior.encode(x), encode_all(model, x)
     torch.testing.assert_close(parts.mu, whole.mu)
     torch.testing.assert_close(parts.log_sigma, whole.log_sigma)
-
-
-# --- the picture ---

@@ -177,8 +177,8 @@ def test_what_is_not_refused_is_trained(digits, tmp_path_factory, name, data):
         recipe = override(RECIPES[name], **{"epochs": 0.01, "batch_size": 9} | asked)
         model = build(recipe.model, digits.shape, digits.levels)
         images = digits.train_images[:60], digits.validation_images[:20]
-        sight = TrainingData(*images, view(recipe.view), digits.levels)
-        failures = fit([model], [0], [tmp_path_factory.mktemp("run")], sight, recipe.train)
+        training = TrainingData(*images, view(recipe.view), digits.levels)
+        failures = fit([model], [0], [tmp_path_factory.mktemp("run")], training, recipe.train)
     except UserError as error:
         sentence(error)
     else:

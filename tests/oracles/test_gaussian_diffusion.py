@@ -51,10 +51,10 @@ def exact_terms(beta):
     variance = beta[1:] * (1 - before) / (1 - now)
     weight = before.sqrt() * beta[1:] / (1 - now)
     L_t = D / 2 * weight**2 / variance * left[1:]
-    return L_T.item(), L_t, last_term(variance[0], left[0])
+    return L_T.item(), L_t, reconstruction_term(variance[0], left[0])
 
 
-def last_term(variance, left):
+def reconstruction_term(variance, left):
     """E of L_0 where the last step has this variance, and x_0 is known but for `left`."""
     return (D / 2 * ((2 * math.pi * variance).log() + left / variance)).item() - D * math.log(WIDTH)
 
@@ -150,7 +150,7 @@ def test_the_bound_lies_above_the_entropy_and_comes_nearer_with_more_steps():
         beta = even_log_snr(T)
         L_T, L_t, _ = exact_terms(beta)
         left = Calibrated(beta).left_0
-        gaps.append(L_T + L_t.sum().item() + last_term(left, left) - entropy())
+        gaps.append(L_T + L_t.sum().item() + reconstruction_term(left, left) - entropy())
     assert gaps == sorted(gaps, reverse=True)
     assert 0 < gaps[-1] < 0.05 < 1 < gaps[0]
 

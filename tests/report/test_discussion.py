@@ -411,8 +411,8 @@ def test_what_a_test_tells_apart_and_by_how_many_runs(folder):
 
     edit(folder / "results.json", change)
     assert (
-        "A classifier tells q(z) from p(z) for the Gaussian prior (2 of 3 runs exceed the 95% null "
-        "level), not for the mixture prior and the flow prior."
+        "A classifier tells q(z) from p(z) for the Gaussian prior (2 of 3 runs exceed their 95% "
+        "null level), not for the mixture prior and the flow prior."
     ) in text_of(folder)
 
 
@@ -446,7 +446,7 @@ def test_runs_above_their_level_are_counted_where_no_model_is_told_apart(folder)
                 score["protocol"]["null95"] = values[1] if score["model"] == "vae-flow" else 99.0
 
     edit(folder / "results.json", change)
-    said = "tells q(z) from p(z) for no model (1 of 9 runs exceed the 95% null level)."
+    said = "tells q(z) from p(z) for no model (1 of 9 runs exceed their 95% null level)."
     assert said in text_of(folder)
 
 

@@ -164,7 +164,7 @@ def test_the_2026_edition_has_samples_a_second_without_latents_too(tmp_path):
     assert table is not None
     assert table.header == ["Model", "FID", "1/s"]
     caption = "".join(span for span in table.caption if isinstance(span, str))
-    assert "; floor: that of as many training images, 1.08." in caption
+    assert "; floor: FID of as many training images, 1.08." in caption
     assert "1/s: samples a second (cpu, 1 thread, batches of 64)." in caption
     assert "own prior" not in caption.lower()
 

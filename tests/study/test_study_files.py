@@ -600,7 +600,7 @@ def test_what_a_recipe_says_is_said_only_where_it_is_so():
     assert "dropout" not in describe(known["ddpm"], shape)
 
 
-def test_the_report_says_whose_images_were_bent():
+def test_the_report_says_whose_images_were_distorted():
     shape, said = (1, 8, 8), "images distorted at random ({}% at first, none at the end)"
     known = recipes_for("digits")
     vae, ddpm = (override(known[name], bent=0.004) for name in ("vae-flow", "ddpm"))

@@ -1,6 +1,6 @@
-"""Training images bent a little, so that fewer of them can be learned by heart (Simard, Steinkraus
-& Platt 2003, *Best practices for convolutional neural networks applied to visual document
-analysis*, ICDAR).
+"""Training images distorted a little, so that fewer of them can be learned by heart (Simard,
+Steinkraus & Platt 2003, *Best practices for convolutional neural networks applied to visual
+document analysis*, ICDAR).
 
     y(p) = x(A p + b + d(p)),    p in [-1, 1]^2
 
@@ -28,7 +28,7 @@ def bend_noise(n: int, generator: Generator) -> Float[Tensor, "n D"]:
 
 
 def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8[Tensor, "B C H W"]:
-    """Each image bent in its own way, which `bend_noise` draws."""
+    """Each image distorted in its own way, which `bend_noise` draws."""
     B, device = len(images), images.device
     angle, matrix, shift, field = noise.split([1, 4, 2, 2 * KNOTS**2], -1)
     a = TURN * angle.squeeze(-1)

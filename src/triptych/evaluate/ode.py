@@ -36,7 +36,7 @@ from triptych.protocols import Score
 from triptych.samplers import noise_levels
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
-LARGEST_DEVIATION = 8.0  # where u rounds to 0 or 1 the quantile is infinite
+LARGEST_DEVIATION = 8.0  # where a probability rounds to 0 or 1 its quantile is infinite
 FINER = 50  # times than the first noise, which an error of its own size would blur
 
 

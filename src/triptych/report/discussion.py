@@ -245,7 +245,7 @@ def _prior_told_from_posterior(
         return ""
     counted = [_above(score) for name, score in tested if name in told or not told]
     above, n = map(sum, zip(*counted, strict=True))
-    some = f" ({above} of {runs(n)} exceed the 95% null level)" if 0 < above < n else ""
+    some = f" ({above} of {runs(n)} exceed their 95% null level)" if 0 < above < n else ""
     if not told:
         return f" {test} tells q(z) from p(z) for no model{some}."
     many = len(tested) > (MOST_NAMED if rest else 2)

@@ -16,6 +16,7 @@ from triptych.report.wording import (
     interval,
     labels,
     number,
+    runs,
     split_and_n,
     spread,
     way_of_sampling,
@@ -48,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """A paired difference, row less column; `clear` where the report would claim it."""
+    """A paired difference, row minus column; `clear` where the report would claim it."""
 
     text: str
     interval: str
@@ -223,7 +224,7 @@ def _protocol(entries: dict[str, Any]) -> str:
 
 
 def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[list[Cell | None]]:
-    """Each model less each other; nothing where runs were not paired, or some were scored in
+    """Each model minus each other; nothing where runs were not paired, or some were scored in
     several ways: a difference does not say of which it is."""
     metric, names = scores[0].metric, [s.model for s in scores]
     everywhere = [s for s in study.scores if s.metric == metric and s.model in names]
@@ -241,6 +242,6 @@ def _cell(d: Difference, titles: dict[str, str], decimals: int, clear: bool) -> 
     return Cell(
         number(d.mean, decimals),
         interval(d.interval95, decimals) if d.interval95 else "",
-        f"{titles[d.a]} minus {titles[d.b]}, {d.n_seeds} paired runs",
+        f"{titles[d.a]} minus {titles[d.b]}, {runs(d.n_seeds).replace(' run', ' paired run')}",
         clear,
     )

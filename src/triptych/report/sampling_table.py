@@ -105,7 +105,7 @@ def _caption(
         )
         floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
         value = "" if speed is None else f", {listed(floors[:1])}"
-        spans.append(f"; floor: that of as many training images{value}." if floors else ".")
+        spans.append(f"; floor: FID of as many training images{value}." if floors else ".")
         spans += _samplers(study, fid)
     if speed is not None:
         own = f"{capital(PRIOR_FID)}: FID of decoded draws of the beta-VAE's prior; "

@@ -34,7 +34,7 @@ def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
 
 
 def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
-    """UserError for an option that the model, or its sampler, has no use for."""
+    """UserError for an option that the model, or its sampler, does not have."""
     kind, T = model.kind, getattr(model, "timesteps", None)
     for name in (n for n in USERS if n in asked):
         if kind not in USERS[name]:

@@ -22,7 +22,7 @@ WRONG_PLACE = (
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
-    """Exit code and sentence; None for what no user can mend: a defect of this program."""
+    """Exit code and sentence; None for what no user can fix: a defect of this program."""
     if isinstance(error, UserError):
         return WRONG, str(error)
     if isinstance(error, RunFailed):
