@@ -20,6 +20,7 @@ from triptych.evaluate.classifier import (
 )
 
 MNIST = (1, 28, 28)
+IMAGES = ("train_images", "validation_images", "test_images")
 
 
 def test_features_are_learned_by_the_recipe_and_cached_with_their_hash(
@@ -110,6 +111,13 @@ def test_labels_of_one_class_teach_no_features(digits):
     unlabelled = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in parts})
     with pytest.raises(UserError, match="digits has labels of one class, or none"):
         train_classifier(unlabelled)
+
+
+def test_images_without_a_difference_have_no_features(digits, monkeypatch):
+    monkeypatch.setitem(classifier.RECIPE, "epochs", 1)
+    blank = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in IMAGES})
+    with pytest.raises(UserError, match="cannot tell the images of digits apart"):
+        train_classifier(blank)
 
 
 def test_images_too_small_for_features_are_refused():

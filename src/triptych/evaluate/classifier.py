@@ -32,6 +32,7 @@ from triptych.train.files import write_bytes
 from triptych.train.order import Stream, batch_indices, generator_for
 
 RECIPE = {"version": 1, "epochs": 12, "batch": 128, "lr": 2e-3, "dropout": 0.5}
+LEAST_SPREAD = 1e-3  # of a feature over images; that of the digits: 1.4
 LARGEST_FILE = 2**26  # bytes; the course's 1.2 million weights take 5 MB
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}  # of the sets whose features ship
@@ -164,7 +165,8 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
     wherever the data are, so that machines have the same features but for rounding.
 
     Raises:
-        UserError: labels of one class, which teach it nothing.
+        UserError: labels of one class, which teach it nothing; images that all have one and the
+            same features in the end, between which every FID is 0.
     """
     data = data.to("cpu")
     if data.classes < 2:
@@ -189,6 +191,12 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
             optimizer.step()
             schedule.step()
     net.eval()
+    if spread(net, data) < LEAST_SPREAD:
+        raise UserError(
+            f"a classifier cannot tell the images of {data.name} apart: all of them have the same "
+            f"features, and every FID would be 0; see that images and labels belong together, or "
+            f"judge samples with --features inception"
+        )
     return net, accuracy(net, data)
 
 
@@ -205,6 +213,12 @@ def accuracy(net: nn.Module, data: Dataset) -> float:
     x = grey(data.test_images, data.levels)
     guesses = torch.cat([net(2 * c - 1).argmax(1) for c in x.split(500)])
     return (guesses == data.test_labels).double().mean().item()
+
+
+@torch.no_grad()
+def spread(net: FeatureNet, data: Dataset) -> float:
+    """The standard deviation over test images of the feature that differs most."""
+    return net.features(2 * grey(data.test_images[:500], data.levels) - 1).std(0).max().item()
 
 
 def grey(images: Tensor, levels: int) -> Tensor:
