@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from triptych.cli import COMMANDS, main
+from triptych.cli.refusals import refusal
 from triptych.data import load
 from triptych.ddpm import DDPM
 from triptych.evaluate import classifier
@@ -92,12 +93,32 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
     assert named in refused(capsys, *words)
 
 
-@pytest.mark.parametrize("words", [["train"], ["train", "vae", "--resume", "False"], ["flee"]])
-def test_what_cannot_be_parsed_is_exit_code_2(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a command is missing; choose one of demo, study, train, "),
+        (["flee"], "there is no command 'flee'; choose one of demo, study, train, "),
+        (["train"], "train needs RECIPE (name of a recipe); triptych train --help lists"),
+        (
+            ["train-features"],
+            "train-features needs {digits,mnist,fashion,kmnist,OWN} (data set whose labels to "
+            "learn) and --out PATH (.safetensors file to write, in half precision); triptych tr",
+        ),
+        (["train", "vae", "--epochs"], "--epochs needs a value; triptych train --help lists"),
+        (["train", "vae", "--epoch", "3"], "train has no option --epoch, but --epochs; triptych "),
+        (["sample", "r", "--epoch", "3"], "sample has no option --epoch; triptych sample --help"),
+        (["train", "vae", "--resume", "False"], "train does nothing with 'False'; triptych train"),
+        (["--seeds", "3"], "triptych has no option --seeds; triptych --help lists"),
+    ],
+)
+def test_what_cannot_be_parsed_is_said_in_a_sentence(words, said, capsys):
     """A flag is a flag: the text "False" is no way to switch it on."""
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2
+    assert refused(capsys, *words).startswith(f"triptych: {said}")
+
+
+def test_a_refusal_of_another_kind_is_its_own_text():
+    drawn = "╭─ Value error ─╮\n│ Error parsing │\n│ --x: too low  │\n╰───────────────╯\n"
+    assert refusal(drawn, "train") == "Value error Error parsing --x: too low"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

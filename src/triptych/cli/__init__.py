@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import tyro
@@ -16,10 +17,11 @@ from triptych import __version__
 from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.judging import Evaluate, Score
 from triptych.cli.options import NUMBERS
+from triptych.cli.refusals import refusal
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
-from triptych.cli.words import mended, widen
+from triptych.cli.words import check_command, mended, widen
 from triptych.errors import FAILED, WRONG, UserError
 
 REQUEUE, UNREAD = 75, 141
@@ -84,16 +86,26 @@ def run_words(words: Sequence[str] | None) -> int:
     if sys.platform == "win32":
         return told(WRONG, "triptych runs on Linux and macOS; on Windows install it in WSL")
     try:
-        with NUMBERS:
-            command: Any = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="triptych",
-                description=ABOUT,
-                args=mended(words),
-            )
+        check_command(words, COMMANDS)
+        command = command_of(mended(words))
     except UserError as error:
         return told(WRONG, str(error))
     return run(command)
+
+
+def command_of(words: list[str]) -> Any:
+    """The command that the words ask for. UserError if they ask for none."""
+    drawn = io.StringIO()
+    try:
+        with NUMBERS, redirect_stderr(drawn):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="triptych", description=ABOUT, args=words
+            )
+    except SystemExit as exit:
+        if exit.code != WRONG:  # after its help
+            raise
+    asked = next((word for word in words if word in COMMANDS), "")
+    raise UserError(refusal(drawn.getvalue(), asked))
 
 
 def run(command: Any) -> int:

@@ -25,7 +25,7 @@ from triptych.errors import UserError
 class Evaluate:
     """Judge a trained run on the test set and write its scores.json."""
 
-    path: Positional[Path]
+    path: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """folder of a run, STUDY/MODEL/seed-S"""
     where: Judging = field(default_factory=Judged)
     importance_samples: int = 1000
@@ -96,7 +96,7 @@ class Evaluate:
 class Score:
     """Score images from any program, as `evaluate` scores the samples of a model."""
 
-    path: Positional[Path]
+    path: Positional[Annotated[Path, tyro.conf.arg(metavar="IMAGES")]]
     """.npz file, array `images`: [n, 1, H, W], bytes or floats of 0 to 1; or folder of .png"""
     where: Judging = field(default_factory=Judged)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"

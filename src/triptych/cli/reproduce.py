@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from triptych.cli.options import Judged, Judging
@@ -13,7 +15,7 @@ from triptych.errors import RunFailed
 class Reproduce:
     """Train and judge a run again from its config.json, and compare every weight and score."""
 
-    path: Positional[Path]
+    path: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """folder of a finished run, STUDY/MODEL/seed-S"""
     where: Judging = field(default_factory=Judged)
     out: Path = Path("runs/reproduce")

@@ -38,7 +38,7 @@ Network = Literal["mlp", "gated", "residual"]
 class Train:
     """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm, vdm, latent-ddpm, ..."""
 
-    recipe: Positional[str]
+    recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
     """name of a recipe"""
     where: Computing = field(default_factory=Where)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
@@ -139,7 +139,7 @@ class Train:
 class Sample:
     """Draw images from a trained run, to a picture (.png) or to an array (.npz)."""
 
-    path: Positional[Path]
+    path: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """folder of a run, STUDY/MODEL/seed-S"""
     where: Computing = field(default_factory=Where)
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64

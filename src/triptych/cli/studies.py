@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 from tyro.conf import Positional
 
 from triptych.cli.options import (
@@ -38,7 +39,7 @@ class Demo:
 class Study:
     """Run a study, built-in or from a .toml file: train, judge, report. Resumes by itself."""
 
-    name: Positional[str]
+    name: Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
     where: Judging = field(default_factory=Judged)
     out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
@@ -131,7 +132,7 @@ def check_whole(outcome: Any) -> None:
 class Report:
     """Write report.pdf, report.html and the figures of a study that has results."""
 
-    study: Positional[Path]
+    study: Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
     """folder of a study"""
 
     def run(self) -> None:
@@ -159,7 +160,7 @@ class Report:
 class Explore:
     """Write report.html of a study that has results: every score, run and sample on one page."""
 
-    study: Positional[Path]
+    study: Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
     """folder of a study"""
     open: bool = False
     """also open it in the browser"""
@@ -177,7 +178,7 @@ class Explore:
 class Handin:
     """Pack the code and the configuration of a study with its report into handin.zip."""
 
-    study: Positional[Path]
+    study: Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]]
     """folder of a study"""
 
     def run(self) -> None:

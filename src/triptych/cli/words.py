@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from triptych.errors import UserError
@@ -11,6 +11,15 @@ from triptych.errors import UserError
 NARROWEST = 40  # columns; at less than six the parser's help never ends
 SEVERAL = ("--set", "--track")
 OPTION = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+
+
+def check_command(words: Sequence[str], commands: Collection[str]) -> None:
+    """UserError unless the first word is a command, or an option."""
+    listed = f"{', '.join(commands)}; triptych --help says what they do"
+    if not words:
+        raise UserError(f"a command is missing; choose one of {listed}")
+    if not words[0].startswith("-") and words[0] not in commands:
+        raise UserError(f"there is no command {words[0]!r}; choose one of {listed}")
 
 
 def mended(words: Sequence[str]) -> list[str]:
