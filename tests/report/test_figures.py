@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pdfplumber
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from synthetic import NINE, OF_2026, PIXEL, Synthetic, edit, write_study
 
@@ -83,6 +84,27 @@ def test_real_images_have_no_line_where_there_were_too_few(folder):
             with np.load(path) as kept:
                 np.savez(path, **dict(kept) | {"floor": np.nan * kept["floor"]})
         assert "real images" not in said()
+
+
+def test_the_manifold_has_each_mean_at_its_place(folder, monkeypatch):
+    """Rows from the top, as they are kept, and a place in the middle of its image."""
+    shown, imshow = [], Axes.imshow
+
+    def seen(ax, image, **named):
+        shown.append((image, named["extent"]))
+        return imshow(ax, image, **named)
+
+    monkeypatch.setattr(Axes, "imshow", seen)
+    path = next(folder.glob("*/seed-0/manifold.npz"))
+    with np.load(path) as kept:
+        images = kept["images"]
+    np.savez(path, images=images, x=np.linspace(-2, 2, 5), y=np.linspace(0, 8, 5))
+    manifold(read_study(folder))
+    side = images.shape[-1]
+    drawn, extent = next(pair for pair in shown if pair[1][3] == 9)
+    assert extent == (-2.5, 2.5, -1, 9)
+    np.testing.assert_array_equal(drawn[side : 2 * side, :side], images[1, 0, 0])
+    np.testing.assert_array_equal(drawn[:side, side : 2 * side], images[0, 1, 0])
 
 
 def test_regions_hold_the_mass_that_the_caption_names(folder):
