@@ -98,7 +98,7 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
     [
         ([], "a command is missing; choose one of demo, study, train, "),
         (["flee"], "there is no command 'flee'; choose one of demo, study, train, "),
-        (["train"], "train needs RECIPE (name of a recipe); triptych train --help lists"),
+        (["train"], "train needs RECIPE (vae, pixelflow, ddpm, "),
         (
             ["train-features"],
             "train-features needs {digits,mnist,fashion,kmnist,OWN} (data set whose labels to "

@@ -1,13 +1,20 @@
-"""Freed memory is kept: the kernel is not asked for the same pages again and again."""
+"""Freed memory is kept: the kernel is not asked for the same pages again and again. Threads are
+no more than the cores that are granted."""
 
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from triptych.cli.options import Where
+from triptych.study import local
+from triptych.study.local import Place, default_workers
+from triptych.train import allocation
 from triptych.train.allocation import keep_freed_memory
 
+CPU = torch.device("cpu")
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 PROGRAM = """
@@ -56,3 +63,23 @@ def test_another_c_library_is_no_error(monkeypatch):
 
     monkeypatch.setattr("ctypes.CDLL", lambda _: Other())
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    "prepare", [lambda: Where().ready(), lambda: Place("digits", None, None, CPU).load()]
+)
+def test_no_more_threads_than_cores_are_granted(prepare, monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        for threads, granted, left in ((4, 3, 3), (2, 3, 2)):
+            torch.set_num_threads(threads)
+            monkeypatch.setattr(allocation, "cpu_count", lambda granted=granted: granted)
+            prepare()
+            assert torch.get_num_threads() == left
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_process_for_each_core_that_is_granted(monkeypatch):
+    monkeypatch.setattr(local, "cpu_count", lambda: 3)
+    assert [default_workers(jobs) for jobs in (2, 3, 9, 0)] == [2, 3, 3, 1]

@@ -30,7 +30,11 @@ PriorName = Literal[
 ]
 IMAGES = "{digits,mnist,fashion,kmnist,OWN}"
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
-Trackers = tuple[Literal["tensorboard", "wandb", "mlflow"], ...]
+NOTHING = "(default: none)"
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
+    tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint=NOTHING),
+]
 
 
 def usually(kind: str, default: str) -> Any:
@@ -101,11 +105,12 @@ class Where:
     def ready(self) -> "torch.device":
         """The device, if this machine has it, with what follows done as asked."""
         from triptych.study.execute import device_named
-        from triptych.train.allocation import keep_freed_memory
+        from triptych.train.allocation import keep_freed_memory, keep_to_granted_cores
         from triptych.train.determinism import deterministic
 
         deterministic(self.deterministic)
         keep_freed_memory()
+        keep_to_granted_cores()
         return device_named(self.device)
 
 
@@ -117,7 +122,10 @@ class Judged(Where):
     """network of FID: mnist_classifier.pth, inception, or a file of train-features"""
 
 
-Settings = Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]")]
+Settings = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]", help_behavior_hint=NOTHING),
+]
 
 
 def parsed(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Train:
     """Train one recipe with one seed: vae, vae-grey, pixelflow, ddpm, vdm, latent-ddpm, ..."""
 
     recipe: Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
-    """name of a recipe"""
+    """vae, pixelflow, ddpm, vdm, latent-ddpm, ...; a wrong name lists all"""
     where: Computing = field(default_factory=Where)
     dataset: Annotated[str, tyro.conf.arg(metavar=IMAGES)] = "digits"
     """data set; or OWN: the file OWN.npz in --data"""

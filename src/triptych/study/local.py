@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from triptych.data import Dataset, load
 from triptych.evaluate.evaluation import Evaluation
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, evaluate, train
 from triptych.study.trackers import UNTRACKED, Track
-from triptych.train.allocation import keep_freed_memory
+from triptych.train.allocation import keep_freed_memory, keep_to_granted_cores
 from triptych.train.determinism import deterministic
 from triptych.train.faults import explain
 from triptych.train.files import write_text
@@ -51,6 +52,7 @@ class Place:
         """The data set, on the device, where what follows is done as asked."""
         deterministic(self.deterministic)
         keep_freed_memory()
+        keep_to_granted_cores()
         return (self.data or load(self.dataset, self.root)).to(self.device)
 
 
@@ -234,8 +236,6 @@ def _follow(crew: list[Worker], todo: deque[Job], display: Display, stop: Stop) 
 
 
 def default_workers(jobs: int) -> int:
-    """A process for each core that this process may use, and no more than there are jobs."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(cores, jobs))
+    """A process for each core that this process may use, by its affinity and by what a container
+    or a batch system grants it; and no more than there are jobs."""
+    return max(1, min(cpu_count(), jobs))

@@ -1,10 +1,16 @@
-"""Memory that one step frees stays with the process for the next.
+"""What a process has of its machine: memory that one step frees stays with it for the next, and
+threads are no more than cores.
 
 glibc hands large blocks back to the kernel, which then clears each page anew when it is asked for
-again: a third of the time of an importance-weighted bound, a tenth of a U-Net's step.
+again: a third of the time of an importance-weighted bound, a tenth of a U-Net's step. torch takes a
+thread for each core that it sees, of which a container may grant a few: threads then wait for
+others that are not running.
 """
 
 import ctypes
+
+import torch
+from joblib import cpu_count
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 LARGEST, LARGEST_ONCE = 2**30, 2**25  # bytes; the limit that mallopt(3) names is the second
@@ -21,3 +27,9 @@ def keep_freed_memory(largest: int = LARGEST, unused: int = UNUSED) -> bool:
         return False
     kept = mallopt(M_MMAP_THRESHOLD, largest) or mallopt(M_MMAP_THRESHOLD, LARGEST_ONCE)
     return bool(kept and mallopt(M_TRIM_THRESHOLD, unused))
+
+
+def keep_to_granted_cores() -> None:
+    """Compute with no more threads than the cores that affinity and cgroups grant this process."""
+    if (granted := cpu_count()) < torch.get_num_threads():
+        torch.set_num_threads(granted)
