@@ -79,6 +79,25 @@ def test_every_score_is_on_the_page_in_a_table_of_its_protocol(folder):
     assert all(m.meaning.words in page.text for m in found)
 
 
+def test_the_main_metrics_are_first(folder):
+    main, names = zip(*((m.main, m.name) for m in metrics(read_study(folder))), strict=True)
+    assert set(names[: sum(main)]) == {"elbo", "iwae-1000", "kl-aggregate", "bpd", "fid"}
+    assert sorted(main, reverse=True) == [*main]
+    assert len(names) > 5
+
+
+def test_an_interval_is_drawn_on_the_axis_of_the_means(folder):
+    study = read_study(folder)
+    (panel,) = panels(folder, "elbo")
+    scores = {s.model: s for s in study.scores if s.metric == "elbo"}
+    (a, b), of = panel.rows[:2], lambda row: scores[row.model]
+    per_nat = (b.mean_at - a.mean_at) / (of(b).mean - of(a).mean)
+    for row in panel.rows:
+        ends = [a.mean_at + per_nat * (end - of(a).mean) for end in of(row).interval95]
+        left, right = np.clip(ends, 0, 100)
+        assert row.band == pytest.approx((left, right - left), abs=0.1)
+
+
 def test_scores_of_different_protocols_share_no_table(folder):
     def other_images(content):
         row = next(s for s in content["scores"] if s["metric"] == "elbo")
@@ -282,6 +301,9 @@ def test_training_is_drawn_inside_its_frame(folder):
         pytest.approx(int(said) / last * WIDTH) for _, said in found.x_ticks
     ]
     assert len(heights) == 91  # the first tenth is above the frame, which it does not stretch
+    losses = [80 + 220 * 0.9**step for step in range(10, 101)]
+    of_ticks = [np.interp(float(said), losses[::-1], heights[::-1]) for _, said in found.y_ticks]
+    assert [y for y, _ in found.y_ticks] == pytest.approx(of_ticks, abs=2.5)
     assert "training of VAE, Gaussian prior" in write_explorer(folder).read_text()
 
 
