@@ -93,32 +93,44 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(words, named, capsys):
     assert named in refused(capsys, *words)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "a command is missing; choose one of demo, study, train, "),
-        (["flee"], "there is no command 'flee'; choose one of demo, study, train, "),
-        (["train"], "train needs RECIPE (vae, pixelflow, ddpm, "),
-        (
-            ["train-features"],
-            "train-features needs {digits,mnist,fashion,kmnist,OWN} (data set whose labels to "
-            "learn) and --out PATH (.safetensors file to write, in half precision); triptych tr",
-        ),
-        (["train", "vae", "--epochs"], "--epochs needs a value; triptych train --help lists"),
-        (["train", "vae", "--epoch", "3"], "train has no option --epoch, but --epochs; triptych "),
-        (["sample", "r", "--epoch", "3"], "sample has no option --epoch; triptych sample --help"),
-        (["train", "vae", "--resume", "False"], "train does nothing with 'False'; triptych train"),
-        (["--seeds", "3"], "triptych has no option --seeds; triptych --help lists"),
-    ],
-)
-def test_what_cannot_be_parsed_is_said_in_a_sentence(words, said, capsys):
-    """A flag is a flag: the text "False" is no way to switch it on."""
+PLACE = "stands where a command belongs; begin with one of demo, study, train, "
+UNPARSED = [
+    ([], "a command is missing; choose one of demo, study, train, "),
+    (["flee"], "there is no command 'flee'; choose one of demo, study, train, "),
+    (["--seed", "3", "train", "vae"], f"--seed {PLACE}"),
+    (["train"], "train needs RECIPE (vae, pixelflow, ddpm, "),
+    (
+        ["train-features"],
+        "train-features needs {digits,mnist,fashion,kmnist,OWN} (data set whose labels to "
+        "learn) and --out PATH (.safetensors file to write, in half precision); triptych tr",
+    ),
+    (["train", "vae", "--epochs"], "--epochs needs a value; triptych train --help lists"),
+    (["train", "vae", "--epoch", "3"], "train has no option --epoch; --epochs is the nearest;"),
+    (["train", "--epoch=3", "vae"], "train has no option --epoch; --epochs is the nearest; tr"),
+    (["sample", "r", "--epoch", "3"], "sample has no option --epoch; triptych sample --help"),
+    (["train", "vae", "--resume", "False"], "train does nothing with 'False'; triptych train"),
+    (["report", "a", "b,c---d" + 40 * "/long"], "report does nothing with 'b,c---d/long/long/"),
+    (["train", "vae", "--track", "wand"], "'wand' cannot be chosen; choose one of tensorboard, "),
+]
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+@pytest.mark.parametrize(("words", "said"), UNPARSED)
+def test_what_cannot_be_parsed_is_said_in_a_sentence(words, said, coloured, capsys, monkeypatch):
+    """A flag is a flag: the text "False" is no way to switch it on. On a terminal the parser writes
+    in colours."""
+    monkeypatch.setattr("tyro._fmtlib._FORCE_ANSI", coloured, raising=False)
     assert refused(capsys, *words).startswith(f"triptych: {said}")
+
+
+def test_an_option_may_have_underscores(capsys):
+    assert "batch_size = 0" in refused(capsys, "train", "vae", "--batch_size", "0")
 
 
 def test_a_refusal_of_another_kind_is_its_own_text():
     drawn = "╭─ Value error ─╮\n│ Error parsing │\n│ --x: too low  │\n╰───────────────╯\n"
-    assert refusal(drawn, "train") == "Value error Error parsing --x: too low"
+    said = refusal(drawn, ["train", "vae", "--x=1"], ["--x"])
+    assert said == "Value error Error parsing --x: too low"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -116,7 +116,7 @@ def test_labels_of_one_class_teach_no_features(digits):
 def test_images_without_a_difference_have_no_features(digits, monkeypatch):
     monkeypatch.setitem(classifier.RECIPE, "epochs", 1)
     blank = replace(digits, **{p: torch.zeros_like(getattr(digits, p)) for p in IMAGES})
-    with pytest.raises(UserError, match="cannot tell the images of digits apart"):
+    with pytest.raises(UserError, match="cannot tell the test images of digits apart"):
         train_classifier(blank)
 
 

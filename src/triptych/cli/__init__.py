@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import tyro
@@ -17,7 +17,7 @@ from triptych import __version__
 from triptych.cli.data import Data, TrainFeatures
 from triptych.cli.judging import Evaluate, Score
 from triptych.cli.options import NUMBERS
-from triptych.cli.refusals import refusal
+from triptych.cli.refusals import options_in, refusal
 from triptych.cli.reproduce import Reproduce
 from triptych.cli.runs import Sample, Train
 from triptych.cli.studies import Demo, Explore, Handin, Report, Study
@@ -95,17 +95,27 @@ def run_words(words: Sequence[str] | None) -> int:
 
 def command_of(words: list[str]) -> Any:
     """The command that the words ask for. UserError if they ask for none."""
-    drawn = io.StringIO()
+    drawn, shown = io.StringIO(), io.StringIO()
     try:
-        with NUMBERS, redirect_stderr(drawn):
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="triptych", description=ABOUT, args=words
-            )
+        with redirect_stderr(drawn):
+            command = parsed(words)
     except SystemExit as exit:
         if exit.code != WRONG:  # after its help
             raise
-    asked = next((word for word in words if word in COMMANDS), "")
-    raise UserError(refusal(drawn.getvalue(), asked))
+    else:
+        sys.stderr.write(drawn.getvalue())
+        return command
+    with redirect_stdout(shown), suppress(SystemExit):
+        parsed([words[0], "--help"])
+    raise UserError(refusal(drawn.getvalue(), words, options_in(shown.getvalue())))
+
+
+def parsed(words: list[str]) -> Any:
+    """The command, by a parser that ends the process where there is none, and after its help."""
+    with NUMBERS:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="triptych", description=ABOUT, args=words
+        )
 
 
 def run(command: Any) -> int:

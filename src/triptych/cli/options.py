@@ -30,11 +30,7 @@ PriorName = Literal[
 ]
 IMAGES = "{digits,mnist,fashion,kmnist,OWN}"
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
-NOTHING = "(default: none)"
-Trackers = Annotated[
-    tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
-    tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint=NOTHING),
-]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def usually(kind: str, default: str) -> Any:
@@ -122,6 +118,11 @@ class Judged(Where):
     """network of FID: mnist_classifier.pth, inception, or a file of train-features"""
 
 
+NOTHING = "(default: none)"
+Trackers = Annotated[
+    tuple[Annotated[TrackerName, choice(TrackerName)], ...],
+    tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint=NOTHING),
+]
 Settings = Annotated[
     tuple[str, ...],
     tyro.conf.arg(name="set", metavar="[KEY=VALUE ...]", help_behavior_hint=NOTHING),

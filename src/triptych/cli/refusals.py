@@ -1,43 +1,42 @@
 """What the parser of the command line refuses, in a sentence where it draws a frame."""
 
 import re
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-FRAME = re.compile("[│╭╮╰╯─]+|-{3,}")  # the second where the encoding lacks the first
-WITHOUT_VALUE = re.compile(r"Missing value for argument [('\"]*([\w-]+)")
-MISSING = re.compile(r"^.*Missing from [^:]+: ")
-REQUIRED = re.compile(r"((?:--\S+ )?(?:{.*?}|\S+)) (.*?) \(required\)")
-UNKNOWN = re.compile(r"Unrecognized (?:or misplaced )?options: ([^\s,]+)")
-SUGGESTED = re.compile(". {5}(--[a-z0-9-]+)")
+from triptych.cli.words import OPTION
+
+LIKE = 0.75  # of 1, that of the same word: all begin with two dashes
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+FRAME = re.compile(r"[│╭╮╰╯─]+|(?<!\S)-{3,}(?!\S)")  # the second where the encoding has no others
+WITHOUT_VALUE = re.compile(r"Missing argument .* argument [('\"]*(--?[\w-]+)")
+NEEDED = re.compile(r"Required options Missing from [^:]+: (.*)")
+EACH = re.compile(r"((?:--\S+ )?(?:{.*?}|\S+)) (.*?) \(required\)")
+UNUSED = re.compile(r"Unrecognized options Unrecognized (?:or misplaced )?options: ([^\s,]+)")
 
 
-def refusal(drawn: str, command: str) -> str:
-    """The sentence for what was `drawn` when the words of a command were refused; of another
-    refusal than the three that there are, its text."""
-    said = " ".join(FRAME.sub(" ", drawn).split())
-    who = command or "triptych"
-    listed = f"{' '.join(['triptych', command]).strip()} --help lists what there is"
-    if found := WITHOUT_VALUE.search(said):
-        name = found[1]
-        needs = f"{name} needs a value" if name.startswith("-") else f"{who} needs a {name} first"
-        return f"{needs}; {listed}"
-    if found := REQUIRED.findall(MISSING.sub("", said)):
-        return f"{who} needs {' and '.join(f'{name} ({what})' for name, what in found)}; {listed}"
-    if found := UNKNOWN.search(said):
-        word = found[1]
-        if not word.startswith("-"):
-            return f"{who} does nothing with {word!r}; {listed}"
-        near = get_close_matches(word, suggested(drawn, command), 1)
-        return f"{who} has no option {word}{', but ' + near[0] if near else ''}; {listed}"
+def refusal(drawn: str, words: Sequence[str], known: Collection[str]) -> str:
+    """The sentence for what was `drawn` when a command and its words were refused, of whose options
+    these are `known`; of another refusal than the four that there are, its text."""
+    command, *given = words
+    listed = f"triptych {command} --help lists what there is"
+    options = [word.partition("=")[0] for word in given if OPTION.match(word)]
+    if unknown := [option for option in options if option.replace("_", "-") not in known]:
+        near = get_close_matches(unknown[0], known, 1, LIKE)
+        meant = f"; {near[0]} is the nearest" if near else ""
+        return f"{command} has no option {unknown[0]}{meant}; {listed}"
+    said = " ".join(FRAME.sub(" ", COLOUR.sub("", drawn)).split())
+    if found := WITHOUT_VALUE.match(said):
+        return f"{found[1]} needs a value; {listed}"
+    if found := NEEDED.match(said):
+        needed = [f"{name} ({what})" for name, what in EACH.findall(found[1])]
+        return f"{command} needs {' and '.join(needed)}; {listed}"
+    if found := UNUSED.match(said):
+        word = next((word for word in given if word.startswith(found[1])), found[1])
+        return f"{command} does nothing with {word!r}; {listed}"
     return said
 
 
-def suggested(drawn: str, command: str) -> list[str]:
-    """Options of the command that the parser finds near to one that there is not."""
-    option, found = "", []
-    for line in drawn.splitlines():
-        if begun := SUGGESTED.match(line):
-            option = begun[1]
-        if f" in triptych {command} --help" in line:
-            found.append(option)
-    return found
+def options_in(shown: str) -> set[str]:
+    """Those that a command's help names."""
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", COLOUR.sub("", shown)))

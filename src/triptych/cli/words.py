@@ -14,12 +14,16 @@ OPTION = re.compile(r"-{1,2}[A-Za-z][\w-]*")
 
 
 def check_command(words: Sequence[str], commands: Collection[str]) -> None:
-    """UserError unless the first word is a command, or an option."""
+    """UserError unless the first word is a command, asks for help, or is the parser's own."""
     listed = f"{', '.join(commands)}; triptych --help says what they do"
     if not words:
         raise UserError(f"a command is missing; choose one of {listed}")
-    if not words[0].startswith("-") and words[0] not in commands:
-        raise UserError(f"there is no command {words[0]!r}; choose one of {listed}")
+    first = words[0]
+    if first in commands or first in ("-h", "--help") or first.startswith("--tyro-"):
+        return
+    if first.startswith("-"):
+        raise UserError(f"{first} stands where a command belongs; begin with one of {listed}")
+    raise UserError(f"there is no command {first!r}; choose one of {listed}")
 
 
 def mended(words: Sequence[str]) -> list[str]:

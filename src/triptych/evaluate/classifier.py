@@ -191,9 +191,9 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
             optimizer.step()
             schedule.step()
     net.eval()
-    if spread(net, data) < LEAST_SPREAD:
+    if not spread(net, data) >= LEAST_SPREAD:
         raise UserError(
-            f"a classifier cannot tell the images of {data.name} apart: all of them have the same "
+            f"a classifier cannot tell the test images of {data.name} apart: all have the same "
             f"features, and every FID would be 0; see that images and labels belong together, or "
             f"judge samples with --features inception"
         )
@@ -218,7 +218,12 @@ def accuracy(net: nn.Module, data: Dataset) -> float:
 @torch.no_grad()
 def spread(net: FeatureNet, data: Dataset) -> float:
     """The standard deviation over test images of the feature that differs most."""
-    return net.features(2 * grey(data.test_images[:500], data.levels) - 1).std(0).max().item()
+    return (
+        net.features(2 * grey(data.test_images[:500], data.levels) - 1)
+        .std(0, correction=0)
+        .max()
+        .item()
+    )
 
 
 def grey(images: Tensor, levels: int) -> Tensor:

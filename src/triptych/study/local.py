@@ -236,6 +236,6 @@ def _follow(crew: list[Worker], todo: deque[Job], display: Display, stop: Stop) 
 
 
 def default_workers(jobs: int) -> int:
-    """A process for each core that this process may use, by its affinity and by what a container
-    or a batch system grants it; and no more than there are jobs."""
+    """A process for each core that affinity and a container's quota grant this one, and no more
+    than there are jobs."""
     return max(1, min(cpu_count(), jobs))

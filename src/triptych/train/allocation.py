@@ -30,6 +30,6 @@ def keep_freed_memory(largest: int = LARGEST, unused: int = UNUSED) -> bool:
 
 
 def keep_to_granted_cores() -> None:
-    """Compute with no more threads than the cores that affinity and cgroups grant this process."""
+    """Compute with no more threads than the cores that affinity and a container's quota grant."""
     if (granted := cpu_count()) < torch.get_num_threads():
         torch.set_num_threads(granted)
