@@ -98,7 +98,7 @@ def command_of(words: list[str]) -> Any:
     drawn, shown = io.StringIO(), io.StringIO()
     try:
         with redirect_stderr(drawn):
-            command = parsed(words)
+            command = parse(words)
     except SystemExit as exit:
         if exit.code != WRONG:  # after its help
             raise
@@ -106,11 +106,11 @@ def command_of(words: list[str]) -> Any:
         sys.stderr.write(drawn.getvalue())
         return command
     with redirect_stdout(shown), suppress(SystemExit):
-        parsed([words[0], "--help"])
+        parse([words[0], "--help"])
     raise UserError(refusal(drawn.getvalue(), words, options_in(shown.getvalue())))
 
 
-def parsed(words: list[str]) -> Any:
+def parse(words: list[str]) -> Any:
     """The command, by a parser that ends the process where there is none, and after its help."""
     with NUMBERS:
         return tyro.extras.subcommand_cli_from_dict(

@@ -218,12 +218,8 @@ def accuracy(net: nn.Module, data: Dataset) -> float:
 @torch.no_grad()
 def spread(net: FeatureNet, data: Dataset) -> float:
     """The standard deviation over test images of the feature that differs most."""
-    return (
-        net.features(2 * grey(data.test_images[:500], data.levels) - 1)
-        .std(0, correction=0)
-        .max()
-        .item()
-    )
+    features = net.features(2 * grey(data.test_images[:500], data.levels) - 1)
+    return features.std(0, correction=0).max().item()
 
 
 def grey(images: Tensor, levels: int) -> Tensor:
