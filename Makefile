@@ -24,7 +24,7 @@ bench: $(VENV)/peers
 	$(BIN)/python bench/run.py $(or $(DEVICE),cpu) $(ONLY)
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 14) and "Python %d.%d cannot install the versions of constraints.txt; 3.11 to 3.14 can: make demo PYTHON=python3.14" % v)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/product: $(BIN)/python pyproject.toml constraints.txt
