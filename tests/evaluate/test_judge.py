@@ -38,10 +38,11 @@ from triptych.evaluate.judge import (
 )
 from triptych.evaluate.judge_latent import aggregate
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
-from triptych.evaluate.judge_nearest import copied_score, nearest_score, reconstructions
+from triptych.evaluate.judge_nearest import copied_score, nearest_score
 from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.judge_vae import bound_scores, of_all
 from triptych.evaluate.likelihood import Bounds, Estimate
+from triptych.evaluate.reconstruct import reconstructions
 from triptych.flows.flow import Flow
 from triptych.flows.masked import Reshape
 from triptych.flows.multiscale import Logit
@@ -353,7 +354,7 @@ def test_judging_has_random_numbers_of_its_own(name, look, digits, monkeypatch):
     with global_generator_untouched():
         judge(model, digits, look, QUICK, 3, features())
     of_images = {Stream.VIEWS, Stream.TRAINING_IMAGES}
-    of_images |= {Stream.RECONSTRUCTIONS} if name == "latent-ddpm" else set()
+    of_images |= {Stream.RECONSTRUCTIONS} if name in ("vae-flow", "latent-ddpm") else set()
     of_model = {Stream.BOUNDS, Stream.SAMPLES}
     assert used == {(s, 0, 0) for s in of_images} | {(s, 3, 0) for s in of_model}
 
@@ -885,6 +886,25 @@ def test_means_are_set_beside_means(digits):
         assert ("beside" in score.protocol) == model.mean_samples
     assert ratios[0] == pytest.approx(1, abs=0.05)
     assert abs(ratios[1] - 1) > 0.2
+
+
+@pytest.mark.parametrize(("name", "look"), [("vae-flow", "dynamic"), ("latent-ddpm", "raw")])
+def test_test_images_are_kept_with_their_reconstructions(name, look, digits):
+    """As the model sees them; where q(z|x) has no width, E[x|z] is that of its mean."""
+    model = randomised(built(name), 0.3)
+    vae = model.autoencoder if name == "latent-ddpm" else model
+    encode = vae.posterior.encode
+    vae.posterior.encode = lambda x: GaussianParameters(
+        mu := encode(x).mu, torch.full_like(mu, -10)
+    )
+    found = judge(model, digits, look, QUICK, 0).arrays["reconstructions"]
+    noise = generator_for(0, 0, torch.device("cpu"), stream=Stream.VIEWS)
+    x = view(look)(at_random(digits).test_images[:16], 17, noise)
+    shown = x if look == "dynamic" else x / 16
+    np.testing.assert_array_equal(found["images"], (255 * shown).round().byte().numpy())
+    with torch.no_grad():
+        means = vae.likelihood.mean(encode(x).mu)
+    np.testing.assert_allclose(found["means"], 255 * means.numpy(), atol=1)
 
 
 def test_how_images_are_drawn_changes_nothing_of_what_a_chain_has_learned_of_the_latents(digits):

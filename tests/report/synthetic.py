@@ -223,6 +223,7 @@ def write_run(folder: Path, ask: Synthetic, recipe: dict, seed: int) -> None:
         k = np.array([1, 2, 5, 10, 20, 50, 100])
         np.savez(folder / "growth.npz", k=k, iwae=-80 + np.log(k) + rng.normal())
         np.savez(folder / "divergence.npz", nats=rng.exponential(size=ask.latent_dim))
+        np.savez(folder / "reconstructions.npz", images=images, means=images[:, :, ::-1])
         if ask.latent_dim == 2:
             axis = np.linspace(-2, 2, 5)
             mosaic = rng.integers(0, 256, (5, 5, 1, ask.side, ask.side)).astype(np.uint8)

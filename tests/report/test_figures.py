@@ -22,7 +22,7 @@ from triptych.report.curves import (
     terms,
     worth_drawing,
 )
-from triptych.report.figures import manifold, nearest, samples
+from triptych.report.figures import manifold, nearest, reconstructions, samples
 from triptych.report.latent_figure import latent_ddpm, place_panels, prior_posterior
 from triptych.report.latent_panel import (
     MASSES,
@@ -38,7 +38,7 @@ from triptych.report.quality_time import NOISE, tradeoff
 from triptych.report.runs import read_latent
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
-DRAWN += [terms, tradeoff, classes]
+DRAWN += [terms, tradeoff, classes, reconstructions]
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -258,6 +258,28 @@ def test_samples_stand_above_the_neighbours_of_their_own_run(tmp_path):
     before = drawn()
     np.savez(run / "samples.npz", images=np.zeros((8, 1, 28, 28), np.uint8))
     assert drawn() == before
+
+
+def test_each_test_image_stands_above_its_own_reconstruction(folder, monkeypatch):
+    at, imshow = {}, Axes.imshow
+
+    def seen(ax, image, **named):
+        at[tuple(round(v, 4) for v in ax.get_position().p0)] = image
+        return imshow(ax, image, **named)
+
+    monkeypatch.setattr(Axes, "imshow", seen)
+    assert reconstructions(read_study(folder)) is not None
+    with np.load(folder / "vae-gaussian/seed-0/reconstructions.npz") as kept:
+        images, means = kept["images"][:, 0], kept["means"][:, 0]
+    places = [
+        next(p for p, drawn in at.items() if (drawn == image).all())
+        for pair in zip(images[:6], means[:6], strict=True)
+        for image in pair
+    ]
+    for (x, y), (below_x, below_y) in zip(places[::2], places[1::2], strict=True):
+        assert x == below_x
+        assert y > below_y
+    assert places[::2] == sorted(places[::2])
 
 
 def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):

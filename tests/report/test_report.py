@@ -143,7 +143,15 @@ def test_references_are_those_that_are_cited(report):
 def test_figures_are_left_beside_the_report(report):
     names = {path.name for path in (report.parent / "figures").iterdir()}
     stems = ("prior-posterior", "samples", "likelihood", "iwae-growth", "dimensions", "manifold")
-    stems = (*stems, "nearest", "fid-growth", "classes", "bound-terms", "quality-time")
+    stems = (
+        *stems,
+        "reconstructions",
+        "nearest",
+        "fid-growth",
+        "classes",
+        "bound-terms",
+        "quality-time",
+    )
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
 
 

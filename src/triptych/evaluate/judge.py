@@ -36,6 +36,7 @@ from triptych.evaluate.judge_samples import from_training, sample_scores
 from triptych.evaluate.judge_vae import judge_vae
 from triptych.evaluate.likelihood import evaluating, in_bits, in_nats
 from triptych.evaluate.ode import ode_score
+from triptych.evaluate.reconstruct import reconstruction_arrays
 from triptych.evaluate.speed import sampling_speed
 from triptych.evaluate.tradeoff import tradeoff
 from triptych.latent import LatentDDPM
@@ -111,6 +112,7 @@ def _judge(
     if isinstance(model, PixelFlow):
         shown_again = generator_for(seed, 0, device, stream=Stream.SAMPLES)
         result.scores.append(outside_score(model, SAMPLES_SHOWN, how, of_drawn, shown_again))
+    result.arrays |= reconstruction_arrays(model, x)
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
     score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name, drawn)

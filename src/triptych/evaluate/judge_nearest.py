@@ -3,21 +3,17 @@ test images, which cannot be."""
 
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from triptych.data import Dataset, view
 from triptych.evaluate.classifier import grey
 from triptych.evaluate.drawing import as_bytes, seen, shows_means
 from triptych.evaluate.evaluation import DRAWN
-from triptych.evaluate.memory import in_halves
 from triptych.evaluate.nearest import nearest, share_nearer
-from triptych.latent import LatentDDPM
+from triptych.evaluate.reconstruct import reconstructions
 from triptych.protocols import Score
 from triptych.train.order import Stream, generator_for
-from triptych.vae import VAE
 
 CLOSE = 0.01
 
@@ -72,19 +68,3 @@ def alike(
         return grey(images, data.levels), grey(test_images, data.levels), protocol
     train = view("threshold")(images, data.levels, None)
     return train, seen(test_images, data.levels, view_name), protocol
-
-
-@torch.no_grad()
-def reconstructions(
-    model: nn.Module, x: Float[Tensor, "N C H W"], g: Generator
-) -> Float[Tensor, "N C H W"]:
-    """E[x|z] as grey values, z ~ q(z|x)."""
-    vae = model.autoencoder if isinstance(model, LatentDDPM) else model
-    if not isinstance(vae, VAE):
-        raise TypeError(f"a {type(model).__name__} has no reconstructions")
-
-    def shown(x: Tensor) -> Tensor:
-        eps = torch.randn(len(x), vae.posterior.latent_dim, generator=g, device=g.device)
-        return vae.likelihood.mean(vae.posterior.rsample(vae.posterior.encode(x), eps)[0])
-
-    return torch.cat([in_halves(shown, part) for part in x.split(500)])

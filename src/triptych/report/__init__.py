@@ -7,7 +7,7 @@ from triptych.report.canvas import with_letters
 from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms
 from triptych.report.explorer import CAPTIONS, write_explorer
-from triptych.report.figures import manifold, nearest
+from triptych.report.figures import manifold, nearest, reconstructions
 from triptych.report.handin import handin, other_features
 from triptych.report.latent_figure import latent_ddpm, prior_posterior
 from triptych.report.load import Study, read_study
@@ -20,7 +20,7 @@ __all__ = ["handin", "other_features", "write_explorer", "write_report"]
 DRAWN = (
     prior_posterior,
     *(likelihood, growth, dimensions, frechet, classes, terms, tradeoff),
-    *(manifold, nearest, latent_ddpm),
+    *(manifold, reconstructions, nearest, latent_ddpm),
 )
 
 

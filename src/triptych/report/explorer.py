@@ -40,6 +40,8 @@ CAPTIONS = {
     "dimensions": "divergence of each latent dimension from the prior's marginal: those at zero "
     "carry nothing about an image",
     "manifold": "E[x|z] over the latent plane",
+    "reconstructions": "test images as the model sees them, each above its reconstruction E[x|z], "
+    "z drawn from q(z|x)",
     "samples": "the first samples of each model of part B, none picked",
     "nearest": "samples, each above the training image nearest to it",
     "fid-growth": "FID against the number of samples: those of different N are not comparable",

@@ -1,4 +1,5 @@
-"""Pictures made of images: samples side by side, what is nearest to them, the latent manifold."""
+"""Pictures made of images: samples side by side, what is nearest to them, reconstructions, the
+latent manifold."""
 
 import math
 from pathlib import Path
@@ -18,13 +19,14 @@ from triptych.report.canvas import (
     wrapped,
     write,
 )
-from triptych.report.load import Study
+from triptych.report.load import Recipe, Study
 from triptych.report.runs import read_arrays, read_images, read_samples
 from triptych.report.wording import labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
+PAIRS = 6
 GAP = 0.07
-NEAREST = "nearest.npz"
+NEAREST, RECONSTRUCTIONS = "nearest.npz", "reconstructions.npz"
 
 
 def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
@@ -56,18 +58,39 @@ def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
         return write(figure, study.folder / "figures", "samples")
 
 
-def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
+def nearest(study: Study) -> Path | None:
     """The first samples of each model's first run that has their neighbours too, each above the
     training image nearest to it."""
     found = []
     for recipe in study.recipes:
         first = study.first_run(recipe, NEAREST)
         if first is not None and (samples := first[1].with_name("samples.npz")).is_file():
-            found.append((recipe, read_images(samples)[:n], read_images(first[1])[:n]))
+            found.append((recipe, read_images(samples), read_images(first[1])))
+    return _in_pairs(study, found, "nearest", "each sample above the training image nearest to it")
+
+
+def reconstructions(study: Study) -> Path | None:
+    """The first test images as a model's first run sees them, each above E[x|z], z ~ q(z|x)."""
+    found = []
+    for recipe in study.recipes:
+        if (first := study.first_run(recipe, RECONSTRUCTIONS)) is not None:
+            pair = (read_images(first[1], name=name) for name in ("images", "means"))
+            found.append((recipe, *pair))
+    return _in_pairs(study, found, "reconstructions", "each test image above its reconstruction")
+
+
+def _in_pairs(
+    study: Study,
+    found: list[tuple[Recipe, np.ndarray, np.ndarray]],
+    stem: str,
+    said: str,
+    side: float = 1.3,
+) -> Path | None:
+    """For each recipe its first images [n, H, W], a row above another, `side` cm each."""
     if not found:
         return None
     titles = labels(study, [recipe for recipe, *_ in found])
-    span = n * side + (n - 1) * GAP
+    span = PAIRS * side + (PAIRS - 1) * GAP
     rows = [(wrapped(title, span), *pair) for title, (_, *pair) in zip(titles, found, strict=True)]
     columns = 2 if len(rows) > 1 else 1
     head = 0.15 + LINE_HEIGHT * line_count([title for title, *_ in rows])
@@ -76,18 +99,16 @@ def nearest(study: Study, n: int = 6, side: float = 1.3) -> Path | None:
     with rc_context(STYLE):
         height = math.ceil(len(rows) / columns) * block + 0.15 + LINE_HEIGHT
         figure = blank(height)
-        text_at(
-            figure, (step + span) / 2, 0.1, "each sample above the training image nearest to it"
-        )
+        text_at(figure, (step + span) / 2, 0.1, said)
         for i, (title, *pair) in enumerate(rows):
             left, top = i % columns * step, height - i // columns * block - head
             text_at(figure, left + span / 2, top + 0.1, title)
             for below, images in enumerate(pair):
-                for j, image in enumerate(images):
+                for j, image in enumerate(images[:PAIRS]):
                     low = top - side - below * (side + GAP)
                     place = (left + j * (side + GAP), low, side, side)
                     _draw_image(axes_at(figure, place), image)
-        return write(figure, study.folder / "figures", "nearest")
+        return write(figure, study.folder / "figures", stem)
 
 
 def manifold(study: Study, side: float = 5.4) -> Path | None:

@@ -68,9 +68,9 @@ def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray]
     return seed, read_images(path, n)[:n]
 
 
-def read_images(path: Path, least: int = 1) -> np.ndarray:
-    """The images [n, H, W] of samples.npz or nearest.npz, of which there must be so many."""
-    images = read_npz(path, ("images",))["images"]
+def read_images(path: Path, least: int = 1, name: str = "images") -> np.ndarray:
+    """Images [n, H, W] that a run keeps, of which there must be so many."""
+    images = read_npz(path, (name,))[name]
     if images.ndim != 4 or len(images) < least or images.dtype != np.uint8:
         raise UserError(
             f"{path} holds images of shape {images.shape}, and the report shows {least} of "
