@@ -17,6 +17,7 @@ import pytest
 
 from triptych.cli import COMMANDS, main
 from triptych.cli.refusals import refusal
+from triptych.cli.words import mended
 from triptych.data import load
 from triptych.ddpm import DDPM
 from triptych.evaluate import classifier
@@ -558,6 +559,13 @@ def test_home_is_where_it_is_behind_the_name_of_an_option(tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     main(["train", "vae", *TINY, "--out=~/runs"])
     assert (tmp_path / "home/runs/vae-gaussian/seed-0/config.json").exists()
+
+
+def test_a_machine_without_a_home_folder_is_no_reason_to_stop(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # KeyError, as of a user that has none
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    assert mended(["train", "vae", "--seed=1", "--out=~/runs"])[-2:] == ["--seed=1", "--out=~/runs"]
 
 
 def test_help_ends_on_the_narrowest_terminal():

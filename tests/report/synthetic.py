@@ -77,8 +77,8 @@ def write_study(folder: Path, ask: Synthetic | None = None) -> Path:
 
 def summary(model: str, metric: str, values: list[float], protocol: dict[str, Any]) -> dict:
     """One entry of results.json."""
-    bare = {"fid", "energy-distance", "classifier-accuracy"}
-    unit = "bits/dim" if metric == "bpd" else "" if metric in bare else "nats"
+    bare = ("fid", "energy-distance", "classifier-accuracy")
+    unit = "bits/dim" if metric == "bpd" else "" if metric.startswith(bare) else "nats"
     return {
         "model": model,
         "metric": metric,

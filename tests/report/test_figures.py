@@ -193,6 +193,8 @@ def test_labels_part_even_when_they_coincide():
 def test_wrapping():
     assert wrapped("one two", 10.0) == "one two"
     assert wrapped("one two", 0.9) == "one\ntwo"
+    dollars = "a$b$c " * 20  # as wide as drawn, where they are no mathematics
+    assert wrapped(dollars, 4.0) == wrapped(dollars.replace("$", "1"), 4.0).replace("1", "$")
     assert wrapped("x" * 200, 3.0).endswith("\N{HORIZONTAL ELLIPSIS}")
 
 

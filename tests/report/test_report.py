@@ -33,7 +33,9 @@ from triptych.report.architectures import sentences
 from triptych.report.canvas import FAMILIES
 from triptych.report.check import LimitError, check_pdf
 from triptych.report.edition import EDITIONS
+from triptych.report.group import read_group
 from triptych.report.load import read_study
+from triptych.report.made_of import sources
 from triptych.report.page import MOST_GAP, write_page
 from triptych.report.pdf import read_pdf
 from triptych.report.snippets import Ask
@@ -259,6 +261,17 @@ def test_a_group_that_names_nobody(folder, code, content):
     (folder / "group.toml").write_text(f"course = 'x'\n{content}", encoding="utf-8")
     with pytest.raises(UserError, match=r"group\.toml names nobody"):
         set_page(folder, code)
+
+
+def test_an_empty_group_is_none(tmp_path):
+    """As for what a report is said to be made of: the next place is asked."""
+    for name, text in (("one", " \n"), ("other", "[[member]]\nname = 'A'\nnumber = 's1'")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "group.toml").write_text(text)
+    beside = [tmp_path / "one", tmp_path / "other"]
+    assert read_group(beside).members == [("A", "s1")]
+    assert read_group(beside[:1]).placeholder
+    assert sources(tmp_path, beside)["group.toml"] == tmp_path / "other/group.toml"
 
 
 @pytest.mark.parametrize(
@@ -589,6 +602,15 @@ def test_figures_of_models_that_the_study_has_no_more_are_removed(tmp_path):
     left = {path.name for path in (folder / "figures").iterdir()}
     assert not left & {"samples.png", "fid-growth.pdf", "classes.png", "bound-terms.pdf"}
     assert {"prior-posterior.pdf", "prior-posterior.png", "of-the-group.png"} <= left
+
+
+def test_samples_that_no_run_has_any_more_are_shown_no_more(folder):
+    write_report(folder)
+    assert (folder / "figures" / "samples.png").is_file()
+    for path in folder.glob("*/seed-*/samples.npz"):
+        path.unlink()
+    write_report(folder)
+    assert not (folder / "figures" / "samples.png").is_file()
 
 
 def test_handin_packs_code_configuration_and_report(folder, code):

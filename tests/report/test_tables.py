@@ -8,6 +8,7 @@ from triptych.report.discussion import discuss
 from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import read_study
 from triptych.report.sampling_table import sampling_table
+from triptych.report.tables import DASH
 from triptych.report.wording import MINUS, NARROW_SPACE, number, spread, two_digits
 
 
@@ -119,6 +120,30 @@ def test_the_caption_of_the_likelihoods_says_what_they_are_of(folder):
     edit(folder / "results.json", without)
     assert said().startswith("Test-set log-likelihood and match. test split")
     assert "In nats; IWAE-1000" in said()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "cell"),
+    [(123.4, 5.0, "120 ± <10"), (9.97, 0.06, "10 ± <1"), (0.0997, 0.0006, "0.10 ± <0.01")],
+)
+def test_a_rates_spread_is_given_to_the_place_of_its_mean(tmp_path, mean, std, cell):
+    folder = write_study(tmp_path / "2026", Synthetic(pixel=OF_2026, edition="2026"))
+
+    def timed(content):
+        for score in content["scores"]:
+            if score["metric"] == "samples-per-second":
+                score |= {"mean": mean, "std": std}
+
+    edit(folder / "results.json", timed)
+    assert {row[-1] for row in sampling_table(read_study(folder)).rows} == {cell}
+
+
+def test_all_distances_have_as_many_decimals(tmp_path):
+    table = sampling_table(read_study(write_study(tmp_path / "2026", Synthetic(pixel=OF_2026))))
+    column = table.header.index("FID")
+    for row in table.rows:
+        for cell in row[column : column + 2]:
+            assert all(len(n.partition(".")[2]) == 2 for n in cell.split(" ± ") if n != DASH)
 
 
 def test_sampling_table_has_floor_and_n(folder):

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from triptych.errors import UserError
 
@@ -36,7 +35,13 @@ def mended(words: Sequence[str]) -> list[str]:
     options = [found[0] for word in words if (found := OPTION.match(word))]
     if twice := [option for option in SEVERAL if options.count(option) > 1]:
         raise UserError(f"{twice[0]} is given twice; give it once, with all its values after it")
-    return [re.sub(r"(?<==)~(?=/|$)", str(Path.home()), w) if OPTION.match(w) else w for w in words]
+    return [_at_home(word) if OPTION.match(word) else word for word in words]
+
+
+def _at_home(word: str) -> str:
+    """--out=~/runs with the home folder for ~, which a shell leaves there; as it is without one."""
+    option, equals, value = word.partition("=")
+    return option + equals + os.path.expanduser(value)
 
 
 def widen() -> None:

@@ -43,7 +43,8 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
 
 def _forget_figures(study: Study, drawn: set[str]) -> None:
     """Remove those of models or scores that the study had once; the page draws the samples."""
-    kept = drawn | ({"samples"} if study.part("B") else set())
+    sampled = any(study.first_run(recipe, "samples.npz") for recipe in study.part("B"))
+    kept = drawn | ({"samples"} if sampled else set())
     for name in CAPTIONS.keys() - kept:
         for kind in ("pdf", "png"):
             (study.folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)

@@ -61,12 +61,11 @@ def papers(study: Study, brief: bool) -> list[Span]:
     rooms = [room for recipe in study.recipes for room in _settings(recipe)]
     present |= {"beta"} if any(room.get("beta", 1) != 1 for room in rooms) else set()
     models = [PAPERS[family] for family in PAPERS if family in present]
-    used = {
-        paper: None
+    parts = [
+        paper
         for name, is_used, paper in METHODS
-        if any(name in room and is_used(room[name]) for room in rooms)
-    }
-    parts = [paper for paper in used if paper not in models]
+        if paper not in models and any(name in room and is_used(room[name]) for room in rooms)
+    ]
     if not models:
         return []
     first, *rest = _cited(models)
@@ -98,9 +97,7 @@ def sentences(study: Study, details: bool, terse: bool = False) -> list[dict[str
     in common. `terse`: without what stands in brackets."""
     chains = [recipe for recipe in study.part("B") if recipe.family == "latent"]
     others = [[recipe] for recipe in study.part("B") if recipe.family != "latent"]
-    groups = [*others, chains] if chains else others
-    if study.part("A"):
-        groups.insert(0, study.part("A"))
+    groups = [group for group in (study.part("A"), *others, chains) if group]
     texts = [_shared_and_own([_as_now(r.architecture) for r in recipes]) for recipes in groups]
     if terse:
         texts = [re.sub(r" \([^()]*\)", "", text) for text in texts]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from triptych.train.files import write_bytes
 
@@ -85,7 +85,7 @@ def text_at(figure: Figure, x: float, y: float, text: str) -> None:
     full = figure.get_size_inches() * 2.54
     for i, line in enumerate(reversed(text.split("\n"))):
         at = (x / full[0], (y + DESCENT + i * LEADING) / full[1])
-        figure.text(*at, line, ha="center", va="baseline", parse_math=False)
+        figure.text(*at, line, ha="center", va="baseline")
 
 
 def wrapped(text: str, width: float) -> str:
@@ -131,5 +131,5 @@ def _cut(word: str, width: float) -> str:
 @cache
 def _width(text: str) -> float:
     font = FontProperties(family=FAMILIES, size=FONT_SIZE)
-    path = TextPath((0, 0), text.replace("$", r"\$"), prop=font)
-    return float(path.get_extents().width) / 72 * 2.54
+    width, *_ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return width / 72 * 2.54

@@ -11,7 +11,7 @@ from itertools import pairwise
 from triptych.evaluate.stats import chance_of, holm
 from triptych.report.glossary import meaning
 from triptych.report.load import Difference, Recipe, Study, Summary
-from triptych.report.tables import require_one_protocol
+from triptych.report.tables import column_of
 from triptych.report.wording import called, decimals_for, few, interval, listed, number, runs
 
 MOST_NEIGHBOURS = 4
@@ -41,10 +41,7 @@ def _holds_zero(difference: Difference | None) -> bool:
 
 def ranked(study: Study, recipes: Sequence[Recipe], metric: str) -> list[Summary]:
     """The models that have the metric, best mean first; UserError where protocols differ."""
-    found = [study.score(recipe.name, metric) for recipe in recipes]
-    scores = [score for score in found if score is not None]
-    if scores:
-        require_one_protocol(scores)
+    scores = column_of(study, recipes, metric).values()
     return sorted(scores, key=lambda s: s.mean, reverse=meaning(metric).better == "higher")
 
 
@@ -97,7 +94,7 @@ def compare(
     return [" ".join(said)]
 
 
-def _best_of_many(study: Study, models: Sequence[Summary], metric: str, values: bool = True) -> str:
+def _best_of_many(study: Study, models: Sequence[Summary], metric: str, values: bool) -> str:
     """What the runs say of the best mean: from which models they tell it. `values`: with the best
     and the worst."""
     (best, *others), decimals = models, decimals_for([s.mean for s in models], most=3)

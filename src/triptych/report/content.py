@@ -1,6 +1,8 @@
 """All that the report says, as data for the template. Strings stay strings: none is markup."""
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +23,15 @@ from triptych.report.sampling_table import sampling_table, says_how
 from triptych.report.tables import Table
 from triptych.report.wording import Span, called, listed
 
-CITATIONS = (
-    "bauer2019",
-    "burda2016",
-    "dinh2017",
-    "durkan2019",
-    "gulrajani2017",
-    "heusel2017",
-    "higgins2017",
-    "ho2019",
-    "ho2020",
-    "holm1979",
-    "jordan2024",
-    "karras2022",
-    "karras2024",
-    "kingma2014",
-    "kingma2018",
-    "kingma2021",
-    "kynkaanniemi2019",
-    "lopezpaz2017",
-    "lu2022",
-    "ma2019",
-    "nichol2021",
-    "papamakarios2017",
-    "rombach2022",
-    "salimans2022",
-    "simard2003",
-    "song2021",
-    "tomczak2018",
-    "vehtari2024",
-    "wu2017",
-    "zhao2023",
-)
+BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 
 HELD = "50, 80, 95%"
+
+
+@cache
+def citations() -> list[str]:
+    """The keys of references.bib, which a text may cite."""
+    return sorted(re.findall(r"^@\w+\{(.+),$", BIBLIOGRAPHY.read_text("utf-8"), re.MULTILINE))
 
 
 def build(
@@ -109,7 +86,7 @@ def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | N
     if not edition.declaration:
         return None
     path = own_file("ai.md", folders)
-    paragraphs = read_own(path, CITATIONS) if path else []
+    paragraphs = read_own(path, citations()) if path else []
     return {
         "heading": DECLARATION_HEADING,
         "paragraphs": [{"head": p.head, "spans": p.spans} for p in paragraphs],

@@ -72,14 +72,13 @@ def _on_images(found: Sequence[Summary | None]) -> str:
 def _draw_intervals(
     ax: Axes, scores: Sequence[Summary | None], name: str, marker: str, shift: float
 ) -> None:
-    for row, score in enumerate(scores):
-        if score is None:
-            continue
-        label = name if score is next(s for s in scores if s is not None) else None
-        colour = "black" if marker == "o" else "#888888"
-        ax.plot([score.mean], [row - shift], marker, color=colour, ms=4, label=label)
+    colour = "black" if marker == "o" else "#888888"
+    found = [(row - shift, score) for row, score in enumerate(scores) if score is not None]
+    means, rows = [score.mean for _, score in found], [row for row, _ in found]
+    ax.plot(means, rows, marker, color=colour, ms=4, label=name)
+    for row, score in found:
         if score.interval95 is not None:
-            ax.plot(score.interval95, [row - shift] * 2, "-", color=colour, lw=1)
+            ax.plot(score.interval95, [row, row], "-", color=colour, lw=1)
 
 
 def growth(study: Study) -> Path | None:

@@ -193,11 +193,11 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
         spans += compare(study, models, KL, terse=terse)
     if models and at_its_limit(study):
         spans.append(_at_its_limit(int(models[0].protocol["n"]), terse))
-    tests = {"classifier-accuracy": "A classifier", "energy-distance": "The energy distance"}
-    for metric, test in list(tests.items())[: 1 if brief else 2]:
-        spans.append(_prior_told_from_posterior(study, recipes, metric, test, brief))
-        if metric == "classifier-accuracy" and spans[-1]:
-            spans.append(_fewer_pairs(study, models))
+    told = _prior_told_from_posterior(study, recipes, "classifier-accuracy", "A classifier", brief)
+    spans += [told, _fewer_pairs(study, models) if told else ""]
+    if not brief:
+        test = ("energy-distance", "The energy distance")
+        spans.append(_prior_told_from_posterior(study, recipes, *test, brief))
     spans = [span for span in [*spans, _order_relation(study, recipes)] if span]
     if spans and not brief:
         why = " For a given encoder the ELBO is highest where the prior is the aggregate posterior "

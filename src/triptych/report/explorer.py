@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from triptych.report.grid import mosaic
 from triptych.report.load import Recipe, Study, read_study
 from triptych.report.panels import metrics
 from triptych.report.runs import read_images
@@ -156,15 +157,10 @@ def _in_turn(images: NDArray[np.uint8], near: NDArray[np.uint8]) -> NDArray[np.u
 
 def _shown(seed: int, images: NDArray[np.uint8]) -> Shown:
     """Images [n, H, W] in rows, black on white, as a PNG."""
-    n, h, w = images.shape
-    rows = -(-n // ACROSS)
-    sheet = np.zeros((rows * ACROSS, h + 1, w + 1), np.uint8)
-    sheet[:n, 1:, 1:] = images
-    sheet = sheet.reshape(rows, ACROSS, h + 1, w + 1).swapaxes(1, 2)
-    mosaic = PAPER - sheet.reshape(rows * (h + 1), ACROSS * (w + 1))
+    sheet = PAPER - mosaic(images, ACROSS, 1, 0)
     raw = BytesIO()
-    Image.fromarray(mosaic).save(raw, "PNG", optimize=True)
-    height, width = mosaic.shape
+    Image.fromarray(sheet).save(raw, "PNG", optimize=True)
+    height, width = sheet.shape
     times = max(1, SHEET // width)
     return Shown(seed, _uri(raw.getvalue()), times * width, times * height)
 

@@ -137,7 +137,7 @@ def manifold(study: Study, side: float = 5.4) -> Path | None:
             half = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
             extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
             ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
-            ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
+            ax.set_title(title, pad=4, linespacing=1.1)
             ax.locator_params(nbins=5)
             ax.set_xlabel("z₁", labelpad=1)
             ax.set_ylabel("z₂", labelpad=1)

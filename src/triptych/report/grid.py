@@ -10,7 +10,7 @@ from PIL import Image
 
 from triptych.train.files import write_bytes
 
-GAP, ZOOM = 2, 3
+GAP, ZOOM, GREY = 2, 3, 128
 
 
 def write_images(path: Path, images: NDArray[np.uint8]) -> None:
@@ -20,16 +20,18 @@ def write_images(path: Path, images: NDArray[np.uint8]) -> None:
         np.savez_compressed(raw, images=images)
         write_bytes(path, raw.getvalue())
         return
-    n, _, h, w = images.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    canvas = np.full((rows * (h + GAP) + GAP, columns * (w + GAP) + GAP), 128, np.uint8)
-    for i, image in enumerate(images[:, 0]):
-        row, column = divmod(i, columns)
-        y, x = GAP + row * (h + GAP), GAP + column * (w + GAP)
-        canvas[y : y + h, x : x + w] = image
-    picture = Image.fromarray(canvas)
-    size = (ZOOM * picture.width, ZOOM * picture.height)
+    columns = math.ceil(math.sqrt(len(images)))
+    sheet = np.pad(mosaic(images[:, 0], columns, GAP, GREY), (0, GAP), constant_values=GREY)
     raw = BytesIO()
-    picture.resize(size, Image.Resampling.NEAREST).save(raw, "png")
+    Image.fromarray(sheet.repeat(ZOOM, 0).repeat(ZOOM, 1)).save(raw, "png")
     write_bytes(path, raw.getvalue())
+
+
+def mosaic(images: NDArray[np.uint8], columns: int, gap: int, paper: int) -> NDArray[np.uint8]:
+    """Images [n, H, W] in rows of so many, `gap` pixels of `paper` above and left of each."""
+    n, h, w = images.shape
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * columns, h + gap, w + gap), paper, np.uint8)
+    sheet[:n, gap:, gap:] = images
+    rowwise = sheet.reshape(rows, columns, h + gap, w + gap).swapaxes(1, 2)
+    return rowwise.reshape(rows * (h + gap), columns * (w + gap))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
+from triptych.report.made_of import own_file
 from triptych.report.wording import listed
 
 COURSE_NUMBER = "02460"
@@ -26,10 +27,8 @@ class Group:
 
 def read_group(folders: Sequence[Path]) -> Group:
     """The first group.toml in these folders, else a placeholder that says what to write."""
-    for folder in folders:
-        path = folder / "group.toml"
-        if path.is_file():
-            return _parse(path)
+    if path := own_file("group.toml", folders):
+        return _parse(path)
     return Group([("NAME", "sNUMBER")], placeholder=True)
 
 

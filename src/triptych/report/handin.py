@@ -11,7 +11,7 @@ from triptych.errors import UserError
 from triptych.report.check import Measured, check_pdf
 from triptych.report.edition import Edition, edition_named
 from triptych.report.group import COURSE_NUMBER, read_group
-from triptych.report.load import read_study
+from triptych.report.load import Study, read_study
 from triptych.report.made_of import OWN, changed_since, sources
 from triptych.report.wording import listed
 from triptych.train.files import write_bytes
@@ -40,12 +40,13 @@ def handin(study_folder: Path) -> HandIn:
     Raises UserError when there is no report.pdf, it lacks what the group writes, or was made of
     something else than there is now, and LimitError when it breaks a limit.
     """
-    report, edition = study_folder / "report.pdf", edition_named(read_study(study_folder).edition)
+    study, report = read_study(study_folder), study_folder / "report.pdf"
+    edition = edition_named(study.edition)
     if not report.is_file():
         raise UserError(f"{report} is missing; write it first: {_writing(report)}")
     measured = check_pdf(report, edition)
     _check_sources(report, edition)
-    entries = dict([*_code(), *_study(study_folder)])
+    entries = dict([*_code(), *_study(study)])
     target, packed = study_folder / "handin.zip", io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(entries):
@@ -113,13 +114,9 @@ def _below(path: Path, root: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             yield f"{prefix}/{file.relative_to(root).as_posix()}", file
 
 
-def _study(folder: Path) -> Iterator[tuple[str, Path]]:
+def _study(study: Study) -> Iterator[tuple[str, Path]]:
     for name in ("report.pdf", "study.json", "results.json"):
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing: the hand-in needs it; run the study again.")
-        yield name, path
-    study = read_study(folder)
+        yield name, study.folder / name
     for path in (run / "config.json" for recipe in study.recipes for _, run in study.runs(recipe)):
         if path.is_file():
-            yield f"configuration/{path.relative_to(folder).as_posix()}", path
+            yield f"configuration/{path.relative_to(study.folder).as_posix()}", path

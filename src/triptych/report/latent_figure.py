@@ -106,9 +106,10 @@ def prior_posterior(study: Study, panel: float = 4.7, folder: Path | None = None
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown, dashed lines as much
     of the aggregate posterior.
     """
-    panels, pairs = place_panels(study, panel), _pairs(study)
-    if panels is None:
+    pairs = _pairs(study)
+    if not pairs:
         return None
+    panels = _placed(pairs, panel)
     shared = [latent for _, latent in pairs if latent.chain is None]
     with rc_context(STYLE):
         figure, axes = _empty_panels(panels)
@@ -192,7 +193,7 @@ def _empty_panels(panels: Panels) -> tuple[Figure, list[Axes]]:
     axes = []
     for title, corner in zip(panels.titles, panels.corners, strict=True):
         ax = axes_at(figure, (*corner, panels.side, panels.side))
-        ax.set_title(title, pad=4, linespacing=1.1, parse_math=False)
+        ax.set_title(title, pad=4, linespacing=1.1)
         ax.locator_params(nbins=5 if panels.side > 3 else 3 if panels.side > 2.2 else 2)
         ax.tick_params(labelleft=corner[0] == panels.corners[0][0])
         axes.append(ax)

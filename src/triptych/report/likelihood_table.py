@@ -7,8 +7,6 @@ from triptych.report.load import Recipe, Study, Summary
 from triptych.report.tables import Table, behind, best_iwae, cells_of, column_of
 from triptych.report.wording import KL, Span, capital, count, dataset_name, split_and_n
 
-SOURCES = {"ais": "wu2017"}
-
 
 def likelihood_table(study: Study) -> Table | None:
     """Rows: the priors of part A. Columns: the bounds and the match, as far as they were scored."""
@@ -45,8 +43,6 @@ def _metrics(study: Study, recipes: list[Recipe]) -> list[str]:
 
 def _heading(metric: str) -> str:
     fixed = {
-        "elbo": "ELBO",
-        "ais": "AIS",
         "kl-aggregate": KL,
         "mutual-information": "I(x; z)",
         "classifier-accuracy": "Told apart (level)",
@@ -67,10 +63,10 @@ def _caption(study: Study, columns: dict[str, dict[str, Summary]]) -> list[Span]
         told = ": a classifier's accuracy between q(z) and p(z) (its 95% level if they are equal)"
         spans += ["; told apart ", {"cite": "lopezpaz2017"}, told]
     for metric, column in columns.items():
-        if metric in SOURCES or metric.startswith("iwae-"):
-            own = next(iter(column.values())).protocol
-            where = _on_some(own, protocol)
-            spans += [f"; {metric.upper()}{where}: ", {"cite": SOURCES.get(metric, "burda2016")}]
+        if metric == "ais" or metric.startswith("iwae-"):
+            where = _on_some(next(iter(column.values())).protocol, protocol)
+            source = "wu2017" if metric == "ais" else "burda2016"
+            spans += [f"; {metric.upper()}{where}: ", {"cite": source}]
     return [*spans, "."]
 
 

@@ -1,16 +1,13 @@
 """study.json and results.json, read back as plain values. Nothing here knows a model."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from triptych.errors import UserError
 from triptych.train.files import read_json
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,8 @@ class Study:
     seeds: list[int]
     recipes: list[Recipe]
     scores: list[Summary]
-    differences: list[Difference]
-    failures: list[Failure]
+    differences: list[Difference] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     edition: str = "2024"
 
     def part(self, part: str) -> list[Recipe]:
@@ -161,18 +158,9 @@ def read_study(folder: Path) -> Study:
         )
     results = _json(folder / "results.json")
     try:
-        return Study(
-            folder=folder,
-            name=asked["name"],
-            dataset=asked["dataset"],
-            seeds=list(asked["seeds"]),
-            recipes=_records(Recipe, asked["recipes"]),
-            scores=_records(Summary, results["scores"]),
-            differences=_records(Difference, results.get("differences", [])),
-            failures=_records(Failure, results.get("failures", [])),
-            edition=str(asked.get("edition", "2024")),
-        )
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        # Keys that a later writer has added are no reason to refuse a study, and are left out.
+        return TypeAdapter(Study).validate_python(results | asked | {"folder": folder})
+    except ValidationError as error:
         reason = ", ".join(str(error).splitlines()[:3])
         raise UserError(
             f"study.json or results.json in {folder} lacks what a report needs ({reason}): "
@@ -182,15 +170,7 @@ def read_study(folder: Path) -> Study:
 
 def _turned(d: Difference) -> Difference:
     interval = None if d.interval95 is None else [-d.interval95[1], -d.interval95[0]]
-    return Difference(
-        d.metric, d.unit, d.b, d.a, -d.mean, d.n_seeds, d.seeds, d.std, interval, d.protocol
-    )
-
-
-def _records(kind: type[T], entries: Iterable[dict[str, Any]]) -> list[T]:
-    """Keys that a later writer has added are no reason to refuse a study, and are left out."""
-    checked = TypeAdapter(kind)
-    return [checked.validate_python(entry) for entry in entries]
+    return replace(d, a=d.b, b=d.a, mean=-d.mean, interval95=interval)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,13 +13,9 @@ OWN = ("group.toml", "ai.md")  # beside the study or in the folder where the pro
 
 def sources(study: Path, beside: Sequence[Path]) -> dict[str, Path | None]:
     """The files that a report is made of, by name; None where there is none."""
-    found: dict[str, Path | None] = {
-        name: path if (path := study / name).is_file() else None
-        for name in ("study.json", "results.json", "discussion.md")
-    }
-    for name in OWN:
-        found[name] = own_file(name, beside)
-    return found
+    of_study = ("study.json", "results.json", "discussion.md")
+    places = {name: [study] for name in of_study} | dict.fromkeys(OWN, beside)
+    return {name: own_file(name, folders) for name, folders in places.items()}
 
 
 def own_file(name: str, folders: Sequence[Path]) -> Path | None:

@@ -13,7 +13,7 @@ import typst
 from triptych.errors import UserError
 from triptych.report import figures
 from triptych.report.check import POINTS_PER_CM, LetterError, LimitError, check_pdf
-from triptych.report.content import CITATIONS, build, declaration
+from triptych.report.content import build, citations, declaration
 from triptych.report.discussion import discuss
 from triptych.report.edition import Edition, edition_named
 from triptych.report.group import read_group
@@ -146,7 +146,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         if panels is not None:
             heights["prior-posterior"] = panels.height
         shown = [name for name in FIGURES if name in heights]
-        text = discuss(study, CITATIONS, look.brief, look.terse, shown)
+        text = discuss(study, citations(), look.brief, look.terse, shown)
         content = build(study, edition, group, heights, text, look.details, look.brief, look.terse)
         press.update(leading=look.leading, gap=0.0, snippets=[], **content)
         if _fit_columns(press):

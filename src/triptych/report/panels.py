@@ -216,7 +216,7 @@ def _protocol(entries: dict[str, Any]) -> str:
     if "features" in entries:
         digest = str(entries.get("feature_hash", ""))[:8]
         parts.append(f"features {entries['features']}" + (f" ({digest})" if digest else ""))
-    said = SAID | (set(sampling) - {"evaluations", "clip"} if way else set())
+    said = SAID | (set(sampling) - {"clip"} if way else set())
     for key, value in entries.items():
         if key not in said:
             parts.append(f"{key} {count(value) if isinstance(value, int) else value}")

@@ -1,13 +1,14 @@
 """Typst, and where it sets what."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typst
 
-from triptych.train.files import write_bytes, write_text
+from triptych.train.files import write_bytes
 
 HERE = Path(__file__).parent
 
@@ -30,12 +31,12 @@ class Press:
         self.fonts = typst.Fonts(include_system_fonts=machine_fonts)
         self.own_only = not machine_fonts
         for name in ("template.typ", "references.bib"):
-            write_bytes(folder / name, (HERE / name).read_bytes())
+            shutil.copy(HERE / name, folder)
 
     def update(self, **data: Any) -> None:
         """Adds to the report's content."""
         self.data |= data
-        write_text(self.folder / "data.json", json.dumps(self.data))
+        (self.folder / "data.json").write_text(json.dumps(self.data))
 
     def marks(self) -> dict[str, Mark]:
         """Where each mark of the template fell, by its name."""

@@ -90,8 +90,7 @@ def _range(values: Sequence[float]) -> str:
 def _clock(study: Study, fid: Sequence[Summary]) -> str:
     """Samples a second of every model beside those of the one with the lowest FID: from the least
     to the most of the paired runs."""
-    speed = {s.model: study.score(s.model, "samples-per-second") for s in fid}
-    timed = [(s, rate) for s in fid if (rate := speed[s.model]) is not None]
+    timed = [(s, rate) for s in fid if (rate := study.score(s.model, "samples-per-second"))]
     if len(timed) < 2 or timed[0][0] is not fid[0]:
         return ""
     (best, slow), *others = timed

@@ -76,7 +76,8 @@ def _speeds(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
 
 def _speed(rate: Summary) -> str:
     """To two digits, with what the clock did from run to run, to the same place."""
-    mean, place = two_digits(rate.mean), 10.0 ** (math.floor(math.log10(rate.mean)) - 1)
+    exponent = int(f"{rate.mean:.1e}".partition("e")[2])  # of the rounded mean: 9.97 is 10
+    mean, place = two_digits(rate.mean), 10.0 ** (exponent - 1)
     if not rate.std:
         return mean
     whole, decimals = round(rate.std / place) * place, max(0, -round(math.log10(place)))

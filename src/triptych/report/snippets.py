@@ -72,16 +72,17 @@ def cut(name: str) -> Snippet:
     """The source of "module:Class.method". UserError when there is no such thing."""
     module, _, qualified = name.partition(":")
     path = _source_file(module, name)
-    source = path.read_text(encoding="utf-8")
-    node = _find(ast.parse(source), qualified.split("."))
+    text = path.read_text(encoding="utf-8")
+    source = text.split("\n")  # as Python counts lines; splitlines() parts at form feeds too
+    node = _find(ast.parse(text), qualified.split("."))
     if node is None:
         raise UserError(f"{name} is not defined in {path.name}: name a function, class or method.")
     kept = range(_first_line(node), (node.end_lineno or 0) + 1)
-    hidden = _docstring_lines(node, source.splitlines())
+    hidden = _docstring_lines(node, source)
     bare = _bare_signature(node)
     hidden |= set(range(node.lineno + 1, node.body[0].lineno)) if bare else set()
     numbers = [no for no in kept if no not in hidden]
-    shown = {no: TOOL_NOTE.sub("", source.splitlines()[no - 1]) for no in numbers}
+    shown = {no: TOOL_NOTE.sub("", source[no - 1]) for no in numbers}
     if bare:
         shown[node.lineno] = " " * node.col_offset + bare
     lines = list(shown.values())

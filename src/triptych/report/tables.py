@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from triptych.errors import UserError
 from triptych.report.load import Recipe, Study, Summary
@@ -22,10 +21,10 @@ class Table:
     caption: list[Span]
 
 
-def require_one_protocol(scores: Sequence[Summary]) -> dict[str, Any]:
-    """The protocol that the scores of one metric share; UserError names the first that differs."""
-    first = scores[0]
-    for other in scores[1:]:
+def _require_one_protocol(scores: Sequence[Summary]) -> None:
+    """UserError names the first of the scores of one metric whose protocol is another."""
+    for other in scores:
+        first = scores[0]
         free = free_keys(first.metric, first.protocol) | free_keys(other.metric, other.protocol)
         keys = sorted((first.protocol.keys() | other.protocol.keys()) - free)
         for key in keys:
@@ -38,7 +37,6 @@ def require_one_protocol(scores: Sequence[Summary]) -> dict[str, Any]:
                     f"{first.metric} of {first.model} and of {other.model} cannot stand in one "
                     f"column: their protocols differ in {key} ({mine!r} and {theirs!r}); {way}."
                 )
-    return first.protocol
 
 
 def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
@@ -49,12 +47,11 @@ def best_iwae(study: Study, recipes: Sequence[Recipe]) -> str | None:
     return f"iwae-{max(sizes)}" if sizes else None
 
 
-def column_of(study: Study, recipes: list[Recipe], metric: str) -> dict[str, Summary]:
+def column_of(study: Study, recipes: Sequence[Recipe], metric: str) -> dict[str, Summary]:
     """One score of each recipe that has it, by the recipe's name."""
     found = [study.score(recipe.name, metric) for recipe in recipes]
     present = [score for score in found if score is not None]
-    if present:
-        require_one_protocol(present)
+    _require_one_protocol(present)
     return {score.model: score for score in present}
 
 
@@ -64,7 +61,7 @@ def cells_of(recipes: list[Recipe], column: dict[str, Summary]) -> list[str]:
     scores = list(column.values())
     small = [s.std for s in scores if s.std is not None] or [s.mean for s in scores]
     nulls = [float(s.protocol["null95"]) for s in scores if "null95" in s.protocol]
-    fine = scores[0].metric != "fid" and scores[0].unit != "nats"
+    fine = not scores[0].metric.startswith("fid") and scores[0].unit != "nats"
     decimals = decimals_for(small + nulls, most=3 if fine else 2)
     cells = []
     for recipe in recipes:

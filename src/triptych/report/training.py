@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from triptych.errors import UserError
 from triptych.report.wording import count, decimals_for, number
@@ -116,12 +116,5 @@ def finite(points: Points) -> Points:
 
 def ticks(low: float, high: float) -> list[float]:
     """A few round numbers between the two, and two at least."""
-    raw = (high - low) / TICKS
-    unit = 10.0 ** math.floor(math.log10(raw))
-    found: list[float] = []
-    for step in (unit * m for m in (10, 5, 2, 1)):
-        if len(found) > 1 and step < raw:
-            break
-        whole = np.arange(math.ceil(low / step), math.floor(high / step) + 1)
-        found = [float(v) for v in whole * step]
-    return found
+    found = MaxNLocator(TICKS, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(v) for v in found if low <= v <= high]
