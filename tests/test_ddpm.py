@@ -412,6 +412,30 @@ def test_ddims_noise_is_exact_where_there_is_hardly_any(monkeypatch, g):
     torch.testing.assert_close(seen[-1].double(), exact.expand(1, *SMALL), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("schedule", [linear_beta, cosine_beta])
+def test_ddims_steps_are_those_of_the_posterior_at_both_ends(schedule, monkeypatch, g):
+    """q(x_s | x_t, x_0 = 0) with eta = 1, in float32: sigma is nearly 1 at one end, alpha at the
+    other."""
+    beta, seen = schedule(1000), []
+    model = DDPM(Net(), beta, SMALL, 17)
+    ab = (1 - beta).cumprod(0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
+    noise = (beta * (1 - before) / (1 - ab)).sqrt()
+    kept = (1 - beta).sqrt() * (1 - before) / (1 - ab)
+    monkeypatch.setattr("triptych.samplers.x_0_hat", lambda m, x, t: seen.append(x) or 0 * x)
+    for draw in (1.0, 0.0):  # after the start, of ones: all noise, then none
+        drawn = iter([torch.ones(1, *SMALL), *(torch.full((1, *SMALL), draw),) * 1000])
+        monkeypatch.setattr(model, "gaussian_noise", lambda n, g, drawn=drawn: next(drawn))
+        ddim(model, 1, 1000, g, eta=1.0)
+    with_noise, without = (
+        torch.stack([x[0, 0, 0, 0] for x in part]).double() for part in (seen[:1000], seen[1000:])
+    )
+    times = torch.arange(999, 0, -1)
+    torch.testing.assert_close(without[1:] / without[:-1], kept[times], rtol=1e-4, atol=0)
+    new = with_noise[1:] - with_noise[:-1] * kept[times]
+    torch.testing.assert_close(new, noise[times], rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("steps", [3, 6])
 def test_ddim_is_finite_where_all_noise_is_new(steps, g):
     """At these steps of this chain 1 - ab - sigma^2 is nothing, which rounding takes below zero."""

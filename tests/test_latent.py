@@ -45,7 +45,7 @@ def test_training_moves_the_chain_and_nothing_of_the_vae(tmp_path):
 
 def test_a_trained_prior_of_pseudo_inputs_stays_what_it_is(tmp_path):
     """It starts from training images, once: with its VAE."""
-    chain = DDPM(Denoiser(2, 8, 1), cosine_beta(6), (2, 1, 1), None, "v", clip=False)
+    chain = DDPM(Denoiser(2, 9, 1), cosine_beta(6), (2, 1, 1), None, "v", clip=False)
     model = LatentDDPM(randomised(tiny_vae("vamp"), 0.3), chain)
     before = model.autoencoder.prior.pseudo_inputs.clone()
     config = TrainConfig(epochs=1, batch_size=8, bf16=False)

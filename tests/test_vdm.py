@@ -99,6 +99,14 @@ def test_the_prior_term_is_the_divergence_from_the_standard_normal():
     torch.testing.assert_close(model.prior_term(x_0), kl.sum((1, 2, 3)))
 
 
+def test_a_prior_term_of_next_to_nothing_is_exact_in_float32():
+    """Of a white pixel, (alpha^2 + sigma^2 - log sigma^2 - 1) / 2 = -log(sigma^2) / 2."""
+    model = optimal(ends=(START, 12.0))
+    kl = -torch.nn.functional.logsigmoid(model.gamma_1.double()) / 2
+    found = model.prior_term(torch.ones(1, *SMALL)).double() / math.prod(SMALL)
+    torch.testing.assert_close(found, kl.expand(1), rtol=1e-5, atol=0)
+
+
 @pytest.mark.usefixtures("float64")
 def test_the_loss_is_the_bound_in_bits_and_the_sum_of_its_terms(g):
     model, x = tiny_vdm().double(), images(6).double()

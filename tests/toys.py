@@ -171,10 +171,10 @@ def tiny_vdm(T: int = 6) -> VDM:
     return VDM(UNet(SHAPE, (8,), 1, inputs=5), SHAPE, LEVELS, timesteps=T)
 
 
-def tiny_latent_ddpm(T: int = 6) -> LatentDDPM:
-    chain = DDPM(Denoiser(2, 8, 1), cosine_beta(T), (2, 1, 1), None, "v", clip=False)
-    likelihood = Gaussian(MLP([2, 8, math.prod(SHAPE)]), SHAPE, LEVELS)
-    return LatentDDPM(VAE(StandardGaussian(2), tiny_posterior(), likelihood), chain)
+def tiny_latent_ddpm(T: int = 6, dim: int = 2) -> LatentDDPM:
+    chain = DDPM(Denoiser(dim, 8, 1), cosine_beta(T), (dim, 1, 1), None, "v", clip=False)
+    likelihood = Gaussian(MLP([dim, 8, math.prod(SHAPE)]), SHAPE, LEVELS)
+    return LatentDDPM(VAE(StandardGaussian(dim), tiny_posterior(dim), likelihood), chain)
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {

@@ -231,10 +231,7 @@ class DDPM(nn.Module):
         """-log of what N(mu_hat, sigma^2) gives to the bins of x_0."""
         if self.levels is None:
             raise ValueError("a chain on real numbers has no levels to give a probability to")
-        half, sigma = 1 / (self.levels - 1), log_sigma.exp()
-        upper = torch.where(x_0 > 1 - half, math.inf, (x_0 - mu_hat + half) / sigma)
-        lower = torch.where(x_0 < -1 + half, -math.inf, (x_0 - mu_hat - half) / sigma)
-        return -log_normal_mass(lower, upper).flatten(1).sum(1)
+        return bin_nll(x_0, x_0 - mu_hat, log_sigma.exp(), self.levels)
 
     # --- sampling (algorithm 2) ---
 
@@ -261,6 +258,17 @@ class DDPM(nn.Module):
             return x
         top = self.levels - 1
         return ((x + 1) / 2 * top).round().clamp(0, top) / top
+
+
+def bin_nll(x_0: Tensor, gap: Tensor, sigma: Tensor, levels: int) -> Float[Tensor, "B"]:
+    """-log of what N(x_0 - gap, sigma^2) gives to the bins of x_0, summed over pixels, in nats.
+
+    Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
+    """
+    half = 1 / (levels - 1)
+    upper = torch.where(x_0 > 1 - half, math.inf, (gap + half) / sigma)
+    lower = torch.where(x_0 < -1 + half, -math.inf, (gap - half) / sigma)
+    return -log_normal_mass(lower, upper).flatten(1).sum(1)
 
 
 def check_output(out: Tensor, x_t: Tensor, times: int) -> None:

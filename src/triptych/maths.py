@@ -4,7 +4,7 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.functional import linear
 
 LOG_2PI = math.log(2 * math.pi)
@@ -43,6 +43,20 @@ def mixture_log_prob(
     c = log_w - (0.5 * mu * b + log_sigma + 0.5 * LOG_2PI).sum(-1)
     powers = torch.cat([z, z.square()], -1)
     return linear(powers, torch.cat([b, -0.5 * a], -1), c).logsumexp(-1)
+
+
+def mixture_sample(
+    n: int,
+    log_w: Float[Tensor, "K"],
+    mu: Float[Tensor, "K D"],
+    log_sigma: Float[Tensor, "K D"],
+    generator: Generator | None = None,
+) -> Float[Tensor, "n D"]:
+    """Pick a component, then draw from it."""
+    k = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
+    size = (n, mu.shape[1])
+    eps = torch.randn(size, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu[k] + log_sigma[k].exp() * eps
 
 
 def widest_float(device: torch.device) -> torch.dtype:

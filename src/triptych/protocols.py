@@ -133,9 +133,9 @@ class Model(Protocol):
 class Score:
     """A number with the protocol under which it holds. Never a bare float.
 
-    `mc_std` is the standard error from the estimator's own noise, `image_std` that of having judged
-    these images and no others; the spread over training runs is computed from several scores and
-    kept apart from both.
+    `mc_std` is the standard error from the estimator's own noise; `image_std` that of these values
+    as a sample of all images', in which that noise is too: it is not to be added again. The spread
+    over training runs is computed from several scores and kept apart from both.
     """
 
     metric: str

@@ -73,8 +73,8 @@ def ddim(
         x_0 = x_0_hat(model, x, t)
         eps_hat = (x - alpha[t] * x_0) / sigma[t]
         noisy = eta if sigma[t] / alpha[t] < noise_below else 0.0
-        # 1 - ab_t / ab_s without the cancellation of numbers near 1
-        fresh = math.sqrt(sigma[t] ** 2 - sigma[s] ** 2) / alpha[s]
+        # sqrt(1 - ab_t / ab_s) by sigma / alpha, which neither end's rounding to 1 cancels
+        fresh = alpha[t] * math.sqrt((sigma[t] / alpha[t]) ** 2 - (sigma[s] / alpha[s]) ** 2)
         noise = noisy * sigma[s] / sigma[t] * fresh
         kept = max(sigma[s] ** 2 - noise**2, 0.0)  # rounding may take it below
         x = alpha[s] * x_0 + math.sqrt(kept) * eps_hat

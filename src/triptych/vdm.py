@@ -15,9 +15,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn.functional import logsigmoid
 
-from triptych.ddpm import DDPM, Prediction, check_output
-from triptych.maths import log_normal_mass, nats_per_bit
+from triptych.ddpm import DDPM, Prediction, bin_nll, check_output
+from triptych.maths import nats_per_bit
 
 # Of gamma before training, as in the paper's code; weight decay pulls back to them.
 START, END = -13.3, 5.0
@@ -88,19 +89,16 @@ class VDM(nn.Module):
 
     def prior_term(self, x_0: Tensor) -> Float[Tensor, "B"]:
         """KL(q(z_1|x) || N(0, I))."""
-        a2, s2 = (-self.gamma_1).sigmoid(), self.gamma_1.sigmoid()
-        return 0.5 * (a2 * x_0.square() + s2 - s2.log() - 1).flatten(1).sum(1)
+        alpha2 = (-self.gamma_1).sigmoid()
+        kl = 0.5 * (alpha2 * (x_0.square() - 1) - logsigmoid(self.gamma_1))
+        return kl.flatten(1).sum(1)
 
     def reconstruction(self, x_0: Tensor, eps: Tensor) -> Float[Tensor, "B"]:
         """-log P(x|z_0): what N(z_0 / alpha_0, (sigma_0 / alpha_0)^2) gives to the level's bin, as
         in Ho et al.'s eq. 13 (the paper normalises q(z_0|x) over the levels instead).
-
-        Bins are 2 / (L-1) wide around the levels; the outermost reach to infinity.
         """
-        spread, half = (self.gamma_0 / 2).exp(), 1 / (self.levels - 1)
-        upper = torch.where(x_0 > 1 - half, math.inf, half / spread - eps)
-        lower = torch.where(x_0 < -1 + half, -math.inf, -half / spread - eps)
-        return -log_normal_mass(lower, upper).flatten(1).sum(1)
+        spread = (self.gamma_0 / 2).exp()
+        return bin_nll(x_0, -spread * eps, spread, self.levels)
 
     def diffusion(
         self, x_0: Tensor, t: Float[Tensor, "B"], eps: Tensor, dropout: Tensor | None = None

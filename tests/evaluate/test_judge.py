@@ -14,6 +14,7 @@ from toys import (
     built,
     global_generator_untouched,
     randomised,
+    tiny_latent_ddpm,
     tiny_pixelflow,
     tiny_vae,
 )
@@ -962,9 +963,10 @@ def test_a_gpu_may_not_round_what_is_measured(digits, monkeypatch):
 
 def test_a_latent_space_of_one_dimension_is_judged_without_its_plane(digits):
     how = Evaluation(importance_samples=3, elbo_samples=2, images=20)
-    found = judge(tiny_vae(dim=1), digits, "threshold", how, 0)
-    assert "elbo" in {score.metric for score in found.scores}
-    assert "latent" not in found.arrays
+    for model, look in ((tiny_vae(dim=1), "threshold"), (tiny_latent_ddpm(dim=1), "raw")):
+        found = judge(model, digits, look, how, 0)
+        assert {"elbo", "mmd2"} & by_metric(found).keys()
+        assert "latent" not in found.arrays
 
 
 def test_a_model_in_double_precision_is_refused(digits):

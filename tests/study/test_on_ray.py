@@ -14,11 +14,11 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.study import on_ray
 from triptych.study.execute import execute
 from triptych.study.grid import Plan, Study
-from triptych.study.local import HELD, Place
-from triptych.study.lock import locked
+from triptych.study.local import HELD, Place, note_failure
+from triptych.study.lock import HeldError, locked
 from triptych.study.on_ray import Cluster, cluster_named, files_of, put_back, work
 from triptych.study.recipes import override, recipes_for
-from triptych.study.run import Job, train
+from triptych.study.run import Job, autoencoder_job, train
 from triptych.train import checkpoint
 from triptych.train.fit import Progress
 from triptych.train.signals import StopRequested
@@ -79,7 +79,7 @@ def test_what_a_worker_without_the_folder_made_is_fetched_back(tmp_path):
     assert word == "done"
     assert not job.study.exists()
     here = replace(job, study=tmp_path / "here")
-    put_back(here.study, files)
+    put_back(here, files)
     seen = replace(job, study=tmp_path / "seen")
     with on_ray.token_in(seen.study) as token:
         assert work(seen, PLACE, QUICK, False, data, {}, token, Deaf, 0) == ("done", {})
@@ -122,10 +122,37 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
 
 
 def test_scores_are_put_back_last(tmp_path, monkeypatch):
-    written = []
+    written, job = [], Job(study().plans[0].recipe, (0,), tmp_path)
     monkeypatch.setattr(on_ray, "write_bytes", lambda path, raw: written.append(path.name))
-    put_back(tmp_path, {"a/seed-0/scores.json": b"", "a/seed-0/config.json": b"", "a/z": b""})
+    put_back(job, {"a/seed-0/scores.json": b"", "a/seed-0/config.json": b"", "a/z": b""})
     assert written[-1] == "scores.json"
+
+
+def test_what_another_process_began_meanwhile_is_not_written_over(tmp_path):
+    job = Job(study().plans[0].recipe, (0,), tmp_path)
+    with locked(job.folder(0).path), pytest.raises(HeldError):
+        put_back(job, {"a/seed-0/config.json": b"old"})
+    assert not (job.folder(0).path / "config.json").exists()
+
+
+def test_a_try_that_succeeded_takes_the_note_of_the_one_before(tmp_path):
+    job = Job(study().plans[0].recipe, (0,), tmp_path)
+    note_failure(job, "its process was killed")
+    put_back(job, {"a/seed-0/scores.json": b"{}"})
+    assert job.folder(0).failure() is None
+    put_back(job, {"a/seed-0/failure.json": b'{"reason": "again"}'})
+    assert job.folder(0).failure() == "again"
+
+
+def test_a_job_has_the_autoencoders_of_its_own_seeds(tmp_path):
+    """Those of others are at work, and what it had of them when it began is old when it ends."""
+    job = Job(recipes_for("digits")["latent-ddpm"], (0,), tmp_path)
+    for part in (job, autoencoder_job(job)):
+        for seed in (0, 1):
+            part.folder(seed).path.mkdir(parents=True)
+            (part.folder(seed).path / "config.json").write_text("{}")
+    here, encoder = ((p.folder(0).path / "config.json") for p in (job, autoencoder_job(job)))
+    assert set(files_of(job)) == {p.relative_to(tmp_path).as_posix() for p in (here, encoder)}
 
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from triptych.data import load
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.protocols import Score
-from triptych.study.manifest import manifest
+from triptych.study.manifest import git_commit, manifest
 from triptych.study.recipes import override, recipes_for
 from triptych.study.run import trained_model
 from triptych.study.store import RunFolder
@@ -198,6 +199,21 @@ def test_configs_that_are_not_are_one_sentence(folder, text):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_json(tmp_path / "none.json")
+
+
+def test_a_commit_is_that_of_our_own_tree(tmp_path, monkeypatch):
+    """Not of a project in whose folders a copy of the package is installed."""
+    installed = tmp_path / ".venv/triptych/manifest.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr("triptych.study.manifest.__file__", str(installed))
+    assert git_commit() is None
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", str(installed)], check=True)
+    assert git_commit() is not None
 
 
 def test_a_manifest_says_what_ran_where():

@@ -11,10 +11,10 @@ the information is never more than log N, and where it reaches that, the diverge
 log N; of more images q(z) is wider, and on average nearer to the prior.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -92,7 +92,7 @@ def aggregate_log_prob(posterior: Posterior, z: Float[Tensor, "S M"], h: Any) ->
 
         return torch.cat([in_halves(pairs, chunk) for chunk in chunks])
     mu, log_sigma = h.mu.double(), h.log_sigma.double()
-    log_w = torch.full((len(mu),), -np.log(len(mu)), dtype=torch.float64, device=mu.device)
+    log_w = torch.full((len(mu),), -math.log(len(mu)), dtype=torch.float64, device=mu.device)
     chunks = z.double().split(500)
     parts = [in_halves(lambda c: mixture_log_prob(c, log_w, mu, log_sigma), c) for c in chunks]
     return torch.cat(parts)

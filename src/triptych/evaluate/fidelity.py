@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from triptych.evaluate.frechet import Moments, frechet_distance, moments
@@ -43,7 +43,7 @@ def kernel_distance(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> KID:
     return KID(values.mean().item(), (values.std() / BLOCKS**0.5).item())
 
 
-def shuffled(x: Float[Tensor, "N *D"]) -> Float[Tensor, "N *D"]:
+def shuffled(x: Shaped[Tensor, "N *D"]) -> Shaped[Tensor, "N *D"]:
     """The rows in an order that has nothing to do with theirs, always the same."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     return x[order.to(x.device)]
@@ -111,13 +111,9 @@ def frechet_error(samples: Float[Tensor, "N D"], reference: Moments) -> float:
     """The standard error that FID has of these being the samples, by the jackknife of ten blocks
     (Efron & Stein 1981)."""
     blocks = shuffled(samples).tensor_split(BLOCKS)
-    left = torch.tensor(
-        [
-            frechet_distance(moments(torch.cat([*blocks[:i], *blocks[i + 1 :]])), reference)
-            for i in range(BLOCKS)
-        ]
-    )
-    return math.sqrt((BLOCKS - 1) * left.var(correction=0).item())
+    rests = (torch.cat([*blocks[:i], *blocks[i + 1 :]]) for i in range(BLOCKS))
+    left = [frechet_distance(moments(rest), reference) for rest in rests]
+    return math.sqrt((BLOCKS - 1) * np.var(left))
 
 
 class FrechetGrowth(NamedTuple):

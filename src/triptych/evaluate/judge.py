@@ -175,9 +175,8 @@ def at_random(data: Dataset) -> Dataset:
     the second, and its first n are not like all of them (FID of real images, n = 5,000: 2.2 with
     the first, 0.8 with any).
     """
-    order = torch.randperm(len(data.test_images), generator=torch.Generator().manual_seed(0))
-    order = order.to(data.test_images.device)
-    return replace(data, test_images=data.test_images[order], test_labels=data.test_labels[order])
+    images, labels = shuffled(data.test_images), shuffled(data.test_labels)
+    return replace(data, test_images=images, test_labels=labels)
 
 
 def refuse_nan(scores: list[Score]) -> None:

@@ -44,6 +44,8 @@ def judge_latent(
     scores = two_sample_scores(some, lambda n, _: drawn[:n], said, g)
     beside = two_sample_scores(some, prior.sample, protocol, g)
     scores += [replace(score, metric=f"{score.metric}-prior") for score in beside]
+    if z.shape[1] < 2:  # a single dimension has no plane
+        return Judgement(scores)
     plane = latent_plane(prior, z, g, chain=drawn)
     return Judgement(scores, {"latent": plane.arrays(labels)})
 

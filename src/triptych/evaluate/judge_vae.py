@@ -165,7 +165,8 @@ def ais_scores(
     if len(first) == 0:
         return []
     estimate = annealed_log_px(model, first, annealing, g)
-    width = torch.sub(*reversed(bracket(model, len(first), annealing, g)))
+    lower, upper = bracket(model, len(first), annealing, g)
+    width = upper - lower
     chain = {"samples": how.ais_chains, "steps": how.ais_steps, "leapfrog": how.ais_leapfrog}
     simulated = protocol | chain | DRAWN | {"n": len(first)}
     return [

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from triptych.data.views import check_shown
 from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
-from triptych.maths import RunningLogMeanExp, RunningMeanOfBlocks, bits_per_dim, log_mean_exp
+from triptych.maths import RunningLogMeanExp, RunningMeanOfBlocks, log_mean_exp, nats_per_bit
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
@@ -49,7 +49,7 @@ class Estimate:
 
     @property
     def image_std(self) -> float | None:
-        """The standard error that comes of there being so many images and no more."""
+        """The standard error over images, in which the noise of each one's estimate is too."""
         return standard_error(self.values.double())
 
 
@@ -151,19 +151,18 @@ def estimate(values: Float[Tensor, "N"], variances: Float[Tensor, "N"]) -> Estim
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _Part:
     """The bounds of a few images, streamed over K, so many `rows` at a time."""
     h = in_halves(model.posterior.encode, x)
-    log_mean_w, log_mean_w2, tail = RunningLogMeanExp(), RunningLogMeanExp(), LargestWeights(K)
-    total, total_sq = (torch.zeros(len(x), dtype=torch.float64, device=x.device) for _ in range(2))
+    log_mean_w2, tail, total_sq = RunningLogMeanExp(), LargestWeights(K), 0.0
     growth = [RunningMeanOfBlocks(m) for m in marks(K)]
     for log_w in _log_weights(model, x, h, K, generator, max(1, rows // len(x))):
-        for part in (log_mean_w, tail, *growth):
+        for part in (tail, *growth):
             part.update(log_w)
         log_mean_w2.update(2 * log_w)
-        total, total_sq = total + log_w.sum(0), total_sq + log_w.square().sum(0)
-    elbo, iwae = total / K, log_mean_w.value()
+        total_sq = total_sq + log_w.square().sum(0)
+    growing = torch.stack([part.value() for part in growth])
+    elbo, iwae = growing[0], growing[-1]
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
-    growing = torch.stack([part.value() for part in growth])
     return _Part(elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing)
 
 
@@ -245,12 +244,7 @@ def in_nats(metric: str, bound: Estimate, protocol: dict[str, Any]) -> Score:
 
 def in_bits(score: Score, dims: int) -> Score:
     """A bound on log P of integer images, given in nats, in bits per dimension: lower is better."""
-    per_nat = -bits_per_dim(torch.tensor(1.0), dims).item()
-    errors = [None if e is None else per_nat * e for e in (score.mc_std, score.image_std)]
-    return replace(
-        score,
-        value=-per_nat * score.value,
-        unit="bits/dim",
-        mc_std=errors[0],
-        image_std=errors[1],
-    )
+    per_bit = nats_per_bit(dims)
+    mc_std, image_std = (e and e / per_bit for e in (score.mc_std, score.image_std))
+    value = -score.value / per_bit
+    return replace(score, value=value, unit="bits/dim", mc_std=mc_std, image_std=image_std)

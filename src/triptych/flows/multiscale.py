@@ -36,7 +36,7 @@ class Logit(nn.Module):
 
     def inverse(self, x: Tensor) -> WithLogDet:
         p = self.low + (1 - 2 * self.low) * x
-        z = p.log() - (-p).log1p()
+        z = p.logit()
         return z, self.log_det_inverse(z)
 
     def log_det_inverse(self, z: Tensor) -> Tensor:

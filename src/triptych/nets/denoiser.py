@@ -28,7 +28,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, dim: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
+        self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width // 2 * 2, width))
         self.door = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
         self.out = at_zero(nn.Linear(width, dim))

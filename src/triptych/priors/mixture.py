@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from triptych.maths import mixture_log_prob
+from triptych.maths import mixture_log_prob, mixture_sample
 
 
 class MixtureOfGaussians(nn.Module):
@@ -23,16 +23,12 @@ class MixtureOfGaussians(nn.Module):
 
     def log_prob(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """log p(z) in nats, through `mixture_log_prob`."""
-        log_w, mu, log_sigma = self.as_mixture()
-        return mixture_log_prob(z, log_w, mu, log_sigma)
+        return mixture_log_prob(z, *self.as_mixture())
 
     def as_mixture(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights [K], means and log standard deviations [K, D]."""
         return self.logits.log_softmax(-1), self.mu, self.log_sigma
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
-        """Pick a component, then draw from it."""
-        w = self.logits.softmax(-1)
-        k = torch.multinomial(w, n, replacement=True, generator=generator)
-        eps = torch.randn(n, self.mu.shape[1], generator=generator, device=w.device, dtype=w.dtype)
-        return self.mu[k] + self.log_sigma[k].exp() * eps
+        """A component, then a draw of it."""
+        return mixture_sample(n, *self.as_mixture(), generator)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import hardtanh
 
-from triptych.maths import mixture_log_prob, widest_float
+from triptych.maths import mixture_log_prob, mixture_sample, widest_float
 from triptych.posteriors import DiagonalGaussian, GaussianParameters
 
 
@@ -73,8 +73,4 @@ class VampPrior(nn.Module):
 
     def sample(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n D"]:
         """Pick a pseudo-input, then draw from its posterior."""
-        w, q = self.logits.softmax(-1), self.components()
-        k = torch.multinomial(w, n, replacement=True, generator=generator)
-        mu, log_sigma = q.mu[k], q.log_sigma[k]
-        eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-        return mu + log_sigma.exp() * eps
+        return mixture_sample(n, *self.as_mixture(), generator)

@@ -104,8 +104,8 @@ def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:
     outputs = 2 if config.variance == "learned" else 1
     net = UNet(shape, config.widths, config.blocks, outputs, dropout=config.dropout)
     beta = SCHEDULES[config.schedule](config.timesteps)
-    chain, min_snr, variance = config.prediction, config.min_snr, config.variance
-    return DDPM(net, beta, shape, levels, chain, min_snr=min_snr, variance=variance)
+    prediction, min_snr, variance = config.prediction, config.min_snr, config.variance
+    return DDPM(net, beta, shape, levels, prediction, min_snr=min_snr, variance=variance)
 
 
 def _latent(config: LatentDDPMConfig, shape: Shape, levels: int) -> LatentDDPM:

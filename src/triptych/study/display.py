@@ -21,24 +21,17 @@ class Bars:
         """Take in one message of a job."""
         name = label(job)
         if isinstance(said, Progress):
-            bar = self.bars.get(name) or self._open(name, said)
-            bar.set_postfix_str(str(said), refresh=said.loss is None)
-            bar.update(said.step - bar.n)
+            if name not in self.bars:
+                self.bars[name] = of_steps(name, said, leave=False)
+            advance(self.bars[name], said)
         elif said.startswith(EVALUATING):
             if name not in self.bars:
                 self.bars[name] = line(name)
             self.bars[name].set_postfix_str(said, refresh=sys.stderr.isatty())
         else:
-            self._close(name)
+            if name in self.bars:
+                self.bars.pop(name).close()
             tqdm.write(f"{name}: {said}", file=sys.stderr)
-
-    def _open(self, name: str, said: Progress) -> tqdm:
-        bar = self.bars[name] = of_steps(name, said, leave=False)
-        return bar
-
-    def _close(self, name: str) -> None:
-        if name in self.bars:  # a bar without an end has no truth value
-            self.bars.pop(name).close()
 
 
 def pause() -> float:
@@ -47,7 +40,7 @@ def pause() -> float:
 
 
 def label(job: Job) -> str:
-    """ "vae-flow seed 0", or "vae-flow seeds 0-4" when they run side by side."""
+    """ "vae-flow seed 0", or "vae-flow seeds 0, 1, 2" when they run side by side."""
     seeds = ", ".join(str(s) for s in job.seeds)
     return f"{job.recipe.name} seed{'s' if len(job.seeds) > 1 else ''} {seeds}"
 
@@ -74,6 +67,12 @@ def of_steps(title: str, said: Progress, leave: bool) -> tqdm:
     )
 
 
+def advance(bar: tqdm, said: Progress) -> None:
+    """Move a bar to where the training is."""
+    bar.set_postfix_str(str(said), refresh=said.loss is None)
+    bar.update(said.step - bar.n)
+
+
 @contextmanager
 def line_for(title: str) -> Iterator[Callable[[str], None]]:
     """A single line, for a single run; called with what is being done."""
@@ -88,8 +87,7 @@ def bar_for(title: str) -> Callable[[Progress], None]:
     def show(said: Progress) -> None:
         if not bars:
             bars.append(of_steps(title, said, leave=True))
-        bars[0].set_postfix_str(str(said), refresh=said.loss is None)
-        bars[0].update(said.step - bars[0].n)
+        advance(bars[0], said)
         if said.step == said.steps:
             bars[0].close()
 

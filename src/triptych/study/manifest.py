@@ -46,7 +46,8 @@ def libraries() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with "+" when it has changes; None outside a checkout."""
+    """The commit of the source tree, with "+" when it has changes; None outside a checkout of ours,
+    as where a copy is installed in the folders of another project."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -56,7 +57,7 @@ def git_commit() -> str | None:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
+        commit = git("ls-files", __file__) and git("rev-parse", "--short=12", "HEAD")
         return commit + ("+" if git("status", "--porcelain") else "") if commit else None
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +21,10 @@ import torch
 from triptych.data import Dataset, load
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Evaluation
+from triptych.study.configs import LatentDDPMConfig
 from triptych.study.local import HELD, Display, Place, attempt, note_failure
-from triptych.study.run import Job
+from triptych.study.lock import HeldError, locked
+from triptych.study.run import Job, autoencoder_job
 from triptych.train.files import write_bytes
 from triptych.train.fit import Progress
 
@@ -125,7 +127,9 @@ def follow(
             job = running.pop(ref)
             try:
                 word, files = ray.get(ref)
-                put_back(job.study, files)
+                put_back(job, files)
+            except HeldError as error:
+                word = f"{HELD}{error}"
             except ray.exceptions.RayError as error:
                 reason = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
                 note_failure(job, reason)
@@ -173,7 +177,7 @@ def work(
         return attempt(job, place, how, tell, wait), {}
     with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
         here = replace(job, study=Path(folder))
-        put_back(here.study, given)
+        put_back(here, given)
         return attempt(here, place, how, tell, wait), files_of(here)
 
 
@@ -198,16 +202,24 @@ def sees(study: Path, token: str) -> bool:
 
 def files_of(job: Job) -> Files:
     """What there is of a job, by its path in the study; locks are no part of it."""
-    roots = [job.study / job.recipe.name / part for part in ("autoencoder", *map(_seed, job.seeds))]
+    latent = isinstance(job.recipe.model, LatentDDPMConfig)
+    parts = [job, autoencoder_job(job)] if latent else [job]
+    roots = [part.folder(seed).path for part in parts for seed in job.seeds]
     paths = (p for root in roots for p in root.rglob("*") if p.is_file() and p.name != "lock")
     return {p.relative_to(job.study).as_posix(): p.read_bytes() for p in paths}
 
 
-def _seed(seed: int) -> str:
-    return f"seed-{seed}"
+def put_back(job: Job, files: Files) -> None:
+    """Write them, scores last: a run that has them is whole. A failure that is not among them was
+    of an earlier try.
 
-
-def put_back(study: Path, files: Files) -> None:
-    """Write them, scores last: a run that has them is whole."""
-    for name in sorted(files, key=lambda name: name.endswith("scores.json")):
-        write_bytes(study / name, files[name])
+    Raises:
+        HeldError: another process began a run while the worker, which sees no locks, was at it.
+    """
+    with ExitStack() as locks:
+        for seed in sorted(job.seeds) if files else ():
+            locks.enter_context(locked(job.folder(seed).path))
+        for name in files:
+            (job.study / name).with_name("failure.json").unlink(missing_ok=True)
+        for name in sorted(files, key=lambda name: name.endswith("scores.json")):
+            write_bytes(job.study / name, files[name])

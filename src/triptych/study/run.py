@@ -51,7 +51,6 @@ class Job:
 def train(
     job: Job,
     data: Dataset,
-    resume: bool = True,
     progress: OnProgress = lambda p: None,
     track: Track = UNTRACKED,
 ) -> None:
@@ -65,7 +64,7 @@ def train(
         job.folder(seed).claim(job.recipe, data, seed)
         job.folder(seed).forget_failure()
     wait()
-    stacks = stacks_of(job) if resume else []
+    stacks = stacks_of(job)
     fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
     if isinstance(job.recipe.model, LatentDDPMConfig):
         fresh, progress = _with_autoencoders(job, fresh, data, progress, track)
@@ -120,7 +119,7 @@ def _with_autoencoders(
         progress(Progress(p.step, before + after, p.loss))
 
     if seeds:
-        train(first, data, True, at_first, track)
+        train(first, data, at_first, track)
     for seed in seeds:
         reason = first.folder(seed).failure()
         if reason and leads():

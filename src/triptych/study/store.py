@@ -63,12 +63,11 @@ class RunFolder:
     def check_data(self, data: Dataset) -> None:
         """UserError for a run that was trained on other images of this name, as far as its
         config.json says."""
-        path = self.path / "config.json"
-        plain = read_json(path) if path.exists() else {}
-        if plain.get("data_sha256", data.sha256) != data.sha256:
+        theirs = noted(self.path / "config.json", "data_sha256")
+        if theirs not in (None, data.sha256):
             raise UserError(
                 f"{self.path} was trained on other images called {data.name} (sha256 "
-                f"{plain['data_sha256']}, not {data.sha256}); give those with --data, or train "
+                f"{theirs}, not {data.sha256}); give those with --data, or train "
                 f"into another --out"
             )
 
@@ -198,7 +197,7 @@ class RunFolder:
 
     def failure(self) -> str | None:
         """Why the run failed, if it did."""
-        return str(self._failure()["reason"]) if self._failure() else None
+        return self._failure().get("reason")
 
     @property
     def settled(self) -> bool:
@@ -219,7 +218,8 @@ class RunFolder:
             raise UserError(
                 f"{path} is not what a run writes; delete it, and the run is tried again"
             )
-        return {"final": "not finite" in str(plain["reason"])} | plain
+        reason = str(plain["reason"])
+        return {"final": "not finite" in reason} | plain | {"reason": reason}
 
 
 def of_this_version(path: Path) -> Any:

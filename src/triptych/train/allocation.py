@@ -14,19 +14,18 @@ from joblib import cpu_count
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 LARGEST, LARGEST_ONCE = 2**30, 2**25  # bytes; the limit that mallopt(3) names is the second
-UNUSED = 2**31 - 1
+ALL = 2**31 - 1
 
 
-def keep_freed_memory(largest: int = LARGEST, unused: int = UNUSED) -> bool:
-    """Keep blocks of up to `largest` bytes, and up to `unused` bytes that nothing is in, for the
-    rest of this process. Returns whether the C library can: glibc can.
-    """
+def keep_freed_memory() -> bool:
+    """Keep freed blocks of up to `LARGEST` bytes for the rest of this process. Returns whether the
+    C library can: glibc can."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library; Windows, which has no None
         return False
-    kept = mallopt(M_MMAP_THRESHOLD, largest) or mallopt(M_MMAP_THRESHOLD, LARGEST_ONCE)
-    return bool(kept and mallopt(M_TRIM_THRESHOLD, unused))
+    kept = mallopt(M_MMAP_THRESHOLD, LARGEST) or mallopt(M_MMAP_THRESHOLD, LARGEST_ONCE)
+    return bool(kept and mallopt(M_TRIM_THRESHOLD, ALL))
 
 
 def keep_to_granted_cores() -> None:

@@ -161,8 +161,7 @@ def _check_sums(place: Path) -> None:
         return
     lines = _bytes(place / SUMS).decode(errors="replace").splitlines()
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    early = ["early.safetensors"] if (place / "early.safetensors").is_file() else []
-    needed = {"loop.json", *early, *(f"{name}.safetensors" for name in FILES)}
+    needed = {"loop.json", *(f"{name}.safetensors" for name in _parts(place))}
     for name in sorted(needed | sums.keys()):
         # A name that is none of ours is never opened.
         if name not in needed or name not in sums:
@@ -171,10 +170,13 @@ def _check_sums(place: Path) -> None:
             raise Damaged(f"{name} is damaged (its SHA-256 is not that of {SUMS})")
 
 
+def _parts(place: Path) -> tuple[str, ...]:
+    return (*FILES, "early") if (place / "early.safetensors").is_file() else FILES
+
+
 def _read(place: Path) -> Checkpoint:
     _check_sums(place)
-    early = ["early"] if (place / "early.safetensors").is_file() else []
-    parts = {name: _read_tensors(place / f"{name}.safetensors") for name in (*FILES, *early)}
+    parts = {name: _read_tensors(place / f"{name}.safetensors") for name in _parts(place)}
     return Checkpoint(**parts, loop=_read_loop(place))
 
 
