@@ -23,11 +23,12 @@ check: $(VENV)/checks
 bench: $(VENV)/peers
 	$(BIN)/python bench/run.py $(or $(DEVICE),cpu) $(ONLY)
 
-$(BIN)/python:
+# pip, which a Python without its venv package leaves out: the rule is tried again.
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 14) and "Python %d.%d cannot install the versions of constraints.txt; 3.11 to 3.14 can: make demo PYTHON=python3.14" % v)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/product: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/product: $(BIN)/pip pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
