@@ -173,7 +173,7 @@ def test_main_text_on_two_pages(tmp_path):
 
 def test_snippets_on_two_pages(tmp_path):
     error = refused(tmp_path, whole(code=f"A {BREAK} B"))
-    assert (error.limit, error.page) == ("code snippets: one page", 2)
+    assert (error.limit, error.page) == ("Code snippets: one page", 2)
 
 
 def test_parts_that_share_a_page(tmp_path):

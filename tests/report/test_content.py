@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import OF_2026, Synthetic, write_study
+from synthetic import OF_2026, Synthetic, edit, write_study
 
 from triptych.report.content import _posterior_caption, _samples_caption
 from triptych.report.load import read_study
@@ -54,7 +54,14 @@ def test_images_without_labels_have_no_classes(folder):
 
 def test_every_seed_that_is_shown_is_named(folder):
     (folder / "vae-flow/seed-0/latent.npz").unlink()
-    assert "(seed 0 and 1)" in said(_posterior_caption(read_study(folder)))
+    assert "(seeds 0 and 1)" in said(_posterior_caption(read_study(folder)))
+
+
+def test_a_panel_of_another_seed_is_said_to_be(tmp_path):
+    folder = write_study(tmp_path / "s", Synthetic(pixel=dict(OF_2026), edition="2026"))
+    assert "Last panel (own scale): grey" in said(_posterior_caption(read_study(folder)))
+    (folder / "latent-small/seed-0/latent.npz").unlink()
+    assert "Last panel (own scale, seed 1): grey" in said(_posterior_caption(read_study(folder)))
 
 
 @pytest.mark.parametrize(("latent_dim", "axes"), [(2, "own scale"), (8, "own axes")])
@@ -96,3 +103,5 @@ def test_samples_are_the_first_and_of_one_noise_where_latents_are_compared(tmp_p
     ask = Synthetic(pixel=dict(OF_2026), edition="2026")
     text = said(_samples_caption(read_study(write_study(tmp_path / "s", ask)), None))
     assert text.endswith("none picked; latent DDPMs: same noise.")
+    edit(tmp_path / "s/study.json", lambda c: c["recipes"][-2].update(latent_dim=3))
+    assert "same noise" not in said(_samples_caption(read_study(tmp_path / "s"), None))

@@ -383,7 +383,7 @@ def test_where_kl_is_at_its_limit_fewer_pairs_may_be_told_apart_by_a_classifier(
     text = text_of(folder, brief=True)
     assert "minus log 10 000, smaller with more images" in text
     kl = "KL(q(z)\N{DOUBLE VERTICAL LINE}p(z))"
-    assert f"Its accuracy separates 1 of the 3 pairs of models, {kl} all." in text
+    assert f"Its accuracy separates 1 of the 3 pairs of models; {kl} separates all." in text
     study = read_study(folder)
     two = [study.score(name, "kl-aggregate") for name in pairs[1]]
     assert _fewer_pairs(study, two) == f" Its accuracy does not separate the two models; {kl} does."
@@ -525,7 +525,7 @@ def test_brief_keeps_every_comparison_of_part_a(folder):
 
 
 def test_own_text_replaces_all(folder):
-    own = "# Ours\n\nWe **saw** *that* [@burda2016]\nand # not $x$ 2 * 3 * 4\n\nEnd."
+    own = "# Ours\n\nWe **saw** *that* [@burda2016]\nand # not $5 to $6 2 * 3 * 4\n\nEnd."
     (folder / "discussion.md").write_text(own, encoding="utf-8")
     first, second, third = discuss(read_study(folder), KEYS)
     assert first.head == "Ours"
@@ -536,7 +536,7 @@ def test_own_text_replaces_all(folder):
         {"emph": "that"},
         " ",
         {"cite": "burda2016"},
-        " and # not $x$ 2 * 3 * 4",
+        " and # not $5 to $6 2 * 3 * 4",
     ]
     assert third.spans == ["End."]
 
@@ -545,6 +545,42 @@ def test_a_heading_is_one_line_and_a_mark_of_the_encoding_no_letter(folder):
     (folder / "discussion.md").write_text("# Ours\nof us\n## Two\nof two", encoding="utf-8-sig")
     found = [(p.head, p.spans) for p in discuss(read_study(folder), KEYS)]
     assert found == [("Ours", []), ("", ["of us"]), ("Two", []), ("", ["of two"])]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("at $-72.9$ nats", "a formula"),
+        ("the `prior`", "code"),
+        ("> so they say", "a quotation"),
+        ("it is __bold__", "underscores to emphasise"),
+        ("it is _so_, we say", "underscores to emphasise"),
+    ],
+)
+def test_markup_that_would_be_printed_as_it_is_written_is_refused(folder, text, what):
+    (folder / "discussion.md").write_text(f"We saw.\n{text}.")
+    with pytest.raises(UserError, match=f"has {what}"):
+        discuss(read_study(folder), KEYS)
+    (folder / "discussion.md").write_text("vae_flow and vae_mog cost $5, not $6, if a > b; 4 > 3.")
+    assert len(discuss(read_study(folder), KEYS)) == 1
+
+
+def test_numbered_items_are_paragraphs_too(folder):
+    (folder / "discussion.md").write_text("We saw:\n1. one\n2) two\nIn\n2024. Then")
+    found = [p.spans for p in discuss(read_study(folder), KEYS)]
+    assert found == [["We saw:"], ["1. one"], ["2) two In 2024. Then"]]
+
+
+@pytest.mark.parametrize("parts", [{"part_b": False}, {"priors": {}}, {}])
+def test_the_rule_of_claims_is_said_once_wherever_the_first_is(tmp_path, parts):
+    folder = write_study(tmp_path / "s", Synthetic(**parts))
+    assert text_of(folder).count("Differences are claimed by Holm's test") == 1
+    assert text_of(folder, brief=True).count("Differences: Holm's test over all pairs, 5%") == 1
+
+
+def test_without_a_pair_there_is_no_rule(tmp_path):
+    one = {"vae-flow": Synthetic().priors["vae-flow"]}
+    assert "Holm" not in text_of(write_study(tmp_path / "s", Synthetic(priors=one, part_b=False)))
 
 
 def test_items_of_a_list_are_paragraphs_of_their_own(folder):

@@ -284,6 +284,15 @@ def test_each_test_image_stands_above_its_own_reconstruction(folder, monkeypatch
     assert places[::2] == sorted(places[::2])
 
 
+def test_only_a_panel_on_its_own_axes_has_their_names_beside_others(tmp_path):
+    folder = write_study(tmp_path / "s", Synthetic(pixel=OF_2026, edition="2026"))
+    with pdfplumber.open(prior_posterior(read_study(folder))) as pdf:
+        names = [word for word in pdf.pages[0].extract_words() if word["text"] == "z₁"]
+        beside = [c for c in pdf.pages[0].chars if c["text"] == "z" and not c["upright"]]
+    assert len(names) == 4
+    assert len(beside) == 2
+
+
 def test_latent_ddpms_have_a_panel_each_with_three_distributions(tmp_path):
     """Shifted by two cells, a chain's lines move with its density and the prior's do not."""
     assert latent_ddpm(read_study(write_study(tmp_path / "2024"))) is None

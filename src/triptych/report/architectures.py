@@ -1,6 +1,7 @@
 """What page 1 says of the models: whose they are, and how each is built."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
@@ -19,17 +20,17 @@ SAID_ONCE = {
     r" \([\d-]+ hidden units\)": "",
 }
 PAPERS = {
-    "vae": ("the VAEs", "kingma2014"),
-    "beta": ("the beta-VAEs", "higgins2017"),
-    "flow": ("the flows", "dinh2017"),
-    "spline": ("the spline flows", "durkan2019"),
-    "maf": ("the autoregressive flows", "papamakarios2017"),
-    "vamp": ("the VampPrior", "tomczak2018"),
-    "resampled": ("the resampled prior", "bauer2019"),
-    "hierarchical": ("the hierarchical priors", "tomczak2018"),
-    "ddpm": ("the DDPM", "ho2020"),
-    "vdm": ("the VDM", "kingma2021"),
-    "latent": ("the latent DDPM", "rombach2022"),
+    "vae": ("VAE", "kingma2014"),
+    "beta": ("beta-VAE", "higgins2017"),
+    "flow": ("flow", "dinh2017"),
+    "spline": ("spline flow", "durkan2019"),
+    "maf": ("autoregressive flow", "papamakarios2017"),
+    "vamp": ("VampPrior", "tomczak2018"),
+    "resampled": ("resampled prior", "bauer2019"),
+    "hierarchical": ("hierarchical prior", "tomczak2018"),
+    "ddpm": ("DDPM", "ho2020"),
+    "vdm": ("VDM", "kingma2021"),
+    "latent": ("latent DDPM", "rombach2022"),
 }
 
 
@@ -40,7 +41,7 @@ def is_(*wanted: str) -> Callable[[Any], bool]:
 
 # By a setting, and what it is where the paper's method is used.
 METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
-    ("coupling", is_("spline"), PAPERS["spline"]),
+    ("coupling", is_("spline"), ("spline flows", PAPERS["spline"][1])),
     ("network", is_("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
     ("autoregressive_layers", lambda n: n > 0, ("autoregressive layers on pixels", "ma2019")),
     ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
@@ -56,25 +57,31 @@ METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
 def papers(study: Study, brief: bool) -> list[Span]:
     """Which papers the models are from and, unless `brief`, their parts, as far as the study has
     them."""
-    present = {recipe.family.removeprefix("pixel") for recipe in study.recipes}
-    present |= {recipe.prior for recipe in study.recipes if recipe.prior}
+    present = Counter(kind for recipe in study.recipes for kind in _kinds(recipe))
+    models = [(PAPERS[kind], present[kind]) for kind in PAPERS if kind in present]
     rooms = [room for recipe in study.recipes for room in _settings(recipe)]
-    present |= {"beta"} if any(room.get("beta", 1) != 1 for room in rooms) else set()
-    models = [PAPERS[family] for family in PAPERS if family in present]
     parts = [
         paper
         for name, is_used, paper in METHODS
-        if paper not in models and any(name in room and is_used(room[name]) for room in rooms)
+        if paper[1] not in {key for (_, key), _ in models}
+        and any(name in room and is_used(room[name]) for room in rooms)
     ]
     if not models:
         return []
-    first, *rest = _cited(models)
-    one = len(models) == 1 and not models[0][0].endswith("s")
+    first, *rest = _cited([(f"the {name}{'s' * (n > 1)}", key) for (name, key), n in models])
+    one = [n for _, n in models] == [1]
     verb, they = ("is", "It makes") if one else ("are", "They make")
     spans = [capital(str(first)), *rest, f" {verb} trained on {dataset_name(study.dataset)}."]
     if parts and not brief:
         spans += [f" {they} use of ", *_cited(parts), "."]
     return spans
+
+
+def _kinds(recipe: Recipe) -> set[str]:
+    """What a model is called by PAPERS: its family, its prior, and by its beta."""
+    kinds = {recipe.family.removeprefix("pixel"), recipe.prior or ""}
+    beta = any(room.get("beta", 1) != 1 for room in _settings(recipe))
+    return kinds | {"beta"} if beta else kinds
 
 
 def _settings(recipe: Recipe) -> list[dict[str, Any]]:

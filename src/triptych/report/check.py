@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triptych.errors import UserError
-from triptych.report.edition import EDITIONS, Edition
+from triptych.report.edition import (
+    DECLARATION_HEADING,
+    EDITIONS,
+    SNIPPETS_HEADING,
+    Edition,
+)
 from triptych.report.pdf import UNKNOWN, Page, read_pdf
 
 POINTS_PER_CM = 72 / 2.54
@@ -15,17 +20,21 @@ TOLERANCE = 0.5
 # Fonts are stated, not laid out: only rounding in the file may lie between.
 FONT_TOLERANCE = 0.05
 BOX = "\N{WHITE SQUARE}"
+SHORTEN = "shorten that page, with a shorter text in discussion.md or fewer models"
+ADVICE = {
+    SNIPPETS_HEADING: "shorten the code that is shown",
+    DECLARATION_HEADING: "shorten the text in ai.md",
+}
 
 
 class LimitError(UserError):
     """A limit of the assignment is broken: which one, on which page, and what was measured."""
 
-    def __init__(self, limit: str, page: int, measured: str) -> None:
+    def __init__(self, limit: str, page: int, measured: str, advice: str = SHORTEN) -> None:
         self.limit, self.page, self.measured = limit, page, measured
         super().__init__(
             f"The report breaks the limit '{limit}': {measured} on page {page}. "
-            "A report that breaks it is not evaluated; shorten or fix that page, with a shorter "
-            "text in discussion.md or fewer models."
+            f"A report that breaks it is not evaluated; {advice}."
         )
 
 
@@ -92,9 +101,10 @@ def _check_parts(edition: Edition, starts: dict[str, int], pages: int) -> dict[s
     for (title, most), first, end in zip(edition.parts, firsts, ends, strict=True):
         counts[title] = end - first
         if end <= first or (most is not None and end - first > most):
-            name = "main text" if title == edition.title else title.lower()
-            allowed = "one page" if most else "a page of its own"
-            raise LimitError(f"{name}: {allowed}", first, f"{end - first} pages, starting")
+            name = "main text" if title == edition.title else title
+            limit = f"{name}: {'one page' if most else 'a page of its own'}"
+            advice = ADVICE.get(title, SHORTEN)
+            raise LimitError(limit, first, f"{end - first} pages, starting", advice)
     return counts
 
 
@@ -121,6 +131,7 @@ def _check_margins(page: Page) -> float:
         side = min(sides, key=lambda s: sides[s])
         if sides[side] < MARGIN - TOLERANCE:
             measured = f"{side} margin of {sides[side] / POINTS_PER_CM:.2f} cm (at {mark.what!r})"
-            raise LimitError("2 cm margins", page.number, measured)
+            advice = "shorten the title or the word that reaches there"
+            raise LimitError("2 cm margins", page.number, measured, advice)
         smallest = min(smallest, sides[side])
     return smallest

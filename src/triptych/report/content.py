@@ -142,12 +142,19 @@ def _posterior_caption(study: Study) -> list[Span]:
     if chains:
         (_, last), *_ = chains
         axes = "own axes" if last.projected else "own scale"
+        if last.seed not in {latent.seed for latent in found}:
+            axes += f", {_seeds([last])}"
         text += f". Last panel ({axes}): grey, its VAE's prior; lines, its chain"
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
+def seeds_named(seeds: set[int]) -> str:
+    """ "seed 0", "seeds 0 and 1"."""
+    return f"seed{'s' * (len(seeds) > 1)} {listed([str(s) for s in sorted(seeds)])}"
+
+
 def _seeds(found: list[Latent]) -> str:
-    return f"seed {listed([str(s) for s in sorted({latent.seed for latent in found})])}"
+    return seeds_named({latent.seed for latent in found})
 
 
 def _plane(found: list[Latent]) -> str:
@@ -161,9 +168,10 @@ def _plane(found: list[Latent]) -> str:
 def _samples_caption(study: Study, table: int | None) -> list[Span]:
     """`table`: the number of that which says how they are drawn."""
     found = [(r, got) for r in study.part("B") if (got := read_samples(study, r, 4))]
-    seeds = listed([str(s) for s in sorted({seed for _, (seed, _) in found})])
-    text = f" first four of each model's first run (seed {seeds}), none picked"
+    seeds = seeds_named({seed for _, (seed, _) in found})
+    text = f" first four of each model's first run ({seeds}), none picked"
     text += "" if table is None else f", drawn as Table {table} says"
-    if sum(r.family == "latent" for r, _ in found) > 1:
+    noises = [(r.latent_dim, seed) for r, (seed, _) in found if r.family == "latent"]
+    if len(noises) > 1 and len(set(noises)) == 1:
         text += "; latent DDPMs: same noise"
     return [{"strong": "Samples:"}, f"{text}."]

@@ -25,7 +25,7 @@ from triptych.report.latent_panel import CLASS_COLOURS
 from triptych.report.load import Study, Summary
 from triptych.report.runs import read_arrays
 from triptych.report.tables import best_iwae
-from triptych.report.wording import NARROW_SPACE, count
+from triptych.report.wording import MINUS, NARROW_SPACE, count
 
 SMALLEST_TERM = 1e-6  # of the largest, that is drawn: L_0 may be nil
 ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three numbers a decade
@@ -56,6 +56,7 @@ def likelihood(study: Study) -> Path | None:
         ax.set_ylim(len(recipes) - 0.5, -0.5)
         ax.set_xlabel("nats (mean and 95% interval over runs)" if repeated else "nats (one run)")
         ax.locator_params(axis="x", nbins=6)
+        ax.xaxis.set_major_formatter(tick)
         place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(metrics)}
         ax.legend(frameon=False, fontsize=FONT_SIZE, borderaxespad=0.2, **place)
         return write(figure, study.folder / "figures", "likelihood")
@@ -206,7 +207,7 @@ def legend_beside(ax: Axes, *handles: Any, **how: Any) -> None:
 
 def tick(value: float, _: float = 0) -> str:
     """A number on an axis, its thousands set apart as in the text."""
-    return f"{value:,g}".replace(",", NARROW_SPACE)
+    return f"{value:,g}".replace(",", NARROW_SPACE).replace("-", MINUS)
 
 
 def log_ticks(ax: Axes) -> None:

@@ -37,6 +37,10 @@ NOT_SET = {  # of Markdown; KL[q](z) is none
     "an image": r"!\[[^\]]*\]\([^)]*\)",
     "a link": r"\[[^\]]*\]\([^)\s]*[/.:#][^)\s]*\)",
     "a block of code": r"^ *```.*",
+    "code": r"`[^`\n]+`",
+    "a formula": r"\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none
+    "a quotation": r"^ *> .*",
+    "underscores to emphasise": r"(?<!\w)(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?!\w)",
 }
 
 
@@ -69,7 +73,23 @@ def discuss(
         Paragraph(_beside("samples", figures), sampling(study, brief, terse)),
         Paragraph("Failures.", _failures(study)),
     ]
-    return [paragraph for paragraph in made if paragraph.spans]
+    made = [paragraph for paragraph in made if paragraph.spans]
+    return made if terse else _with_rule(made, brief)
+
+
+def _with_rule(made: list[Paragraph], brief: bool) -> list[Paragraph]:
+    """The rule of claims, once, below the first paragraph that has an interval: a pair may not be
+    told apart although its own holds no zero."""
+    lead, rest = (
+        (" Differences: ", ", 5%") if brief else (" Differences are claimed by ", ", at 5%")
+    )
+    end = "." if brief else "; intervals are of one pair, unadjusted."
+    rule: list[Span] = [f"{lead}Holm's test over all pairs{rest} ", {"cite": "holm1979"}, end]
+    for i, paragraph in enumerate(made):
+        if any("95% interval" in span for span in paragraph.spans if isinstance(span, str)):
+            told = Paragraph(paragraph.head, [*paragraph.spans, *rule])
+            return [*made[:i], told, *made[i + 1 :]]
+    return made
 
 
 def _beside(figure: str, figures: Sequence[str]) -> str:
@@ -79,8 +99,8 @@ def _beside(figure: str, figures: Sequence[str]) -> str:
 
 
 def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
-    """Paragraphs of discussion.md: # Heading, - item, **strong**, *emphasised* and [@key] are the
-    only markup. Empty where there is no such file."""
+    """Paragraphs of discussion.md: # Heading, - item, 1. item, **strong**, *emphasised* and
+    [@key] are the only markup. Empty where there is no such file."""
     if not path.is_file():
         return []
     try:
@@ -95,6 +115,7 @@ def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
             )
     text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
     text = re.sub(r"^ *[-*+] +(?=\S)", "\n\n\N{BULLET} ", text, flags=re.MULTILINE)
+    text = re.sub(r"^ *(\d{1,2}[.)]) +(?=\S)", r"\n\n\1 ", text, flags=re.MULTILINE)
     blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return [_own_paragraph(block, citations, path) for block in blocks if block]
 
@@ -136,9 +157,6 @@ def _likelihood(study: Study, brief: bool, terse: bool) -> list[Span]:
         spans += _importance(study, models, ranked(study, recipes, iwae), terse)
         spans += _reliability(study, recipes, iwae)
         spans += [] if brief else _tightening(study, recipes, iwae)
-    if any(s.n_seeds > 1 for s in models) and not brief:
-        rule = " Differences are claimed by Holm's test over all pairs, at 5% "
-        spans += [rule, {"cite": "holm1979"}, "; intervals are of one pair, unadjusted."]
     return [span for span in spans if span]
 
 
@@ -230,7 +248,7 @@ def _fewer_pairs(study: Study, models: Sequence[Summary]) -> str:
     if n == 1:
         return f" Its accuracy does not separate the two models; {KL} does."
     fewer, more = len(by_accuracy) or "none", "all" if len(by_kl) == n else len(by_kl)
-    return f" Its accuracy separates {fewer} of the {n} pairs of models, {KL} {more}."
+    return f" Its accuracy separates {fewer} of the {n} pairs of models; {KL} separates {more}."
 
 
 def _prior_told_from_posterior(

@@ -36,7 +36,8 @@ CAPTIONS = {
     "images have one; dashed: 50, 80 and 95% of q(z); grey: of the prior; rings: draws from a "
     "prior seen in projection; lines: of a latent DDPM, on axes of its own",
     "latent-ddpm": "beta-VAE prior, latent DDPM and aggregate posterior, each on axes of its own",
-    "likelihood": "bounds on the log-likelihood of test images, means and 95% intervals over runs",
+    "likelihood": "bounds on the log-likelihood of test images: means, and 95% intervals over runs "
+    "where there are several",
     "iwae-growth": "IWAE-k against k: what more importance samples bring",
     "dimensions": "divergence of each latent dimension from the prior's marginal: those at zero "
     "carry nothing about an image",

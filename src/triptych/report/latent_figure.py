@@ -115,10 +115,9 @@ def prior_posterior(study: Study, panel: float = 4.7, folder: Path | None = None
         figure, axes = _empty_panels(panels)
         for ax, (_, latent) in zip(axes, pairs, strict=True):
             _draw_panel(ax, latent, shared if latent.chain is None else [latent])
-        if not _own_axes(pairs):
-            for ax, corner in zip(axes, panels.corners, strict=True):
-                if corner[0] > panels.corners[0][0]:
-                    ax.set_ylabel("")
+        for ax, (x, _), (_, latent) in zip(axes, panels.corners, pairs, strict=True):
+            if x > panels.corners[0][0] and not _has_own_axes(latent):
+                ax.set_ylabel("")
         return write(figure, folder or study.folder / "figures", "prior-posterior")
 
 
@@ -183,9 +182,9 @@ def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
     return (low + high) / 2, float((high - low).max() / 2 * 1.1)
 
 
-def _own_axes(pairs: Sequence[tuple[Recipe, Latent]]) -> bool:
+def _has_own_axes(latent: Latent) -> bool:
     # Principal components are each model's own, and a chain's panel has a scale of its own.
-    return any(latent.projected or latent.chain is not None for _, latent in pairs)
+    return latent.projected or latent.chain is not None
 
 
 def _empty_panels(panels: Panels) -> tuple[Figure, list[Axes]]:

@@ -169,4 +169,6 @@ def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:
 
 def _times(score: Summary) -> str:
     floor = float(score.protocol.get("floor") or 0)
-    return f" ({number(score.mean / floor, 1)} times its floor)" if floor > 0 else ""
+    if floor <= 0 or score.mean <= 0:
+        return ""
+    return f" ({two_digits(score.mean / floor)} times its floor)"

@@ -165,7 +165,7 @@ def _samplers(study: Study, fid: dict[str, Summary]) -> list[Span]:
     cited: set[str] = set()
     for way, recipes in said.items():
         all_alike = len(said) == 1 and len(recipes) > 2
-        who = f"{len(recipes)} models" if all_alike else listed(_names(study, recipes))
+        who = f"{len(recipes)} models" if all_alike else capital(listed(_names(study, recipes)))
         papers = dict.fromkeys(key for word, key in WAYS.items() if word in way)
         papers = [key for key in papers if key not in cited]
         cited.update(papers)
@@ -178,7 +178,7 @@ def _names(study: Study, recipes: list[Recipe]) -> list[str]:
     """The models, all latent DDPMs in two words where there are several."""
     latents = [recipe for recipe in study.part("B") if recipe.family == "latent"]
     together = latents if len(latents) > 1 and all(r in recipes for r in latents) else []
-    names = ["Latent DDPMs" if r in together else capital(bare(study, r)) for r in recipes]
+    names = ["latent DDPMs" if r in together else bare(study, r) for r in recipes]
     return list(dict.fromkeys(names))
 
 
