@@ -91,3 +91,15 @@ def test_the_same_generator_bends_alike_and_another_does_not():
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert first.dtype == torch.uint8
+
+
+def test_a_training_in_double_precision_bends_the_same_images():
+    images = disc(28).expand(4, 1, 28, 28)
+    noise = bend_noise(4, torch.Generator().manual_seed(0))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = bend(images, noise.double())
+    finally:
+        torch.set_default_dtype(before)
+    assert (found.int() - bend(images, noise).int()).abs().max() <= 1

@@ -621,3 +621,26 @@ def test_nothing_is_pickled(tmp_path):
     plain = {"SHA256SUMS", "lock"}
     files = [p for p in Path(tmp_path).rglob("*") if p.is_file() and p.name not in plain]
     assert {p.suffix for p in files} <= {".json", ".jsonl", ".safetensors", ".npz"}
+
+
+def test_the_last_run_of_a_study_is_computed_as_those_before(tmp_path, monkeypatch):
+    """Alone in this process it would have all threads: it would round otherwise, and its speed be
+    measured under another protocol."""
+    counts = []
+
+    def with_processes(jobs, place, how, display, count, wait):
+        counts.append(count)
+        return []
+
+    monkeypatch.setattr(local, "cpu_count", lambda: 2)
+    monkeypatch.setattr(execute_module, "run_here", lambda jobs, *rest: counts.append(1) or [])
+    monkeypatch.setattr(execute_module, "run_processes", with_processes)
+    asked = study()
+    go(asked, tmp_path, workers=0)
+    first, *_, last = jobs_of(asked, tmp_path, side_by_side=False)
+    for job in jobs_of(asked, tmp_path, side_by_side=False):
+        if job != last:
+            job.folder(job.seeds[0]).write_failure("not finite")
+    assert first != last
+    go(asked, tmp_path, workers=0)
+    assert set(counts) == {2}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -171,6 +172,27 @@ def test_no_run_waits_for_a_tracker(job, monkeypatch, capsys):
     assert time.monotonic() - began < 60
     (line,) = capsys.readouterr().err.splitlines()
     assert "has not taken everything" in line
+
+
+def test_a_tracker_that_hangs_is_waited_for_once(tmp_path, monkeypatch):
+    """Not by each of the seeds that are trained side by side."""
+    waited, join = [], threading.Thread.join
+
+    def noted(thread, timeout=None):
+        waited.append(timeout)
+        join(thread, timeout)
+
+    monkeypatch.setitem(TRACKERS, "wandb", (Stuck, ()))
+    monkeypatch.setattr(trackers, "PATIENCE", 0.2)
+    monkeypatch.setattr(trackers, "given_up", set())
+    monkeypatch.setattr(threading.Thread, "join", noted)
+    with ExitStack() as stack:
+        for seed in range(6):
+            (tmp_path / str(seed)).mkdir()
+            track = tracking(tmp_path / str(seed), Track(("wandb",), tmp_path))
+            stack.enter_context(track)(1, {"loss": 1.0})
+    assert len(waited) == 6
+    assert sum(waited) <= 0.2
 
 
 def test_what_waits_for_a_tracker_is_handed_over_at_once(tmp_path, monkeypatch):

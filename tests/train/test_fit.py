@@ -307,3 +307,23 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="TrainConfig: batch_size = 0 is wrong"):
         fit([Point()], [0], [tmp_path / "run"], training_data("raw"), config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "look"), [("vdm", "raw"), ("vae-resampled", "threshold")])
+def test_weights_are_chosen_by_the_loss_by_which_they_are_judged(name, look, tmp_path):
+    """In evaluation mode, in which a VDM clips its x_0."""
+    data, model = training_data(look), built(name)
+    fit([model], [0], [tmp_path], data, TrainConfig(epochs=2, batch_size=8, lr=1e-2, bf16=False))
+    trainer = Trainer([model], [Run(0, tmp_path)], data, TrainConfig(batch_size=8, bf16=False))
+    chosen = checkpoint.load(tmp_path).loop["best"]
+    assert trainer.validate()[0] == pytest.approx(chosen, rel=1e-5)
+
+
+def test_epochs_end_where_their_images_do(tmp_path):
+    """22 images in batches of 5: 15 epochs are 66 steps, though 66 / 4.4 rounds to less."""
+    data = training_data(n=22)
+    config = TrainConfig(epochs=20, batch_size=5, bf16=False)
+    fit([built("vae-gaussian")], [0], [tmp_path], data, config)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    ends = [line["step"] for line in lines if "validation" in line]
+    assert ends == [math.ceil(22 * epoch / 5) for epoch in range(1, 21)]

@@ -11,10 +11,12 @@ from toys import built, training_data
 
 from triptych.errors import UserError
 from triptych.train import checkpoint
+from triptych.train import fit as fit_module
 from triptych.train.batches import TrainingData
 from triptych.train.fit import fit
 from triptych.train.order import TrainConfig
 from triptych.train.signals import StopRequested, stop_on_signals
+from triptych.train.trainer import Trainer
 
 CONFIG = TrainConfig(epochs=4, batch_size=8, lr=1e-2, clip=1.0, bf16=False)  # 12 steps
 
@@ -198,12 +200,30 @@ def test_going_on_with_a_finished_training_changes_nothing(tmp_path):
     assert lines(tmp_path) == logged
 
 
-def test_ctrl_c_in_the_last_step_still_finishes(tmp_path):
-    assert (
+def test_ctrl_c_in_the_last_step_is_heard_when_that_is_saved(tmp_path):
+    with pytest.raises(StopRequested, match="stopped at step 12 of 12; everything is saved"):
         fit([built("vae-gaussian")], [0], [tmp_path], interrupting(training_data(), 12), CONFIG)
-        == []
-    )
     assert checkpoint.load(tmp_path).loop["step"] == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["validate", "save"])
+def test_a_signal_at_the_end_of_a_training_is_heard(number, when, tmp_path, monkeypatch):
+    """A batch system sends one: the next training must not begin."""
+    owner, name = {"validate": (Trainer, "validate"), "save": (fit_module, "save")}[when]
+    does = getattr(owner, name)
+
+    def then(trainer):
+        if trainer.step == trainer.steps:
+            signal.raise_signal(number)
+        return does(trainer)
+
+    monkeypatch.setattr(owner, name, then)
+    with pytest.raises(StopRequested, match="step 12 of 12") as stopped:
+        fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG)
+    assert stopped.value.number == number
+    monkeypatch.undo()
+    assert fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG, resume=True) == []
 
 
 def test_a_signal_during_the_progress_display_is_heard(tmp_path):
@@ -237,14 +257,18 @@ def test_going_on_without_a_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seed", "epochs", "said"),
-    [(4, 4, "seed = 3, and 4 is asked for"), (3, 8, "steps = 12, and 24 is asked for")],
+    ("seed", "epochs", "batch", "said"),
+    [
+        (4, 4, 8, "seed = 3, and 4 is asked for"),
+        (3, 8, 8, "steps = 12, and 24 is asked for"),
+        (3, 8, 16, "batch_size = 8, and 16 is asked for"),
+    ],
 )
-def test_going_on_with_another_training_is_refused(seed, epochs, said, tmp_path):
+def test_going_on_with_another_training_is_refused(seed, epochs, batch, said, tmp_path):
     data = training_data()
     fit([built("vae-gaussian")], [3], [tmp_path], data, CONFIG)
     before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoint").iterdir())
-    other = dataclasses.replace(CONFIG, epochs=epochs)
+    other = dataclasses.replace(CONFIG, epochs=epochs, batch_size=batch)
     with pytest.raises(UserError, match=said):
         fit([built("vae-gaussian")], [seed], [tmp_path], data, other, resume=True)
     assert before == sorted((p.name, p.read_bytes()) for p in (tmp_path / "checkpoint").iterdir())

@@ -40,7 +40,8 @@ def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8
     down, across = (cubic(side, device) for side in images.shape[-2:])
     d = down @ knots @ across.mT
     grid = affine_grid(torch.cat([A, b], -1), list(images.shape), align_corners=False)
-    bent = grid_sample(images.float(), grid + d.movedim(1, -1), align_corners=False)
+    grid = grid + d.movedim(1, -1)
+    bent = grid_sample(images.to(grid.dtype), grid, align_corners=False)
     return bent.round().byte()
 
 

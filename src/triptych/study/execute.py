@@ -68,7 +68,8 @@ def execute(
     if rejudge:
         forget_others(folder, jobs, study.evaluation, features)
     todo = unsettled(jobs)
-    count = workers or (default_workers(len(todo)) if place.device.type == "cpu" else 1)
+    # By all jobs: the last one, alone with all threads, would round otherwise than those before it.
+    count = workers or (default_workers(len(jobs)) if place.device.type == "cpu" else 1)
     for wait in (False, True):  # what other processes have is waited for when all else is done
         if cluster is not None:
             todo = run_on_ray(cluster, todo, place, study.evaluation, display, wait)

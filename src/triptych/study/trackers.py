@@ -241,8 +241,8 @@ class Careful:
         return lines, None
 
     def finish(self, seconds: float) -> None:
-        """Wait so long until everything is passed on."""
-        self.thread.join(max(0.0, seconds))
+        """Wait so long until everything is passed on; not again for one that is given up."""
+        self.thread.join(0.0 if self.name in given_up else max(0.0, seconds))
         if self.thread.is_alive():
             self.give_up(f"it has not taken everything {PATIENCE:.0f} s after the run")
 

@@ -85,7 +85,10 @@ def fit(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(networks_in_bf16(model, bf16))
-        failures = _loop(trainer, stack.enter_context(stop_on_signals()), progress, save_every)
+        stop = stack.enter_context(stop_on_signals())
+        failures = _loop(trainer, stop, progress, save_every)
+    if agreed(trainer, stop, False)[0]:  # asked in the last step, or while that was saved
+        raise stopped(trainer, stop)
     for s, (model, run) in enumerate(zip(trainer.models, trainer.runs, strict=True)):
         model.load_state_dict(run.best or trainer.average(s))
     for model in models:
@@ -124,15 +127,15 @@ def _loop(
     """Steps until the last, or until no seed is left; what is due after each: log, validation,
     checkpoint, the end. Returns what failed."""
     failures: list[Failure] = []
-    per_epoch = len(trainer.data.images) / trainer.config.batch_size
-    log_every = max(1, round(per_epoch / 4))
+    batch, n = trainer.config.batch_size, len(trainer.data.images)
+    log_every = max(1, round(n / batch / 4))
     began, saved_at, base = time.monotonic(), time.monotonic(), trainer.seconds
     if trainer.compiles:
         progress(Progress(trainer.step, trainer.steps, None))
     while trainer.step < trainer.steps and trainer.runs:
         losses = trainer.train_step()
         last = trainer.step == trainer.steps
-        new_epoch = int(trainer.step / per_epoch) > int((trainer.step - 1) / per_epoch)
+        new_epoch = trainer.step * batch // n > (trainer.step - 1) * batch // n
         planned = last or new_epoch or trainer.step % log_every == 0
         asked = world() == 1 or trainer.step % AGREE_EVERY == 0
         due = time.monotonic() - saved_at > save_every
@@ -154,16 +157,25 @@ def _loop(
             save(trainer)
             saved_at = time.monotonic()
         if stopping and not last:
-            number = stop.number or signal.SIGTERM  # of another process
-            raise StopRequested(trainer.step, trainer.steps, number)
+            raise stopped(trainer, stop)
     return failures
 
 
+def stopped(trainer: Trainer, stop: Stop) -> StopRequested:
+    """Where, and by which signal; SIGTERM where another process was asked."""
+    return StopRequested(trainer.step, trainer.steps, stop.number or signal.SIGTERM)
+
+
 def _validate(trainer: Trainer) -> None:
-    """Log the averaged weights' loss on the validation images, and keep the best of them."""
+    """Log the averaged weights' loss on the validation images, and keep the best of them: in
+    evaluation mode, in which they are judged."""
+    for model in trainer.models:
+        model.eval()
     losses = trainer.validate()
     trainer.keep_best(losses)
     apart = {f"validation {k}": v for k, v in trainer.validation_terms().items()}
+    for model in trainer.models:
+        model.train()
     trainer.log(validation=losses, **apart)
 
 

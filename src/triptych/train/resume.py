@@ -38,6 +38,7 @@ def save(trainer: Trainer) -> None:
         best = None if math.isinf(run.best_loss) else run.best_loss  # which JSON lacks
         loop = {"step": trainer.step, "best": best, "seconds": trainer.seconds}
         loop |= {"steps": trainer.steps, "seed": run.seed, "threads": torch.get_num_threads()}
+        loop |= {"batch_size": trainer.config.batch_size}
         loop |= {"stack": [r.seed for r in trainer.runs], "world": world()}
         loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
         if (log := run.folder / "metrics.jsonl").exists():
@@ -83,9 +84,10 @@ def resume(trainer: Trainer) -> None:
 
 
 def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
-    """Refuse a checkpoint of another seed, or of another number of steps: images, noise and
+    """Refuse a checkpoint of another seed, batch size or number of steps: images, noise and
     learning rate would go on as those of neither."""
-    for name, mine in (("seed", run.seed), ("steps", trainer.steps)):
+    asked = {"seed": run.seed, "batch_size": trainer.config.batch_size, "steps": trainer.steps}
+    for name, mine in asked.items():
         theirs = saved.loop.get(name, mine)  # which earlier versions did not note
         if theirs != mine:
             raise UserError(
