@@ -93,6 +93,20 @@ class RunningLogMeanExp:
         return self.log_sum - math.log(self.count)
 
 
+class RunningTiltedMean:
+    """sum_k w_k log w_k / sum_k w_k of importance weights that arrive in chunks."""
+
+    def __init__(self) -> None:
+        self.total, self.mean = RunningLogMeanExp(), torch.zeros(())
+
+    def update(self, log_w: Float[Tensor, "k B"]) -> None:
+        """Take in k further samples of each image."""
+        self.total.update(log_w)
+        log_sum = self.total.value() + math.log(self.total.count)
+        share = (log_w.logsumexp(0) - log_sum).exp()
+        self.mean = self.mean + share * ((log_w.softmax(0) * log_w).sum(0) - self.mean)
+
+
 class RunningMeanOfBlocks:
     """The mean over blocks of m samples, one after the other, of each block's log-mean-exp.
 

@@ -37,6 +37,15 @@ def test_the_error_of_the_share_and_its_mean_are_those_of_many_draws(g):
     assert said == pytest.approx(spread, rel=0.1)
 
 
+def test_the_own_error_of_a_share_is_without_that_of_what_it_is_beside(g):
+    """A mean over seeds has this one less often the more there are, and the other as it is."""
+    b = torch.rand(400, generator=g)
+    found = [share_nearer(torch.rand(400, generator=g), b, 0.05) for _ in range(600)]
+    spread = torch.tensor([share.value for share in found]).std().item()
+    said = torch.tensor([share.own_std for share in found]).square().mean().sqrt().item()
+    assert said == pytest.approx(spread, rel=0.15)
+
+
 def test_few_distances_are_usually_nearer_than_their_quantile_says(g):
     """Of 30, the second smallest is the 5% quantile, and 2 of 31 lie below it."""
     assert share_nearer(*torch.rand(2, 30, generator=g), 0.05).usual == pytest.approx(2 / 31)

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from toys import POSTERIORS, SHAPE, posterior_named, prior_named, randomised
 
-from triptych.evaluate.units import activity, divergence_by_dimension
+from triptych.evaluate.units import ACTIVE, activity, divergence_by_dimension
 from triptych.posteriors import DiagonalGaussian, GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.mixture import MixtureOfGaussians
@@ -125,3 +125,21 @@ def test_divergence_by_dimension_without_a_density_is_from_draws(name, g):
     found = divergence_by_dimension(StandardGaussian(4), posterior, h, n, g, points=20_000)
     found = found[-given.mu.shape[1] :]
     torch.testing.assert_close(found.float(), exact, atol=0.08, rtol=0.03)
+
+
+def test_of_few_images_no_collapsed_dimension_is_active_by_chance(g):
+    class Collapsed:
+        """q(z|x) = N(0, I), which is not known to be a Gaussian."""
+
+        latent_dim = 32
+
+        def encode(self, x):
+            return x
+
+        def rsample(self, h, eps):
+            return eps, eps.sum(-1)
+
+        def log_prob(self, z, h):
+            return z.sum(-1)
+
+    assert (activity(Collapsed(), torch.zeros(20, 1), 20, g) > ACTIVE).sum() <= 1

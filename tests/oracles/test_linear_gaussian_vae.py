@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from triptych.evaluate import memory
+from triptych.evaluate.judge_vae import of_all
 from triptych.evaluate.likelihood import importance_bounds, marks
 from triptych.evaluate.pareto import LargestWeights
 from triptych.maths import normal_log_prob
@@ -121,6 +122,20 @@ def test_the_monte_carlo_errors_are_those_of_repeated_estimates(g):
         assert 0.8 < claimed / spread < 1.25
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("stretch", [1.0, 2.0, 3.0])
+def test_the_error_of_a_bound_of_some_images_is_calibrated(stretch, g):
+    """Whether log w and IWAE-K move together, or, of a wide q, not."""
+    model, exact = problem(0.3, stretch)
+    x, scores = exact.sample((60,)).view(-1, *SHAPE), []
+    for _ in range(120):
+        elbo = importance_bounds(model, x, 100, g).elbo
+        scores.append(of_all(elbo, importance_bounds(model, x[:12], 30, g), 30, {}))
+    spread = torch.tensor([s.value for s in scores]).std().item()
+    said = torch.tensor([s.mc_std for s in scores]).square().mean().sqrt().item()
+    assert 0.8 < said / spread < 1.25
+
+
 @pytest.mark.parametrize("K", [1, 7, 1000])
 def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monkeypatch):
     monkeypatch.setattr(memory, "ROWS", 70)  # 17 samples of 4 images at a time
@@ -128,7 +143,7 @@ def test_exactly_as_many_samples_as_asked_are_used_whatever_the_chunk(K, g, monk
     x, seen = exact.sample((4,)).view(-1, *SHAPE), []
     log_weight = model.log_weight
     monkeypatch.setattr(model, "log_weight", lambda *a: seen.append(log_weight(*a)) or seen[-1])
-    elbo, iwae, ess, k_hat, growth = importance_bounds(model, x, K, g)
+    elbo, iwae, ess, k_hat, growth, _ = importance_bounds(model, x, K, g)
     log_w = torch.cat(seen)
     assert sum(model.posterior.drawn) == len(log_w) == K
     torch.testing.assert_close(elbo.values, log_w.mean(0))

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from triptych.evaluate.drawing import sampling_protocol
-from triptych.evaluate.evaluation import Evaluation
+from triptych.evaluate.evaluation import Evaluation, of_first
 from triptych.evaluate.likelihood import flow_bounds, in_bits, in_nats
 from triptych.evaluate.memory import in_halves
 from triptych.flows.dequantization import UniformDequantization
@@ -33,7 +33,7 @@ def judge_flow(
         in_halves(model.inverse_error, part, model.noise(len(part), g)) for part in some.split(250)
     ]
     error = torch.cat(parts).max().item()
-    return [*scores, Score("inverse-error", error, "levels", None, protocol | {"n": len(some)})]
+    return [*scores, Score("inverse-error", error, "levels", None, of_first(protocol, len(some)))]
 
 
 def outside_score(

@@ -43,7 +43,7 @@ def copied_score(
     train, test, said = alike(model, samples, data, view_name)
     share = share_nearer(nearest(samples, train).distance, nearest(test, train).distance, CLOSE)
     real = {"real": share.usual}
-    return Score("copied-share", share.value, "", share.std, said | drawn | real)
+    return Score("copied-share", share.value, "", share.own_std, said | drawn | real, share.std)
 
 
 def alike(

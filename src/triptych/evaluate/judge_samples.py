@@ -101,7 +101,7 @@ def _kernel_score(fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str,
     value, error = kernel_distance(fake[:n], test[:n])
     floor = kernel_distance(train[:n], test[:n]).value
     how = {"floor": floor, "kernel": KERNEL, "blocks": BLOCKS}
-    return Score("kid", value, "", error, of_first(protocol, n) | how)
+    return Score("kid", value, "", None, of_first(protocol, n) | how, error)
 
 
 def _neighbourhood_scores(

@@ -148,9 +148,7 @@ def of_all(elbo: Estimate, bounds: Bounds, K: int, protocol: dict[str, Any]) -> 
         name,
         elbo.mean + gain.mean().item(),
         "nats",
-        # Without the noise of bounds.elbo, which is subtracted: more than half of its variance is
-        # the covariance with IWAE-K's. K = 1 gains nothing.
-        math.hypot(elbo.mc_std, bounds.iwae.mc_std if K > 1 else 0.0),
+        math.hypot(elbo.mc_std, bounds.gain_std if K > 1 else 0.0),  # K = 1 gains nothing
         protocol | {"importance_images": m},
         (iwae.var() / n + gain.var() * (1 / m - 1 / n)).sqrt().item(),
     )

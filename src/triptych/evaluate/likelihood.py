@@ -18,7 +18,13 @@ from torch import Generator, Tensor, nn
 from triptych.data.views import check_shown
 from triptych.evaluate.memory import in_halves, rows_at_a_time
 from triptych.evaluate.pareto import LargestWeights
-from triptych.maths import RunningLogMeanExp, RunningMeanOfBlocks, log_mean_exp, nats_per_bit
+from triptych.maths import (
+    RunningLogMeanExp,
+    RunningMeanOfBlocks,
+    RunningTiltedMean,
+    log_mean_exp,
+    nats_per_bit,
+)
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
@@ -61,6 +67,7 @@ class _Part(NamedTuple):
     elbo_var: Tensor
     iwae: Tensor
     iwae_var: Tensor
+    gain_var: Tensor
     ess: Tensor
     k_hat: Tensor
     growth: Tensor
@@ -77,6 +84,7 @@ class Bounds(NamedTuple):
     ess: Float[Tensor, "N"]
     k_hat: Float[Tensor, "N"]
     growth: Float[Tensor, "m"]
+    gain_std: float
 
 
 def marks(K: int) -> list[int]:
@@ -140,6 +148,7 @@ def importance_bounds(
         whole.ess,
         whole.k_hat,
         whole.growth.mean(1),
+        estimate(whole.iwae, whole.gain_var).mc_std,
     )
 
 
@@ -152,9 +161,10 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _
     """The bounds of a few images, streamed over K, so many `rows` at a time."""
     h = in_halves(model.posterior.encode, x)
     log_mean_w2, tail, total_sq = RunningLogMeanExp(), LargestWeights(K), 0.0
+    tilted = RunningTiltedMean()
     growth = [RunningMeanOfBlocks(m) for m in marks(K)]
     for log_w in _log_weights(model, x, h, K, generator, max(1, rows // len(x))):
-        for part in (tail, *growth):
+        for part in (tail, tilted, *growth):
             part.update(log_w)
         log_mean_w2.update(2 * log_w)
         total_sq = total_sq + log_w.square().sum(0)
@@ -163,7 +173,8 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
-    return _Part(elbo, elbo_var, iwae, iwae_var, ess, tail.k_hat(), growing)
+    gain_var = (iwae_var + elbo_var - 2 * (tilted.mean - elbo) / K).clamp(min=0)
+    return _Part(elbo, elbo_var, iwae, iwae_var, gain_var, ess, tail.k_hat(), growing)
 
 
 def _log_weights(

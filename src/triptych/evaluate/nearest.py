@@ -18,11 +18,13 @@ class Nearest(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A share of distances below a quantile of others, with its standard error, from the number of
-    distances and from the quantile, and the mean that it has where both are of one distribution.
+    """A share of distances below a quantile of others: with `own_std`, its standard error from the
+    number of distances, `std`, that and the error of the quantile, and `usual`, the mean that it
+    has where both are of one distribution.
     """
 
     value: float
+    own_std: float
     std: float
     usual: float
 
@@ -64,5 +66,5 @@ def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) 
     share, error = below(quantile), math.sqrt(quantile * (1 - quantile) / m)
     moved = (below(quantile + error) - below(quantile - error)) / 2
     p = (n * share + 1) / (n + 2)
-    std = math.sqrt(p * (1 - p) / n + moved**2)
-    return Share(share, std, place(quantile) / (m + 1))
+    own = math.sqrt(p * (1 - p) / n)
+    return Share(share, own, math.hypot(own, moved), place(quantile) / (m + 1))

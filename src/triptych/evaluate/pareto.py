@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-EQUAL = 1e-3  # nats from the largest weight of a tail to the smallest: float32 rounds about as much
+# Nats from the largest weight of a tail to the smallest: float32 rounds about as much.
+EQUAL, ROUNDING = 1e-3, 16 * torch.finfo(torch.float32).eps  # the second times |log w|
 
 
 def unreliable_above(K: int) -> float:
@@ -51,7 +52,8 @@ class LargestWeights:
         w = (log_w - log_w[0]).exp()
         found = pareto_shape((w[:-1] - w[-1]).flip(0))
         # Weights that only rounding tells apart are equal, and have no tail.
-        return torch.where(log_w[0] - log_w[-1] > EQUAL, found, -math.inf)
+        equal = (ROUNDING * log_w[0].abs()).clamp(min=EQUAL)
+        return torch.where(log_w[0] - log_w[-1] > equal, found, -math.inf)
 
 
 def pareto_shape(x: Float[Tensor, "n B"]) -> Float[Tensor, "B"]:

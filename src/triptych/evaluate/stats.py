@@ -37,8 +37,8 @@ def summarise(values: Sequence[float]) -> Summary:
 def chance_of(mean: float, interval95: Sequence[float], n: int) -> float:
     """P(a mean of n runs as far from zero or farther | no difference), by its t interval."""
     half = (interval95[1] - interval95[0]) / 2
-    if half == 0:
-        return float(mean == 0)
+    if half <= 1e-9 * abs(mean):  # counts repeat themselves: no spread to measure the mean by
+        return 1.0
     return 2 * float(stdtr(n - 1, -abs(mean) / half * stdtrit(n - 1, 0.975)))
 
 

@@ -105,13 +105,14 @@ def _best_of_many(study: Study, models: Sequence[Summary], metric: str, values: 
     said = f"The best mean {name} is {number(best.mean, decimals)}, for {title_of(study, best)}, "
     said = f"{said}the worst {last}, for {least}. " if values else ""
     if nearest is None:
-        return f"{said}The runs do not separate the best from any other."
+        return f"{said}The runs do not show the best to be better than any other."
     difference = study.difference(best.metric, best.model, nearest.model)
     assert difference is not None
     names = (title_of(study, best), title_of(study, nearest))
     claim = _claim(difference, names)
     if open_:
-        return f"{said}The runs do not separate the best from {few(open_)}; {name} is {claim}."
+        who = few(open_)
+        return f"{said}The runs do not show the best to be better than {who}; {name} is {claim}."
     return f"{said}The runs separate the best from every other; beside the next, {name} is {claim}."
 
 
