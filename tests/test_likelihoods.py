@@ -10,6 +10,7 @@ from triptych.likelihoods import (
     ContinuousBernoulli,
     DiscretizedLogisticMixture,
     Gaussian,
+    log_constant,
 )
 from triptych.nets.mlp import MLP
 
@@ -191,3 +192,20 @@ def test_a_huge_scale_of_one_logistic_does_not_spoil_the_others():
     (slope,) = torch.autograd.grad(log_p.sum(), z)
     assert log_p.isfinite().all()
     assert slope.isfinite().all()
+
+
+def test_gradients_of_the_continuous_bernoulli_are_exact_in_single_precision():
+    """Where its constant's two logarithms nearly cancel, and where exp(-l) overflows."""
+    logits = torch.cat(
+        [torch.linspace(-0.3, 0.3, 601), torch.tensor([-300.0, -100.0, 100.0, 300.0])]
+    )
+
+    def slopes(at):
+        at = at.clone().requires_grad_()
+        model = ContinuousBernoulli(nn.Identity(), (1, 1, 1), 2)
+        found = [log_constant(at), model.mean(at[:, None]).flatten()]
+        return [torch.autograd.grad(f.sum(), at)[0].double() for f in found]
+
+    for found, exact in zip(slopes(logits), slopes(logits.double()), strict=True):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, exact, rtol=0, atol=5e-5)

@@ -1,6 +1,9 @@
+import pickle
+
 import pytest
 import torch
 from scipy.stats import chi2
+from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.func import functional_call, vmap
 from toys import (
@@ -316,3 +319,30 @@ def test_what_lies_far_from_all_images_has_a_finite_density(name):
         for encoder in module.borrowed if isinstance(module, VampPrior) else ():
             randomised(encoder, 100.0).float()
     assert prior.log_prob(3 * torch.randn(20, 4).float()).isfinite().all()
+
+
+@pytest.mark.parametrize("truncation", [2, 100, 10_000])
+@pytest.mark.parametrize("log_Z", [-1e-7, -0.1, -5.0, -10.0, -16.0, -20.0, -40.0])
+def test_a_resampled_prior_is_exact_whatever_it_accepts(truncation, log_Z):
+    """p = pi (a (1 - (1 - Z)^(T-1)) / Z + (1 - Z)^(T-1)), of nearly all and of next to nothing."""
+    prior = ResampledPrior(StandardGaussian(1), nn.Linear(1, 1), truncation, points=8)
+    with torch.no_grad():
+        prior.net.weight.zero_()
+        prior.net.bias.fill_(3.0)
+    z, log_Z = torch.zeros(1, 1), torch.tensor(log_Z, requires_grad=True)
+    found = prior.normalised(z, log_Z)
+    (slope,) = torch.autograd.grad(found.sum(), log_Z)
+    Z = log_Z.detach().double().exp().requires_grad_()
+    missed = (truncation - 1) * torch.log1p(-Z)
+    a = torch.tensor(3.0, dtype=torch.float64).sigmoid()
+    p = a * -torch.expm1(missed) / Z + missed.exp()
+    expected = prior.base.log_prob(z).double() + p.log()
+    (by_Z,) = torch.autograd.grad(expected.sum(), Z)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    assert abs(slope.double() - by_Z * Z) < 1e-4
+
+
+def test_a_resampled_prior_can_be_pickled():
+    prior = prior_named("resampled").eval()
+    again, z = pickle.loads(pickle.dumps(prior)), torch.randn(5, 2)
+    torch.testing.assert_close(again.log_prob(z), prior.log_prob(z))

@@ -215,3 +215,18 @@ class Features(nn.Module):
 
     def forward(self, features, t):
         return features
+
+
+def test_a_model_in_double_precision_draws_in_it(g):
+    assert tiny_vdm().double().sample(2, g).dtype == torch.float64
+
+
+def test_a_chain_of_many_steps_has_its_betas_exactly():
+    """1 - alpha_bar_t / alpha_bar_t-1 of neighbours that differ by little."""
+    model = VDM(nn.Identity(), SMALL, 17, timesteps=20_000)
+    t = torch.arange(1, 20_001, dtype=torch.float64) / 20_000
+    gamma = model.gamma_0.double() + (model.gamma_1 - model.gamma_0).double() * t
+    alpha_bar = (-gamma).sigmoid()
+    beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    found = (2 * model.chain().log_sigma_large[1:].double()).exp()
+    torch.testing.assert_close(found, beta, rtol=1e-5, atol=0)

@@ -71,7 +71,9 @@ class ContinuousBernoulli(nn.Module):
         """E[y|z] = 1 / (1 - exp(-l)) - 1 / l, and 1/2 at l = 0."""
         logits = self.net(z)
         far = away_from_zero(logits, 0.1)  # nearer, the two terms cancel
-        exact = -1 / torch.expm1(-far) - 1 / far
+        size = far.abs()
+        below = 1 / size + size.neg().exp() / torch.expm1(-size)  # of -|l|; 1 less it of |l|
+        exact = torch.where(far > 0, 1 - below, below)
         mean = torch.where(logits == far, exact, 0.5 + logits / 12)
         return mean.unflatten(-1, self.shape)
 
@@ -99,7 +101,7 @@ def away_from_zero(logits: Tensor, least: float = 1e-3) -> Tensor:
 
 def log_constant(logits: Tensor) -> Tensor:
     """log(l / tanh(l / 2)), by its series log 2 + l^2 / 12 near zero."""
-    far = away_from_zero(logits).abs()
+    far = away_from_zero(logits, 0.05).abs()  # nearer, the gradients of the two logs cancel
     exact = far.log() - (far / 2).tanh().log()
     return torch.where(logits.abs() == far, exact, math.log(2) + logits.square() / 12)
 

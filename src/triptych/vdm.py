@@ -130,12 +130,12 @@ class VDM(nn.Module):
 
     def chain(self) -> DDPM:
         """The discrete chain of times 1/T, 2/T .. 1 with this network, which the samplers take."""
-        T = self.timesteps
-        t = torch.arange(1, T + 1, device=self.moved_0.device) / T
-        alpha_bar = (-self.gamma(t).detach().cpu().double()).sigmoid()
+        first, last = self.gamma_0.item(), self.gamma_1.item()
+        t = torch.arange(1, self.timesteps + 1, dtype=torch.float64) / self.timesteps
+        alpha_bar = (-first - (last - first) * t).sigmoid()
         beta = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         chain = DDPM(AtStep(self), beta, self.shape, self.levels, self.prediction)
-        return chain.to(self.moved_0.device).train(self.training)
+        return chain.to(self.moved_0).train(self.training)
 
     def sample(self, n: int, generator: Generator) -> Float[Tensor, "n C H W"]:
         """Ancestral sampling along `chain()`."""

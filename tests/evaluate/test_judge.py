@@ -979,6 +979,7 @@ def test_a_model_in_double_precision_is_refused(digits):
 
 def test_a_part_of_the_images_is_said_to_be_drawn_at_random(digits, monkeypatch):
     monkeypatch.setattr("triptych.evaluate.judge_flow.INVERTED", 5)
-    scores = by_metric(judge(built("pixelflow"), digits, "raw", QUICK, 0))
+    how = dataclasses.replace(QUICK, images=len(digits.test_images))
+    scores = by_metric(judge(built("pixelflow"), digits, "raw", how, 0))
     assert scores["inverse-error"].protocol["n"] == 5
     assert scores["inverse-error"].protocol["images"] == "at random"

@@ -109,3 +109,13 @@ def test_just_below_a_knot_the_inverse_has_gradients():
     z, log_slope = spline.inverse(x, theta.requires_grad_())
     for gradient in torch.autograd.grad((z + log_slope).sum(), (x, theta)):
         assert gradient.isfinite().all()
+
+
+def test_below_a_steep_knot_single_precision_is_enough():
+    """There -b and the root of the quadratic are nearly one number."""
+    spline = RationalQuadratic(2)
+    theta = torch.tensor([8.0, -8, -8, 8, 30])[:, None].expand(-1, 500)
+    knot = spline.knots(theta[2:4])[1, 0].item()
+    x = torch.linspace(-5, knot, 502)[1:-1]
+    found, exact = spline.inverse(x, theta)[1], spline.inverse(x.double(), theta.double())[1]
+    torch.testing.assert_close(found.double(), exact, atol=2e-2, rtol=0)

@@ -73,7 +73,9 @@ class RationalQuadratic:
         # Rounding may leave both a little outside their range, where the slope has no logarithm and
         # the root no gradient.
         root = (b.square() - 4 * a * c).clamp(min=TINY).sqrt()
-        xi = (2 * c / (-b - root)).clamp(0, 1)
+        steep = b < 0  # -b and the root are nearly one number: by the other form of the same root
+        q = torch.where(steep, root - b, -root - b)
+        xi = (torch.where(steep, q, 2 * c) / torch.where(steep, 2 * a, q)).clamp(0, 1)
         z = at.x + xi * at.w
         return torch.where(inside, z, x), torch.where(inside, -log_slope(at, xi), 0.0)
 

@@ -9,6 +9,8 @@ rejections the next proposal is taken as it is. With Z = E_pi[a(z)],
 is exactly the density of what `sample` returns.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -45,7 +47,7 @@ class ResampledPrior(nn.Module):
         fixed = base.sample(points, torch.Generator().manual_seed(0))
         self.register_buffer("fixed", fixed, persistent=False)
         self.register_buffer("settled", None, persistent=False)
-        self.register_load_state_dict_post_hook(lambda prior, _: prior.settle())
+        self.register_load_state_dict_post_hook(settle_again)
 
     def train(self, mode: bool = True) -> "ResampledPrior":
         """As for every module; Z follows."""
@@ -110,6 +112,13 @@ class ResampledPrior(nn.Module):
         return logsigmoid(self.net(z).squeeze(-1))
 
 
+def settle_again(prior: ResampledPrior, _: object) -> None:
+    """Z of weights that were just loaded."""
+    prior.settle()
+
+
 def log_of_rest(log_p: Tensor) -> Tensor:
-    """log(1 - p), finite where p rounds to one."""
-    return torch.log((-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny))
+    """log(1 - p), finite where p rounds to one, and exact where 1 - p does."""
+    half = -math.log(2)
+    of_large = (-torch.expm1(log_p.clamp(min=half))).clamp(min=torch.finfo(log_p.dtype).tiny).log()
+    return torch.where(log_p < half, torch.log1p(-log_p.clamp(max=half).exp()), of_large)
