@@ -325,11 +325,12 @@ def test_what_lies_far_from_all_images_has_a_finite_density(name):
 @pytest.mark.parametrize("log_Z", [-1e-7, -0.1, -5.0, -10.0, -16.0, -20.0, -40.0])
 def test_a_resampled_prior_is_exact_whatever_it_accepts(truncation, log_Z):
     """p = pi (a (1 - (1 - Z)^(T-1)) / Z + (1 - Z)^(T-1)), of nearly all and of next to nothing."""
-    prior = ResampledPrior(StandardGaussian(1), nn.Linear(1, 1), truncation, points=8)
+    prior = ResampledPrior(StandardGaussian(1), nn.Linear(1, 1), truncation, points=8).float()
     with torch.no_grad():
         prior.net.weight.zero_()
         prior.net.bias.fill_(3.0)
-    z, log_Z = torch.zeros(1, 1), torch.tensor(log_Z, requires_grad=True)
+    z = torch.zeros(1, 1, dtype=torch.float32)
+    log_Z = torch.tensor(log_Z, dtype=torch.float32, requires_grad=True)
     found = prior.normalised(z, log_Z)
     (slope,) = torch.autograd.grad(found.sum(), log_Z)
     Z = log_Z.detach().double().exp().requires_grad_()

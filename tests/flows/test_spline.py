@@ -114,8 +114,8 @@ def test_just_below_a_knot_the_inverse_has_gradients():
 def test_below_a_steep_knot_single_precision_is_enough():
     """There -b and the root of the quadratic are nearly one number."""
     spline = RationalQuadratic(2)
-    theta = torch.tensor([8.0, -8, -8, 8, 30])[:, None].expand(-1, 500)
+    theta = torch.tensor([8.0, -8, -8, 8, 30], dtype=torch.float32)[:, None].expand(-1, 500)
     knot = spline.knots(theta[2:4])[1, 0].item()
-    x = torch.linspace(-5, knot, 502)[1:-1]
+    x = torch.linspace(-5, knot, 502, dtype=torch.float32)[1:-1]
     found, exact = spline.inverse(x, theta)[1], spline.inverse(x.double(), theta.double())[1]
     torch.testing.assert_close(found.double(), exact, atol=2e-2, rtol=0)
