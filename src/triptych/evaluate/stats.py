@@ -35,9 +35,10 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def chance_of(mean: float, interval95: Sequence[float], n: int) -> float:
-    """P(a mean of n runs as far from zero or farther | no difference), by its t interval."""
+    """P(a mean of n runs as far from zero or farther | no difference), by its t interval; 1 where
+    all runs are the same, as counts may be, and nothing measures how far that is."""
     half = (interval95[1] - interval95[0]) / 2
-    if half <= 1e-9 * abs(mean):  # counts repeat themselves: no spread to measure the mean by
+    if half <= 1e-9 * abs(mean):
         return 1.0
     return 2 * float(stdtr(n - 1, -abs(mean) / half * stdtrit(n - 1, 0.975)))
 

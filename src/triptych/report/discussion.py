@@ -80,11 +80,11 @@ def discuss(
 def _with_rule(made: list[Paragraph], brief: bool) -> list[Paragraph]:
     """The rule of claims, once, below the first paragraph that has an interval: a pair may not be
     told apart although its own holds no zero."""
-    lead, rest = (
-        (" Differences: ", ", 5%") if brief else (" Differences are claimed by ", ", at 5%")
-    )
-    end = "." if brief else "; intervals are of one pair, unadjusted."
-    rule: list[Span] = [f"{lead}Holm's test over all pairs{rest} ", {"cite": "holm1979"}, end]
+    said, end = " Differences: Holm's test over all pairs, 5% ", "."
+    if not brief:
+        said = " Differences are claimed by Holm's test over all pairs, at 5% "
+        end = "; intervals are of one pair, unadjusted."
+    rule: list[Span] = [said, {"cite": "holm1979"}, end]
     for i, paragraph in enumerate(made):
         if any("95% interval" in span for span in paragraph.spans if isinstance(span, str)):
             told = Paragraph(paragraph.head, [*paragraph.spans, *rule])
