@@ -77,8 +77,9 @@ class Bounds(NamedTuple):
     """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
     sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`). `growth` is the
     mean over images of IWAE-k at the `marks` k <= K, each from as many blocks of k samples as K
-    has: at k = 1 it is the ELBO, at K the IWAE-K. `gain_std` is the Monte Carlo error of the mean of
-    IWAE-K - ELBO, whose noises are not independent: d IWAE-K / d w_k is w_k / sum_j w_j."""
+    has: at k = 1 it is the ELBO, at K the IWAE-K. `gain_std` is the Monte Carlo error of the mean
+    of IWAE-K - ELBO, whose noises are not independent: log w_k moves IWAE-K by w_k / sum_j w_j, and
+    the ELBO by 1 / K."""
 
     elbo: Estimate
     iwae: Estimate
