@@ -25,7 +25,7 @@ bench: $(VENV)/peers
 
 # pip, which a Python without its venv package leaves out: the rule is tried again.
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 14) and "Python %d.%d cannot install the versions of constraints.txt; 3.11 to 3.14 can: make demo PYTHON=python3.14" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 14) and "Python %d.%d cannot install the versions of constraints.txt; 3.11 to 3.14 can: make PYTHON=python3.14" % v)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/product: $(BIN)/pip pyproject.toml constraints.txt

@@ -98,10 +98,3 @@ def test_layers_go_through_the_coordinates_in_turn_forwards_and_backwards():
 def test_log_prob_under_vmap_is_the_loop():
     flow, z = randomised(autoregressive_flow(StandardGaussian(3), 3, 2, [8])), torch.randn(5, 3)
     torch.testing.assert_close(vmap(flow.log_prob)(z), flow.log_prob(z))
-
-
-def test_a_layer_of_one_unit_and_a_context_is_refused():
-    """It would see the context alone, and the flow be no more than elementwise."""
-    with pytest.raises(ValueError, match="one unit sees the context alone"):
-        autoregressions(4, 2, [1], context=3)
-    assert autoregressions(4, 2, [2], context=3)

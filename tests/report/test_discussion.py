@@ -564,14 +564,14 @@ def test_markup_that_would_be_printed_as_it_is_written_is_refused(folder, text, 
     (folder / "discussion.md").write_text(f"We saw.\n{text}.")
     with pytest.raises(UserError, match=f"has {what}"):
         discuss(read_study(folder), KEYS)
-    (folder / "discussion.md").write_text("vae_flow and vae_mog cost $5, not $6, if a > b; 4 > 3.")
+    (folder / "discussion.md").write_text("vae_flow and a.org/_x_/y cost $5, not $6, if a > b.")
     assert len(discuss(read_study(folder), KEYS)) == 1
 
 
 def test_numbered_items_are_paragraphs_too(folder):
-    (folder / "discussion.md").write_text("We saw:\n1. one\n2) two\nIn\n2024. Then")
+    (folder / "discussion.md").write_text("We saw:\n1. one\n2) two\nIn\n12. Then\n\n3. three")
     found = [p.spans for p in discuss(read_study(folder), KEYS)]
-    assert found == [["We saw:"], ["1. one"], ["2) two In 2024. Then"]]
+    assert found == [["We saw:"], ["1. one"], ["2) two In 12. Then"], ["3. three"]]
 
 
 @pytest.mark.parametrize("parts", [{"part_b": False}, {"priors": {}}, {}])

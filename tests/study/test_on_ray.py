@@ -133,15 +133,18 @@ def test_what_another_process_began_meanwhile_is_not_written_over(tmp_path):
     with locked(job.folder(0).path), pytest.raises(HeldError):
         put_back(job, {"a/seed-0/config.json": b"old"})
     assert not (job.folder(0).path / "config.json").exists()
+    (job.folder(0).path / "scores.json").write_text("{}")
+    put_back(job, {"a/seed-0/config.json": b"old"}, wait=True)
+    assert not (job.folder(0).path / "config.json").exists(), "the other has finished it"
 
 
 def test_a_try_that_succeeded_takes_the_note_of_the_one_before(tmp_path):
     job = Job(study().plans[0].recipe, (0,), tmp_path)
     note_failure(job, "its process was killed")
-    put_back(job, {"a/seed-0/scores.json": b"{}"})
-    assert job.folder(0).failure() is None
     put_back(job, {"a/seed-0/failure.json": b'{"reason": "again"}'})
     assert job.folder(0).failure() == "again"
+    put_back(job, {"a/seed-0/scores.json": b"{}"})
+    assert job.folder(0).failure() is None
 
 
 def test_a_job_has_the_autoencoders_of_its_own_seeds(tmp_path):

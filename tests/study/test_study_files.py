@@ -485,6 +485,11 @@ def test_pixel_flows_that_cannot_be_are_refused(settings, named):
             "logistics = 3 has no effect with likelihood = 'gaussian'",
         ),
         ("latent-ddpm", "vae = { context = 3 }", "context = 3 has no effect with posterior ="),
+        (
+            "vae-gaussian",
+            'posterior = "iaf"\ncoupling_hidden = [8, 1]',
+            r"= \[8, 1\] with posterior = 'iaf' has no use: .* choose two or more",
+        ),
     ],
 )
 def test_settings_that_would_change_nothing_are_refused(base, row, said, tmp_path):

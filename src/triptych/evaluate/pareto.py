@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Nats from the largest weight of a tail to the smallest: float32 rounds about as much.
-EQUAL, ROUNDING = 1e-3, 16 * torch.finfo(torch.float32).eps  # the second times |log w|
+EQUAL = 1e-3  # nats from the largest weight of a tail to the smallest: float32 rounds about as much
+ROUNDING = 16 * torch.finfo(torch.float32).eps  # of |log w|, where that is more
 
 
 def unreliable_above(K: int) -> float:

@@ -30,7 +30,8 @@ def activity(
     """
     if (marginals := gaussian_marginals(posterior, h)) is not None:
         return marginals.mu.var(0)
-    # The noise of two draws is 1/16 / sqrt(n): of few images, more draws keep it well below ACTIVE.
+    # Of two means of 16 draws each the noise is 1/16 / sqrt(n): of few images, more draws keep it
+    # well below ACTIVE.
     draws = max(draws, 2 * math.ceil(300 / math.sqrt(n)))
     halves = [torch.zeros(n, posterior.latent_dim, device=generator.device) for _ in range(2)]
     for i in range(draws):

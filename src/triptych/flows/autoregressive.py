@@ -39,17 +39,12 @@ class MADE(nn.Sequential):
     Hidden units have degrees that run evenly through 1 .. D-1: one of degree m sees the first m
     coordinates, and is seen by the outputs of those after them (Germain et al., eq. 8 and 9).
     A context, which follows the coordinates in the input, is seen by all outputs: with one, degrees
-    run through 0 .. D-1. Starts at zero.
-
-    Raises:
-        ValueError: a hidden layer of one unit and a context: no output would see a coordinate.
+    run through 0 .. D-1, and a layer of one unit sees the context alone. Starts at zero.
     """
 
     def __init__(self, dim: int, hidden: Sequence[int], parameters: int, context: int = 0) -> None:
         outputs = torch.arange(dim) + 1
         degrees = [torch.cat([outputs, torch.zeros(context)])]
-        if context and dim > 1 and min(hidden, default=2) < 2:
-            raise ValueError("a hidden layer of one unit sees the context alone; choose more units")
         if context:  # units of degree 0, which see nothing else, let the first output see it
             degrees += [torch.linspace(0, dim - 1, h).round() for h in hidden]
         else:

@@ -148,13 +148,13 @@ def _posterior_caption(study: Study) -> list[Span]:
     return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
 
 
-def seeds_named(seeds: set[int]) -> str:
+def _seeds_named(seeds: set[int]) -> str:
     """ "seed 0", "seeds 0 and 1"."""
     return f"seed{'s' * (len(seeds) > 1)} {listed([str(s) for s in sorted(seeds)])}"
 
 
 def _seeds(found: list[Latent]) -> str:
-    return seeds_named({latent.seed for latent in found})
+    return _seeds_named({latent.seed for latent in found})
 
 
 def _plane(found: list[Latent]) -> str:
@@ -168,7 +168,7 @@ def _plane(found: list[Latent]) -> str:
 def _samples_caption(study: Study, table: int | None) -> list[Span]:
     """`table`: the number of that which says how they are drawn."""
     found = [(r, got) for r in study.part("B") if (got := read_samples(study, r, 4))]
-    seeds = seeds_named({seed for _, (seed, _) in found})
+    seeds = _seeds_named({seed for _, (seed, _) in found})
     text = f" first four of each model's first run ({seeds}), none picked"
     text += "" if table is None else f", drawn as Table {table} says"
     noises = [(r.latent_dim, seed) for r, (seed, _) in found if r.family == "latent"]

@@ -40,7 +40,7 @@ NOT_SET = {  # of Markdown; KL[q](z) is none
     "code": r"`[^`\n]+`",
     "a formula": r"\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none
     "a quotation": r"^ *> .*",
-    "underscores to emphasise": r"(?<!\w)(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?!\w)",
+    "underscores to emphasise": r"(?<![\w/])(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?![\w/])",
 }
 
 
@@ -115,9 +115,22 @@ def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
             )
     text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
     text = re.sub(r"^ *[-*+] +(?=\S)", "\n\n\N{BULLET} ", text, flags=re.MULTILINE)
-    text = re.sub(r"^ *(\d{1,2}[.)]) +(?=\S)", r"\n\n\1 ", text, flags=re.MULTILINE)
+    text = _numbered_apart(text)
     blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
     return [_own_paragraph(block, citations, path) for block in blocks if block]
+
+
+def _numbered_apart(text: str) -> str:
+    """With an empty line before each numbered item: after such a line, an item, or as number 1. A
+    line that happens to begin with a number goes on with its sentence."""
+    lines, inside = [], True
+    for line in text.split("\n"):
+        item = re.match(r" *(\d{1,2})[.)] +\S", line)
+        if item and (inside or item[1] == "1"):
+            lines.append("")
+        inside = bool(item and (inside or item[1] == "1")) or not line.strip()
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragraph:

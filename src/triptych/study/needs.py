@@ -56,6 +56,11 @@ def check_needs(model: ModelConfig, asked: dict[str, Any]) -> None:
                 f"{key} = {asked[key]!r} has no effect with {now}; leave it out, or choose "
                 f"{instead}"
             )
+    if 1 in asked.get("coupling_hidden", ()) and getattr(model, "posterior", "") == "iaf":
+        raise UserError(
+            f"coupling_hidden = {asked['coupling_hidden']!r} with posterior = 'iaf' has no use: a "
+            f"unit alone sees the image only, and dimensions stay independent; choose two or more"
+        )
 
 
 def _choice(place: str, fit: Sequence[Any]) -> str:

@@ -91,7 +91,7 @@ def run_on_ray(
                 given = files_of(job) if cluster.address else {}
                 ref = task.remote(asked, place, how, wait, data, given, token, board, i)
                 running[ref] = job
-            return follow(ray, running, jobs, board, display)
+            return follow(ray, running, jobs, board, display, wait)
     finally:
         ray.shutdown()
 
@@ -115,9 +115,10 @@ def connect(cluster: Cluster) -> Any:
 
 
 def follow(
-    ray: Any, running: dict[Any, Job], jobs: Sequence[Job], board: Any, display: Display
+    ray: Any, running: dict[Any, Job], jobs: Sequence[Job], board: Any, display: Display, wait: bool
 ) -> list[Job]:
-    """Pass on what is said of the jobs until all have ended."""
+    """Pass on what is said of the jobs until all have ended. Returns those that other processes
+    have; with `wait` none."""
     held = []
     while running:
         ended, _ = ray.wait(list(running), timeout=0.5)
@@ -127,7 +128,7 @@ def follow(
             job = running.pop(ref)
             try:
                 word, files = ray.get(ref)
-                put_back(job, files)
+                put_back(job, files, wait)
             except HeldError as error:
                 word = f"{HELD}{error}"
             except ray.exceptions.RayError as error:
@@ -209,16 +210,19 @@ def files_of(job: Job) -> Files:
     return {p.relative_to(job.study).as_posix(): p.read_bytes() for p in paths}
 
 
-def put_back(job: Job, files: Files) -> None:
+def put_back(job: Job, files: Files, wait: bool = False) -> None:
     """Write them, scores last: a run that has them is whole. A failure that is not among them was
-    of an earlier try.
+    of an earlier try. What another process has finished meanwhile is left as it is.
 
     Raises:
-        HeldError: another process began a run while the worker, which sees no locks, was at it.
+        HeldError: another process began a run while the worker, which sees no locks, was at it, and
+            is not to be waited for.
     """
     with ExitStack() as locks:
         for seed in sorted(job.seeds) if files else ():
-            locks.enter_context(locked(job.folder(seed).path))
+            locks.enter_context(locked(job.folder(seed).path, wait))
+        if all(job.folder(seed).finished for seed in job.seeds):
+            return
         for name in files:
             (job.study / name).with_name("failure.json").unlink(missing_ok=True)
         for name in sorted(files, key=lambda name: name.endswith("scores.json")):

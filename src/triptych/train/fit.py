@@ -8,8 +8,8 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def fit(
             stack.enter_context(networks_in_bf16(model, bf16))
         stop = stack.enter_context(stop_on_signals())
         failures = _loop(trainer, stop, progress, save_every)
-    if agreed(trainer, stop, False)[0]:  # asked in the last step, or while that was saved
+    if trainer.runs and agreed(trainer, stop, False)[0]:  # in the last step, or while it was saved
         raise stopped(trainer, stop)
     for s, (model, run) in enumerate(zip(trainer.models, trainer.runs, strict=True)):
         model.load_state_dict(run.best or trainer.average(s))
@@ -167,16 +167,26 @@ def stopped(trainer: Trainer, stop: Stop) -> StopRequested:
 
 
 def _validate(trainer: Trainer) -> None:
-    """Log the averaged weights' loss on the validation images, and keep the best of them: in
-    evaluation mode, in which they are judged."""
-    for model in trainer.models:
-        model.eval()
-    losses = trainer.validate()
+    """Log the averaged weights' loss on the validation images, and keep the best of them."""
+    with as_judged(trainer.models):
+        losses = trainer.validate()
+        terms = trainer.validation_terms()
     trainer.keep_best(losses)
-    apart = {f"validation {k}": v for k, v in trainer.validation_terms().items()}
-    for model in trainer.models:
-        model.train()
-    trainer.log(validation=losses, **apart)
+    trainer.log(validation=losses, **{f"validation {k}": v for k, v in terms.items()})
+
+
+@contextmanager
+def as_judged(models: Sequence[nn.Module]) -> Iterator[None]:
+    """In evaluation mode by the flag alone: at `eval()` a resampled prior computes a Z that
+    validation, whose noise has draws for it, does not read."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    for module, _ in before:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def agreed(trainer: Trainer, stop: Stop, due: bool) -> tuple[bool, bool]:
