@@ -226,6 +226,23 @@ def test_a_signal_at_the_end_of_a_training_is_heard(number, when, tmp_path, monk
     assert fit([built("vae-gaussian")], [0], [tmp_path], training_data(), CONFIG, resume=True) == []
 
 
+def test_a_failure_is_told_although_a_signal_came_with_it(tmp_path):
+    """Else the run would be queued again, and fail again."""
+    model = built("vae-gaussian")
+    loss, calls = model.loss, []
+
+    def failing(x, noise):
+        calls.append(x)
+        if len(calls) < 9:
+            return loss(x, noise)
+        signal.raise_signal(signal.SIGTERM)
+        return loss(x, noise) * float("nan")
+
+    model.loss = failing
+    (failure,) = fit([model], [0], [tmp_path], training_data(), CONFIG)
+    assert failure.seed == 0
+
+
 def test_a_signal_during_the_progress_display_is_heard(tmp_path):
     def progress(said):
         if said.step >= 6:
