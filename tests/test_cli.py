@@ -650,3 +650,29 @@ def test_a_study_of_part_a_alone_has_no_use_for_a_classifier(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["study", str(study), "--data", str(tmp_path / "nowhere")])
     assert "--features" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["score", "IMAGES", "--out"], ["train-features", "digits", "--out"]]
+)
+@pytest.mark.parametrize("place", ["config", "checkpoint/loop", "study"])
+def test_files_of_runs_and_studies_are_not_written_over(words, place, tmp_path, capsys):
+    ending = ".json" if words[0] == "score" else ".safetensors"
+    kept = tmp_path / f"{place}{ending}"
+    if place == "study" and ending != ".json":
+        pytest.skip("a study has none of these")
+    (tmp_path / "checkpoint").mkdir()
+    if place == "study":
+        (tmp_path / "checkpoint").rmdir()
+    else:
+        (tmp_path / "config.json").write_text("mine")
+    kept.write_text("mine")
+    np.savez(tmp_path / "IMAGES.npz", images=np.random.rand(4, 8, 8))
+    words = [str(tmp_path / "IMAGES.npz") if word == "IMAGES" else word for word in words]
+    assert "one of which it might replace" in refused(capsys, *words, str(kept))
+    assert kept.read_text() == "mine"
+
+
+def test_settings_beyond_what_toml_can_read_are_told_in_a_sentence(capsys):
+    for value in ("[" * 3000, "9" * 5000):
+        assert refused(capsys, "train", "vae", *TINY, "--set", f"latent_dim={value}")

@@ -103,3 +103,8 @@ def test_a_training_in_double_precision_bends_the_same_images():
     finally:
         torch.set_default_dtype(before)
     assert (found.int() - bend(images, noise).int()).abs().max() <= 1
+
+
+def test_a_page_that_is_not_black_gets_no_black_edges(g):
+    white = torch.full((50, 1, 28, 28), 255, dtype=torch.uint8)
+    assert bent(white, g).min() == 255

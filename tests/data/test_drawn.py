@@ -116,3 +116,16 @@ def test_what_is_more_than_a_grey_image_is_refused(tmp_path, image_bytes):
     frames[0].save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png has transparent pixels"):
         read_drawn(tmp_path, SHAPE)
+
+
+def test_floats_that_were_divided_twice_are_refused_as_dark_bytes_are(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.linspace(0, 1 / 255, 128).reshape(2, 8, 8))
+    with pytest.raises(UserError, match=r"grey values 0 to 0\.00392157; white is 255"):
+        read_drawn(tmp_path / "a.npz", (1, 8, 8))
+
+
+def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
+    Image.new("L", (64, 64)).save(tmp_path / "0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"0\.png cannot be read .*exceeds limit"):
+        read_drawn(tmp_path, (1, 8, 8))

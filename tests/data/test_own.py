@@ -1,5 +1,6 @@
 """Images of one's own: NAME.npz in the folder of --data."""
 
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from triptych.data import load, verify
+from triptych.data.own import read_own
 from triptych.errors import UserError
 
 N, M = 50, 20
@@ -153,3 +155,21 @@ def test_names(folder, arrays):
     for name in ("../letters", "", "a b", "x" * 65):
         with pytest.raises(UserError, match="a name of your own of letters, digits, - and _"):
             load(name, folder)
+
+
+def test_a_member_of_an_archive_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("train_images", "test_images"):
+            archive.writestr(name, "hello")
+    with pytest.raises(UserError, match=r"is not an \.npz file, or is damaged"):
+        read_own(tmp_path / "a.npz")
+
+
+def test_a_lack_of_memory_is_not_told_as_damage(tmp_path, monkeypatch):
+    def full(*_, **named):
+        raise MemoryError
+
+    np.savez(tmp_path / "a.npz", train_images=np.zeros(1))
+    monkeypatch.setattr(np, "load", full)
+    with pytest.raises(MemoryError):
+        read_own(tmp_path / "a.npz")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from triptych.cli.options import IMAGES, choice, usually
+from triptych.cli.options import IMAGES, check_out, choice, usually
 from triptych.errors import UserError
 
 Action = Literal["fetch", "verify"]
@@ -57,6 +57,7 @@ class TrainFeatures:
 
         if self.out.suffix != ".safetensors":
             raise UserError(f"--out {self.out} cannot be written; name a .safetensors file")
+        check_out(self.out)
         check_place(self.out)
         keep_freed_memory()
         keep_to_granted_cores()

@@ -14,6 +14,7 @@ from triptych.cli.options import (
     Sampling,
     Settings,
     check_data,
+    check_out,
     merged,
     parsed,
     usually,
@@ -116,6 +117,7 @@ class Score:
         if self.out is not None and self.out.suffix != ".json":
             raise UserError(f"--out {self.out} cannot be written; name a .json file")
         if self.out is not None:
+            check_out(self.out)
             check_place(self.out)
         check_data(self.dataset, self.where.data)
         device = judging_device(self.where.ready())

@@ -143,8 +143,10 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
             raise UserError(f"--set has {key} twice, {found[key]} and {value}; leave one out")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # TOMLDecodeError is one; so is an integer of thousands of digits
             found[key] = value
+        except RecursionError:
+            raise UserError(f"--set {key} is nested too deeply; write it flat") from None
     return found
 
 
@@ -154,6 +156,18 @@ def check_data(dataset: str, data: Path | None) -> None:
         raise UserError(
             f"--data {data} has no effect on the digits, which come without files; name the images "
             f"in it with --dataset, or leave it out"
+        )
+
+
+def check_out(out: Path) -> None:
+    """UserError for a place among the files of a run, or for one of those of a study."""
+    folders, of_run = (out.parent, out.parent.parent), ("config.json", "checkpoint")
+    run = any(all((folder / name).exists() for name in of_run) for folder in folders)
+    study = out.name in ("study.json", "results.json") and (out.parent / "study.json").exists()
+    if run or study:
+        raise UserError(
+            f"--out {out} is among the files of a {'run' if run else 'study'}, one of which it "
+            f"might replace; choose another place"
         )
 
 

@@ -19,6 +19,7 @@ from triptych.cli.options import (
     Trackers,
     Where,
     check_data,
+    check_out,
     choice,
     merged,
     one_of,
@@ -170,11 +171,7 @@ class Sample:
                 f"-n {self.n} --out {self.out} cannot be done; ask for 1 to {MOST_DRAWN:,} images "
                 f"and for a file that ends in .png or .npz"
             )
-        if all((self.out.parent / name).exists() for name in ("config.json", "checkpoint")):
-            raise UserError(
-                f"--out {self.out} is among the files of a run, one of which it might replace; "
-                f"choose another place"
-            )
+        check_out(self.out)
         check_place(self.out)
         asked, folder = self.sampling.asked(), RunFolder(self.path)
         recipe, dataset, _ = folder.config()

@@ -28,7 +28,7 @@ def bend_noise(n: int, generator: Generator) -> Float[Tensor, "n D"]:
 
 
 def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8[Tensor, "B C H W"]:
-    """Each image distorted in its own way, which `bend_noise` draws."""
+    """Each image distorted in its own way, which `bend_noise` draws; its edges go on outside."""
     B, device = len(images), images.device
     angle, matrix, shift, field = noise.split([1, 4, 2, 2 * KNOTS**2], -1)
     a = TURN * angle.squeeze(-1)
@@ -41,7 +41,8 @@ def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8
     d = down @ knots @ across.mT
     grid = affine_grid(torch.cat([A, b], -1), list(images.shape), align_corners=False)
     grid = grid + d.movedim(1, -1)
-    bent = grid_sample(images.to(grid.dtype), grid, align_corners=False)
+    x = images.to(grid.dtype)
+    bent = grid_sample(x, grid, padding_mode="border", align_corners=False)
     return bent.round().byte()
 
 

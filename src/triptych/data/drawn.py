@@ -36,7 +36,7 @@ def read_drawn(path: Path, shape: tuple[int, int, int]) -> Float[Tensor, "n C H 
     if not in_bytes and images.dtype.kind != "f":
         raise UserError(f"{path}: {NAME} is {images.dtype}; write uint8, or floats of 0 to 1")
     low, top = images.min(), images.max()
-    if not (top >= 128 if in_bytes else 0 <= low <= top <= 1):
+    if not (top >= 128 if in_bytes else low >= 0 and 0.5 <= top <= 1):
         raise UserError(
             f"{path}: {NAME} has grey values {low:g} to {top:g}; white is 255 of bytes or 1 of "
             f"floats, black 0"
@@ -62,7 +62,7 @@ def _of_folder(path: Path) -> UInt8[np.ndarray, "n H W"]:
             deep = image.mode.startswith("I")  # of which `convert` would make 255 of all above it
             colours = np.asarray(image.convert("RGB"))
             images.append(np.asarray(image.convert("L")))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{file} cannot be read ({error}); draw it again") from None
         if deep:
             raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")

@@ -73,7 +73,12 @@ def read_arrays(path: Path, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
     """Those of these arrays that the .npz file has; a UserError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names if name in file}
+            found = {name: file[name] for name in names if name in file}
+        if strange := [n for n, a in found.items() if not isinstance(a, np.ndarray)]:
+            raise TypeError(f"{strange[0]} is no array")  # numpy reads it as bytes
+        return found
+    except MemoryError:
+        raise
     except Exception as error:  # of the system, the archive, its compression or its headers
         if "Object arrays" in str(error):
             raise UserError(f"{path} has arrays of objects; write numbers of one type") from None

@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); fix it") from None
 
 
