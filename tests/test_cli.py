@@ -653,23 +653,24 @@ def test_a_study_of_part_a_alone_has_no_use_for_a_classifier(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["score", "IMAGES", "--out"], ["train-features", "digits", "--out"]]
+    ("command", "place"),
+    [
+        ("score", "run/config.json"),
+        ("score", "run/checkpoint/loop.json"),
+        ("score", "study.json"),
+        ("train-features", "run/checkpoint/model.safetensors"),
+        ("train-features", "run/x.safetensors"),
+    ],
 )
-@pytest.mark.parametrize("place", ["config", "checkpoint/loop", "study"])
-def test_files_of_runs_and_studies_are_not_written_over(words, place, tmp_path, capsys):
-    ending = ".json" if words[0] == "score" else ".safetensors"
-    kept = tmp_path / f"{place}{ending}"
-    if place == "study" and ending != ".json":
-        pytest.skip("a study has none of these")
-    (tmp_path / "checkpoint").mkdir()
-    if place == "study":
-        (tmp_path / "checkpoint").rmdir()
-    else:
-        (tmp_path / "config.json").write_text("mine")
-    kept.write_text("mine")
-    np.savez(tmp_path / "IMAGES.npz", images=np.random.rand(4, 8, 8))
-    words = [str(tmp_path / "IMAGES.npz") if word == "IMAGES" else word for word in words]
-    assert "one of which it might replace" in refused(capsys, *words, str(kept))
+def test_files_of_runs_and_studies_are_not_written_over(command, place, tmp_path, capsys):
+    kept = tmp_path / place
+    (tmp_path / "run/checkpoint").mkdir(parents=True)
+    for path in (tmp_path / "run/config.json", tmp_path / "study.json", kept):
+        path.write_text("mine")
+    np.savez(tmp_path / "drawn.npz", images=np.random.rand(4, 8, 8))
+    what = {"score": str(tmp_path / "drawn.npz"), "train-features": "digits"}[command]
+    said = refused(capsys, command, what, "--out", str(kept))
+    assert "one of which it might replace" in said
     assert kept.read_text() == "mine"
 
 
