@@ -44,7 +44,7 @@ from triptych.flows.coupling import Affine, Coupling
 from triptych.likelihoods import Bernoulli
 from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
-from triptych.posteriors import DiagonalGaussian, FlowPosterior
+from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.samplers import ddim, dpm_solver, heun
 from triptych.schedules import cosine_beta
@@ -162,6 +162,29 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
             fit([model], [0], [tmp_path], training_data("threshold"), QUICK)
 
 
+class Noting(nn.Dropout):
+    """Dropout that notes when it drops."""
+
+    def __init__(self):
+        super().__init__(0.5)
+        self.dropped = []
+
+    def forward(self, x):
+        self.dropped.append(self.training)
+        return super().forward(x)
+
+
+def test_dropout_is_of_training_alone_and_of_one_seed(tmp_path):
+    models = [tiny_vae(), tiny_vae()]
+    for model in models:
+        model.likelihood.net = nn.Sequential(model.likelihood.net, Noting())
+    data = training_data("threshold")  # 24 images in 3 steps; validation, and its terms
+    fit(models[:1], [0], [tmp_path / "0"], data, replace(QUICK, epochs=1, batch_size=8))
+    assert models[0].likelihood.net[1].dropped == [True] * 3 + [False] * 2
+    with pytest.raises(ValueError, match="train one seed at a time"):
+        fit(models, [0, 1], [tmp_path / "0", tmp_path / "1"], data, QUICK)
+
+
 def test_folders_may_be_words(tmp_path):
     fit([Point()], [0], [str(tmp_path)], training_data(), QUICK)
     assert (tmp_path / "checkpoint").is_dir()
@@ -200,6 +223,8 @@ def test_an_encoder_gives_a_mean_and_a_deviation_for_each_dimension(outputs):
     encoder = nn.Sequential(nn.Flatten(-3), MLP([64, outputs]))
     with pytest.raises(ValueError, match=f"must give 4 numbers an image, not {outputs}"):
         DiagonalGaussian(encoder, 2).encode(torch.rand(3, *SHAPE))
+    with pytest.raises(ValueError, match=f"must give 5 numbers an image, not {outputs}"):
+        FullGaussian(encoder, 2).encode(torch.rand(3, *SHAPE))
     if outputs < 4:
         with pytest.raises(ValueError, match="must give 4 numbers an image or more"):
             FlowPosterior(encoder, 2, [nn.Identity()]).encode(torch.rand(3, *SHAPE))

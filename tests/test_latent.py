@@ -54,6 +54,19 @@ def test_a_trained_prior_of_pseudo_inputs_stays_what_it_is(tmp_path):
     assert not torch.equal(model.center, torch.zeros(2))
 
 
+def test_a_vae_whose_training_is_over_drops_nothing_and_takes_each_image_by_itself(tmp_path):
+    """Else the chain would learn wider latents than are decoded."""
+    vae, chain = tiny_vae(), tiny_latent_ddpm().ddpm
+    layers = [torch.nn.Flatten(-3), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8)]
+    vae.posterior.net = torch.nn.Sequential(*layers, torch.nn.Dropout(0.5), torch.nn.Linear(8, 4))
+    model = LatentDDPM(vae, chain).train()
+    assert model.ddpm.training
+    x, noise = images(8).float(), model.noise(8, torch.Generator().manual_seed(0))
+    assert torch.equal(model.encode(x, noise["eps_z"]), model.encode(x, noise["eps_z"]))
+    config = TrainConfig(epochs=1, batch_size=8, bf16=False)
+    assert fit([model], [0], [tmp_path], training_data("threshold"), config) == []
+
+
 def test_the_chain_sees_latents_of_mean_zero_and_deviation_one(g):
     model = randomised(built("latent-ddpm"), 0.5)
     x, seen = images(200).float(), []

@@ -209,3 +209,9 @@ def test_gradients_of_the_continuous_bernoulli_are_exact_in_single_precision():
     for found, exact in zip(slopes(logits), slopes(logits.double()), strict=True):
         assert found.isfinite().all()
         torch.testing.assert_close(found, exact, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0])
+def test_a_gaussian_has_a_width(sigma):
+    with pytest.raises(ValueError, match="sigma must be above 0, not"):
+        Gaussian(nn.Identity(), SHAPE, LEVELS, sigma)

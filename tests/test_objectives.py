@@ -48,6 +48,27 @@ def test_beta_warms_up_while_training_and_is_whole_at_validation(tmp_path):
     )
 
 
+class Warmed(ImportanceWeighted):
+    """An objective that has no weight but the one of the noise."""
+
+    def at(self, progress):
+        return {"heat": 2 * progress}
+
+    def loss(self, model, x, noise):
+        return noise["heat"] * super().loss(model, x, noise)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_validation_is_of_an_objective_as_it_is_at_the_end(seeds, tmp_path):
+    models = [randomised(tiny_vae(objective=Warmed(3))) for _ in range(seeds)]
+    runs = [Run(s, tmp_path) for s in range(seeds)]
+    trainer = Trainer(models, runs, training_data(n=24), TrainConfig(epochs=1, batch_size=8))
+    warm = trainer.validate()
+    for model in models:
+        model.objective = ImportanceWeighted(3)
+    assert warm == pytest.approx([2 * loss for loss in trainer.validate()])
+
+
 @pytest.mark.parametrize("prior", ["flow", "resampled"])
 @pytest.mark.parametrize("doubly", [False, True])
 @pytest.mark.parametrize("K", [1, 4])

@@ -42,6 +42,13 @@ class LatentDDPM(nn.Module):
         self.register_buffer("spread", torch.ones(M))
         freeze(autoencoder)
 
+    def train(self, mode: bool = True) -> "LatentDDPM":
+        """As for every module, but the VAE's dropout is over: its latents are learned as they are
+        judged and decoded."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
     # --- training ---
 
     def prepare(self, x: Float[Tensor, "B C H W"], noise: dict[str, Any]) -> None:

@@ -125,6 +125,8 @@ class Gaussian(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.shape, self.levels = net, shape, levels
+        if sigma is not None and sigma <= 0:
+            raise ValueError(f"sigma must be above 0, not {sigma}")
         if sigma is None:
             self.log_sigma = nn.Parameter(torch.tensor(math.log(self.START)))
         else:

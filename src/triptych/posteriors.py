@@ -104,8 +104,12 @@ class FullGaussian(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> FullGaussianParameters:
         """Run the encoder, once however many samples follow."""
-        M = self.latent_dim
-        mu, log_sigma, entries = self.net(x).split([M, M, M * (M - 1) // 2], -1)
+        M, out = self.latent_dim, self.net(x)
+        if out.shape[-1] != (wanted := M * (M + 3) // 2):
+            raise ValueError(
+                f"the encoder must give {wanted} numbers an image, not {out.shape[-1]}"
+            )
+        mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
         padded = torch.nn.functional.pad(entries, (0, 1))  # of one dimension there are none
         square = padded.index_select(-1, self.place).unflatten(-1, (M, M))
         return FullGaussianParameters(mu, bounded(log_sigma), square * self.strictly_below)

@@ -8,8 +8,8 @@ Optional, and used where it is there: any part may have `prepare(x, noise)`, whi
 data, `images_to_prepare`, and `frozen` where it is trained already; a prior `noise(generator)`,
 whose draws its `log_prob` then takes, and `as_mixture()`; a posterior `passes`, how many passes of
 its network one `log_prob` costs; a likelihood `of_integers`; a model or its likelihood `shape` and
-`levels`, which images are checked by; a network or a model `drops`, how many uniform numbers its
-dropout takes; an objective `at(progress)`.
+`levels`, which images are checked by; a denoising network, or a model, `drops`, how many uniform
+numbers its dropout takes; an objective `at(progress)`.
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +37,9 @@ class Density(Protocol):
 
 @runtime_checkable
 class Bijector(Protocol):
-    """An invertible map x = f(z). Each direction returns the log_det of the map it applied."""
+    """An invertible map x = f(z). Each direction returns the log_det of the map it applied: one
+    number for each batch element, summed over its dimensions, or a scalar where all have the same.
+    """
 
     def forward(self, z: Tensor) -> WithLogDet:
         """(x, log|det dx/dz|)."""
@@ -101,7 +103,11 @@ class Objective(Protocol):
     """Of z for each image."""
 
     def loss(self, model: Any, x: Tensor, noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """To be minimised, in nats, as a function of the model's noise."""
+        """To be minimised, in nats, as a function of the model's noise; `eps` is [K, B, M], of one
+        sample [B, M]. Its value counts too: weights are chosen by it.
+
+        What an optional `at(progress)` returns, numbers by name, is in the noise as well: of each
+        step's share of the training, of 1 at validation."""
         ...
 
 

@@ -53,7 +53,7 @@ from triptych.posteriors import GaussianParameters
 from triptych.priors.gaussian import StandardGaussian
 from triptych.priors.resampled import ResampledPrior
 from triptych.protocols import Score
-from triptych.samplers import Autoguidance
+from triptych.samplers import Autoguidance, heun
 from triptych.study.build import build
 from triptych.study.recipes import recipes_for
 from triptych.train import order
@@ -449,6 +449,26 @@ def test_samples_and_nothing_else_are_drawn_by_the_model_that_is_given(digits):
     near = [by_metric(found)["nearest-ratio"] for found in (alone, guided)]
     assert near[0].value != near[1].value
     assert near[0].protocol["steps"] == 6
+
+
+class OfOnesOwn(torch.nn.Module):
+    """A sampler that no setting describes."""
+
+    def __init__(self, chain):
+        super().__init__()
+        self.chain = chain
+
+    def sample(self, n, generator):
+        return heun(self.chain, n, 3, generator)
+
+
+def test_samples_of_another_sampler_are_not_said_to_be_of_the_one_set(digits):
+    model = built("ddpm")
+    found = by_metric(judge(model, digits, "raw", QUICK, 0, features(), OfOnesOwn(model)))
+    for name in ("fid", "nearest-ratio", "copied-share", "samples-per-second"):
+        said = found[name].protocol
+        assert said["sampler"] == "OfOnesOwn", name
+        assert not {"steps", "evaluations", "eta"} & said.keys(), name
 
 
 def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):

@@ -124,6 +124,8 @@ def sampling_protocol(model: nn.Module, how: Evaluation) -> dict[str, Any]:
     """How the samples were drawn, where there is a choice."""
     if (chain := chain_of(model)) is not None:
         return chain_protocol(chain, how)
+    if not isinstance(model, VAE | PixelFlow):  # one of one's own, which settings say nothing of
+        return {"sampler": type(model).__name__}
     return {} if how.temperature == 1 else {"temperature": how.temperature}
 
 

@@ -104,7 +104,7 @@ def _judge(
     whole = {"dataset": data.name, "split": "test", "n": every, "view": view_name}
     protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
     g = generator_for(seed, 0, device, stream=Stream.BOUNDS)
-    drawn = sampling_protocol(model, how) | pixels_protocol(model)
+    drawn = sampling_protocol(source, how) | pixels_protocol(source)
     draw = sampler(source, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
     say("bounds")
     result = judge_model(model, x, labels, how, protocol, g)

@@ -26,7 +26,8 @@ class ResampledPrior(nn.Module):
     Z is estimated: in training from `draws` of the base that come with the noise, fresh at each
     step, so that the network cannot learn where they are; else from one large set of `points`,
     always the same, so that log_prob is a function of z (and in evaluation mode computed once).
-    `log_prob_std` is the error that this leaves.
+    `log_prob_std` is the error that this leaves. Under a flow, or as the top of two levels, it gets
+    no draws: each training step then takes all the points, so choose fewer.
     """
 
     fixed: Tensor

@@ -63,7 +63,15 @@ class Ensemble:
             return functional_call(call, named, (x, noise))
 
         state = dict(zip(self.names, self.parameters, strict=True)) | self.buffers
-        return vmap(one)(state, x, noise)
+        try:
+            return vmap(one)(state, x, noise)
+        except RuntimeError as error:
+            if "randomness" not in str(error):
+                raise
+            raise ValueError(
+                "a layer draws random numbers of its own, as dropout does, and seeds side by side "
+                "cannot share them; train one seed at a time, or take the draws from the noise"
+            ) from error
 
     def clip_grad_norm_(self, max_norm: float) -> Float[Tensor, "S"]:
         """Clip each copy's gradient by its own norm; returns the norms before clipping."""

@@ -58,7 +58,8 @@ def check_parts(model: nn.Module) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no parameters to train")
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        # In evaluation mode, as a trained VAE's is, it is a constant map of each image.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ValueError(
                 f"{name} makes an image's loss one of all images of a batch; choose GroupNorm or "
                 f"LayerNorm"
@@ -216,6 +217,8 @@ class Trainer:
         g = generator_for(VALIDATION, start, self.device)
         x = self.data.view(images, self.data.levels, g)
         noise = self.models[0].noise(len(images), g)  # pyright: ignore
+        if at := at_step(self.models[0], 1.0):
+            noise |= {name: x.new_tensor(value) for name, value in at.items()}
         return tree_map(lambda a: a.expand(len(self.runs), *a.shape), (x, noise))
 
     def keep_best(self, losses: Sequence[float]) -> None:
