@@ -163,6 +163,17 @@ def test_logistic_probabilities_of_all_levels_add_up_to_one():
         torch.testing.assert_close(likelihood.mean(z).sum(), expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [2, LEVELS, 256])
+def test_the_mean_of_white_logistic_pixels_is_not_above_white(levels):
+    """Weights in single precision may add up to a little more than one."""
+    torch.manual_seed(0)
+    likelihood = DiscretizedLogisticMixture(nn.Identity(), (1, 8, 8), levels, 5)
+    parts = torch.randn(100, 3, 5, 64)
+    parts[:, 1], parts[:, 2] = 9.0, -6.0
+    assert likelihood.mean(parts.flatten(1)).max() == 1
+
+
 @pytest.mark.usefixtures("float64")
 def test_logistic_probabilities_are_differences_of_sigmoids():
     likelihood = DiscretizedLogisticMixture(nn.Identity(), (1, 1, 1), LEVELS, 2)

@@ -205,7 +205,8 @@ class DiscretizedLogisticMixture(nn.Module):
             edge = 2 * k * h - 1 + h
             above = torch.sigmoid((mu - edge) / log_s.exp())
             total = total + (log_w.exp() * above).sum(-2)
-        return (total * h).unflatten(-1, self.shape)
+        mean = (total * h).clamp(max=1)  # weights add up to one but for rounding
+        return mean.unflatten(-1, self.shape)
 
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_judge import Counted, features
+from test_judge import Counted, OfOnesOwn, features
 from toys import built
 
 from triptych.evaluate import speed, tradeoff
@@ -99,6 +99,14 @@ def test_a_model_without_a_chain_has_one_row(digits):
     assert found["sampler"].tolist() == ["asked"]
     assert found["evaluations"].tolist() == [1]
     assert np.isfinite(found["fid"]).all()
+
+
+def test_a_sampler_of_ones_own_has_none_of_the_settings(digits, monkeypatch):
+    monkeypatch.setattr(tradeoff, "WAYS", {})
+    model = built("ddpm")
+    found = tradeoff.tradeoff(model, OfOnesOwn(model), HOW, digits, features(), 0)
+    assert found["evaluations"].tolist() == [0]
+    assert np.isnan(found["eta"]).all()
 
 
 def test_the_first_batch_is_not_on_the_clock(monkeypatch):

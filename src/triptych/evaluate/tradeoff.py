@@ -64,7 +64,8 @@ def tradeoff(
     say: Say = quiet,
 ) -> dict[str, NDArray[Any]]:
     """A row for each way: sampler, its eta, noise_below and rho (nan where it has none), network
-    evaluations, seconds a sample, FID of `how.tradeoff_images` samples against all test images.
+    evaluations (0: of a sampler of one's own), seconds a sample, FID of `how.tradeoff_images`
+    samples against all test images.
     `floor` is that of as many training images, the mean over disjoint blocks of them, ten at most;
     nan where there are too few for one."""
     device, n = data.test_images.device, how.tradeoff_images
@@ -76,7 +77,7 @@ def tradeoff(
     names = ("sampler", *NOISE, "evaluations", "seconds", "fid")
     rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):
-        said = sampling_protocol(model, way)
+        said = sampling_protocol(source, way)
         calls = f", {said['evaluations']} network evaluations" if "evaluations" in said else ""
         say(f"quality against time, {name}{calls}")
         draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
@@ -84,7 +85,7 @@ def tradeoff(
         rows["sampler"].append(name)
         for setting in NOISE:
             rows[setting].append(said.get(setting, np.nan))
-        rows["evaluations"].append(said.get("evaluations", 1))
+        rows["evaluations"].append(said.get("evaluations", 0 if "sampler" in said else 1))
         rows["seconds"].append(seconds / n)
         rows["fid"].append(frechet_distance(moments(features(samples)), test))
     arrays = {name: np.array(values) for name, values in rows.items()}
