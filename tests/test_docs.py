@@ -1,4 +1,4 @@
-"""The programs in docs/python.md run as they stand there."""
+"""The programs in docs/python.md run as they stand there, and the files on other pages are read."""
 
 import re
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from triptych.evaluate.evaluation import Evaluation
+from triptych.report.group import read_group
+from triptych.study.builtin import named_study
 from triptych.study.execute import execute
 from triptych.study.grid import Plan, Study
 from triptych.study.local import Place
@@ -21,6 +23,20 @@ ENDED = r"ELBO (-?[\d.]+)"
 @pytest.fixture
 def programs():
     return re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
+
+
+def test_the_group_of_the_front_page_is_one(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "group.toml").write_text(text)
+    group = read_group([tmp_path])
+    assert group.date
+    assert group.members == [("Ada Example", "s000000")]
+
+
+def test_the_study_file_of_its_page_is_one(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text)
+    assert named_study(str(tmp_path / "mine.toml")).name == "wide"
 
 
 def printed(folder, *words):

@@ -202,6 +202,7 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
     [
         ("Date = 2024-03-01", "unknown key 'Date'; write course, date and member"),
         ("[[member]]\nname = 'B'\nnumber = 's2'\nemail = 'x'", "unknown key 'email'"),
+        ("date = 2024-03-01", "has date below a [[member]], whose it would be; write it above"),
         ("[[member]]\nname = ['B', 'C']\nnumber = 's2'", "name is ['B', 'C']; write a text"),
         ("[[member]]\nname = 'B'\nnumber = 1.5", "number is 1.5; write a text"),
         ("[[member]]\nname = 'B'", "number is missing; write a text"),

@@ -44,6 +44,11 @@ def _parse(path: Path) -> Group:
         )
     _check(path, content, {"course", "date", "member"})
     for row in rows:
+        if astray := sorted({"course", "date"} & row.keys()):
+            raise UserError(
+                f"{path} has {astray[0]} below a [[member]], whose it would be; write it above the "
+                f"first [[member]]."
+            )
         _check(path, row, {"name", "number"})
     members = [(_text(path, row, "name"), _text(path, row, "number")) for row in rows]
     course = _text(path, content, "course") if "course" in content else COURSE
