@@ -57,6 +57,17 @@ def test_every_seed_that_is_shown_is_named(folder):
     assert "(seeds 0 and 1)" in said(_posterior_caption(read_study(folder)))
 
 
+def test_a_model_that_has_scores_but_no_picture_is_named(folder):
+    for path in (*folder.glob("ddpm/*/samples.npz"), *folder.glob("vae-flow/*/latent.npz")):
+        path.unlink()
+    study = read_study(folder)
+    lack = "Not shown:"
+    assert said(_samples_caption(study, None)).endswith(f"none picked. {lack} the DDPM.")
+    assert said(_posterior_caption(study)).endswith(f"the prior's. {lack} the flow prior.")
+    unscored = [score for score in study.scores if score.model != "ddpm"]
+    assert lack not in said(_samples_caption(replace(study, scores=unscored), None))
+
+
 def test_a_panel_of_another_seed_is_said_to_be(tmp_path):
     folder = write_study(tmp_path / "s", Synthetic(pixel=dict(OF_2026), edition="2026"))
     assert "Last panel (own scale): grey" in said(_posterior_caption(read_study(folder)))

@@ -558,13 +558,21 @@ def test_a_heading_is_one_line_and_a_mark_of_the_encoding_no_letter(folder):
         ("> so they say", "a quotation"),
         ("it is __bold__", "underscores to emphasise"),
         ("it is _so_, we say", "underscores to emphasise"),
+        (r"as \cite{ho2020} say", "LaTeX"),
+        (r"q_\phi of \(x\)", "LaTeX"),
+        (r"5\% of 3\sigma", "LaTeX"),
+        ("it is <b>bold</b>", "HTML"),
+        ("so <!-- is it? -->", "HTML"),
     ],
 )
 def test_markup_that_would_be_printed_as_it_is_written_is_refused(folder, text, what):
     (folder / "discussion.md").write_text(f"We saw.\n{text}.")
     with pytest.raises(UserError, match=f"has {what}"):
         discuss(read_study(folder), KEYS)
-    (folder / "discussion.md").write_text("vae_flow and a.org/_x_/y cost $5, not $6, if a > b.")
+    (folder / "discussion.md").write_text(
+        r"vae_flow and a.org/_x_/y cost $5, not $6, if a > b, of <x>, "
+        r"in C:\runs\demo or ..\up \ so."
+    )
     assert len(discuss(read_study(folder), KEYS)) == 1
 
 

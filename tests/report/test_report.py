@@ -29,7 +29,7 @@ from synthetic import (
 
 from triptych.cli import main
 from triptych.errors import UserError
-from triptych.report import handin, other_features, write_report
+from triptych.report import handin, not_their_own, other_features, write_report
 from triptych.report.architectures import sentences
 from triptych.report.canvas import FAMILIES
 from triptych.report.check import LimitError, check_pdf
@@ -273,7 +273,39 @@ def test_an_empty_group_is_none(tmp_path):
     beside = [tmp_path / "one", tmp_path / "other"]
     assert read_group(beside).members == [("A", "s1")]
     assert read_group(beside[:1]).placeholder
-    assert sources(tmp_path, beside)["group.toml"] == tmp_path / "other/group.toml"
+    assert sources(tmp_path, beside, ["group.toml"])["group.toml"] == tmp_path / "other/group.toml"
+
+
+def test_texts_of_the_group_that_are_not_read_are_told(folder, tmp_path, monkeypatch):
+    """Of another name, or where only the other files of the group are looked for."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    study = read_study(folder)
+    assert not_their_own(study) == [
+        f"there is no group.toml: yours goes into {folder / 'group.toml'}",
+        f"the discussion is the program's: yours goes into {folder / 'discussion.md'}",
+    ]
+    for path in (folder / "Discussion.txt", Path("discussion.md"), Path("Group.tex")):
+        path.write_text("Ours.")
+    Path("discussion.py").write_text("pass")
+    here = Path.cwd()
+    group, discussion = not_their_own(study)
+    assert group.endswith(f"; {here / 'Group.tex'} is not read")
+    both = f"{folder / 'Discussion.txt'} and {here / 'discussion.md'}"
+    assert discussion.endswith(f"; {both} are not read")
+    for name in ("discussion.md", "group.toml"):
+        (folder / name).write_text("Ours.")
+    assert not_their_own(study) == []
+
+
+def test_an_edition_without_a_declaration_has_no_use_for_one(folder, tmp_path, monkeypatch):
+    """The ai.md of another study's report, where the program runs, is no change of this one."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    named(folder, "Ada")
+    set_page(folder)
+    Path("ai.md").write_text("None was used.")
+    assert handin(folder).path.is_file()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +313,7 @@ def test_an_empty_group_is_none(tmp_path):
     [
         ("[[member]]\nname=' '\nnumber='s1'", "name is ' '; write a text"),
         ("=", "is not valid TOML"),
-        (b"\xff", "is not valid TOML"),
+        (b"\xff", "cannot be read .* save it as UTF-8"),
     ],
 )
 def test_a_group_that_cannot_be_read(folder, code, content, said):

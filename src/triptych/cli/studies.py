@@ -136,11 +136,12 @@ class Report:
     """folder of a study"""
 
     def run(self) -> None:
-        from triptych.report import write_report
+        from triptych.report import not_their_own, write_report
         from triptych.report.load import read_study
         from triptych.study.store import RunFolder
 
-        runs = read_study(self.study).scored_runs()
+        study = read_study(self.study)
+        runs = study.scored_runs()
         if runs and not any(path.is_dir() for path in runs):
             raise UserError(
                 f"{self.study} has the scores of {len(runs)} runs but not the runs, so its "
@@ -154,6 +155,8 @@ class Report:
                 gone = f"without {', '.join(lost)} of {path}, deleted since"
                 print(f"{gone}; `triptych study` judges that run anew")
         print(f"wrote {write_report(self.study)} and report.html")
+        for told in not_their_own(study):
+            print(told)
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,9 @@ class Handin:
     """folder of a study"""
 
     def run(self) -> None:
-        from triptych.report import handin, other_features
+        from triptych.report import handin, not_their_own, other_features
         from triptych.report.check import POINTS_PER_CM
+        from triptych.report.load import read_study
 
         path, report = handin(self.study)
         margin, font = report.smallest_margin / POINTS_PER_CM, report.smallest_font
@@ -192,6 +196,8 @@ class Handin:
             f"{font:.1f} pt and margins of {margin:.1f} cm or more"
         )
         print(f"wrote {path}; hand it in beside the report")
+        for told in not_their_own(read_study(self.study)):
+            print(told)
         if other := other_features(self.study):
             print(
                 f"but FID is on {other}, and the assignment asks for the course's classifier: if "

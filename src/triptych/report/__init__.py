@@ -8,14 +8,14 @@ from triptych.report.classes import classes
 from triptych.report.curves import dimensions, frechet, growth, likelihood, terms
 from triptych.report.explorer import CAPTIONS, write_explorer
 from triptych.report.figures import manifold, nearest, reconstructions
-from triptych.report.handin import handin, other_features
+from triptych.report.handin import handin, not_their_own, other_features
 from triptych.report.latent_figure import latent_ddpm, prior_posterior
 from triptych.report.load import Study, read_study
 from triptych.report.page import write_page
 from triptych.report.quality_time import tradeoff
 from triptych.report.snippets import Ask
 
-__all__ = ["handin", "other_features", "write_explorer", "write_report"]
+__all__ = ["handin", "not_their_own", "other_features", "write_explorer", "write_report"]
 
 DRAWN = (
     prior_posterior,

@@ -133,10 +133,14 @@ def _posterior_caption(study: Study) -> list[Span]:
     lead: Span = {"strong": "Prior and aggregate posterior"}
     coloured = any(latent.classes.size > 1 for latent in (*found, *(last for _, last in chains)))
     dots = "Dots: q(z) by class" if coloured else "Dots: q(z)"
+    lacking = _not_shown(study, "A", "latent.npz")
     if not found:
         ((name, latent), *_) = chains
         where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
-        return [lead, f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain."]
+        return [
+            lead,
+            f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain.{lacking}",
+        ]
     rings = "; rings: its draws" if any(one.projected for one in found) else ""
     text = f"{dots}; dashed: {HELD} of q(z); grey: the prior's{rings}"
     if chains:
@@ -145,7 +149,7 @@ def _posterior_caption(study: Study) -> list[Span]:
         if last.seed not in {latent.seed for latent in found}:
             axes += f", {_seeds([last])}"
         text += f". Last panel ({axes}): grey, its VAE's prior; lines, its chain"
-    return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}."]
+    return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}.{lacking}"]
 
 
 def _seeds_named(seeds: set[int]) -> str:
@@ -174,4 +178,17 @@ def _samples_caption(study: Study, table: int | None) -> list[Span]:
     noises = [(r.latent_dim, seed) for r, (seed, _) in found if r.family == "latent"]
     if len(noises) > 1 and len(set(noises)) == 1:
         text += "; latent DDPMs: same noise"
-    return [{"strong": "Samples:"}, f"{text}."]
+    lacking = _not_shown(study, "B", "samples.npz")
+    return [{"strong": "Samples:"}, f"{text}.{lacking}"]
+
+
+def _not_shown(study: Study, part: str, file: str) -> str:
+    """Which models of the tables and the text a figure lacks, as their runs are gone or, latents
+    of one dimension, have no plane."""
+    scored = {score.model for score in study.scores}
+    lost = [
+        called(study, recipe)
+        for recipe in study.part(part)
+        if recipe.name in scored and study.first_run(recipe, file) is None
+    ]
+    return f" Not shown: {listed(lost)}." if lost else ""

@@ -40,6 +40,9 @@ NOT_SET = {  # of Markdown; KL[q](z) is none
     "code": r"`[^`\n]+`",
     "a formula": r"\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none
     "a quotation": r"^ *> .*",
+    # Not C:\runs, nor a backslash alone.
+    "LaTeX or an escape": r"(?<![A-Za-z:.\\])\\(?:[A-Za-z]+|[()\[\]%&#_*$])\S*|\\[A-Za-z]+\{.*?\}",
+    "HTML": r"<!--.*|</?(?:b|i|em|strong|sub|sup|br|div|span|center) ?/?>",  # <x> is a mean
     "underscores to emphasise": r"(?<![\w/])(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?![\w/])",
 }
 

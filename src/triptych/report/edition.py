@@ -23,6 +23,12 @@ class Edition:
     classifier: str | None = None
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """Files that the group must write; they stand beside the study, or where the program
+        runs."""
+        return ("group.toml", "ai.md") if self.declaration else ("group.toml",)
+
+    @property
     def parts(self) -> tuple[tuple[str, int | None], ...]:
         """Headings in their order, with the pages that each part may take (None: any number)."""
         declared = ((DECLARATION_HEADING, 1),) if self.declaration else ()

@@ -35,7 +35,9 @@ def read_group(folders: Sequence[Path]) -> Group:
 def _parse(path: Path) -> Group:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML ({error}); fix that place.") from error
     rows = content.get("member")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):

@@ -12,7 +12,7 @@ from triptych.report.check import Measured, check_pdf
 from triptych.report.edition import Edition, edition_named
 from triptych.report.group import COURSE_NUMBER, read_group
 from triptych.report.load import Study, read_study
-from triptych.report.made_of import OWN, changed_since, sources
+from triptych.report.made_of import DISCUSSION, changed_since, sources, unread
 from triptych.report.wording import listed
 from triptych.train.files import write_bytes
 
@@ -66,6 +66,21 @@ def other_features(study_folder: Path) -> str:
     return listed(others) if edition_named(study.edition).classifier else ""
 
 
+def not_their_own(study: Study) -> list[str]:
+    """A sentence for each text of the report that is not the group's, as no such file is read."""
+    beside, edition = (study.folder, Path.cwd()), edition_named(study.edition)
+    near = unread(sources(study.folder, beside, edition.own), beside)
+    said = []
+    for name in (*edition.own, DISCUSSION):
+        if name not in near:
+            continue
+        text = "the discussion is the program's" if name == DISCUSSION else f"there is no {name}"
+        others = [str(path) for path in near[name]]
+        but = f"; {listed(others)} {'is' if len(others) == 1 else 'are'} not read" if others else ""
+        said.append(f"{text}: yours goes into {study.folder / name}{but}")
+    return said
+
+
 def _writing(report: Path) -> str:
     """The command that writes it."""
     return shlex.join(["triptych", "report", str(report.parent)])
@@ -74,9 +89,8 @@ def _writing(report: Path) -> str:
 def _check_sources(report: Path, edition: Edition) -> None:
     """What the group writes is there, and the report was made of what there is now."""
     again = f"then write the report again: {_writing(report)}"
-    found = sources(report.parent, (report.parent, Path.cwd()))
-    needed = OWN if edition.declaration else ("group.toml",)
-    for name in needed:
+    found = sources(report.parent, (report.parent, Path.cwd()), edition.own)
+    for name in edition.own:
         if found[name] is None:
             raise UserError(
                 f"{report} lacks the group's own {name}; put that file beside it, {again}"

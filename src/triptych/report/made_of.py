@@ -8,14 +8,28 @@ from pathlib import Path
 
 from triptych.report.pdf import read_pdf
 
-OWN = ("group.toml", "ai.md")  # beside the study or in the folder where the program runs
+DISCUSSION = "discussion.md"  # of one study, so beside it alone
+TEXTS = {"", ".md", ".markdown", ".txt", ".tex", ".toml", ".docx"}
 
 
-def sources(study: Path, beside: Sequence[Path]) -> dict[str, Path | None]:
-    """The files that a report is made of, by name; None where there is none."""
-    of_study = ("study.json", "results.json", "discussion.md")
-    places = {name: [study] for name in of_study} | dict.fromkeys(OWN, beside)
+def sources(study: Path, beside: Sequence[Path], own: Sequence[str]) -> dict[str, Path | None]:
+    """The files that a report is made of, by name; None where there is none. `own`: those that the
+    edition has the group write, which may stand in any of the folders `beside`."""
+    of_study = ("study.json", "results.json", DISCUSSION)
+    places = {name: [study] for name in of_study} | dict.fromkeys(own, beside)
     return {name: own_file(name, folders) for name, folders in places.items()}
+
+
+def unread(found: dict[str, Path | None], beside: Sequence[Path]) -> dict[str, list[Path]]:
+    """For each file of the group that is not there, those in these folders that may be meant: of
+    another ending or case, or a discussion.md that is not beside the study."""
+    files = {path.absolute(): path for folder in beside for path in sorted(folder.iterdir())}
+    texts = [p for p in files.values() if p.suffix.casefold() in TEXTS and p.is_file()]
+    return {
+        name: [p for p in texts if p.stem.casefold() == Path(name).stem and p.stat().st_size]
+        for name in found
+        if found[name] is None
+    }
 
 
 def own_file(name: str, folders: Sequence[Path]) -> Path | None:

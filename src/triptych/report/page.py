@@ -132,7 +132,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
     """Leaves the first look whose main text ends on page 1, or the tightest, as the content."""
     folders = (study.folder, Path.cwd())
     group = read_group(folders)
-    made_of = keywords(sources(study.folder, folders))
+    made_of = keywords(sources(study.folder, folders, edition.own))
     press.update(declaration=declaration(edition, folders), code=asdict(CODE_LOOKS[0]))
     press.update(**{"made-of": made_of})
     heights: dict[str, float | None] = {}
