@@ -10,7 +10,6 @@ import torch
 
 from triptych.evaluate.evaluation import Evaluation
 from triptych.report.group import read_group
-from triptych.study.builtin import named_study
 from triptych.study.execute import execute
 from triptych.study.grid import Plan, Study
 from triptych.study.local import Place
@@ -31,12 +30,6 @@ def test_the_group_of_the_front_page_is_one(tmp_path):
     group = read_group([tmp_path])
     assert group.date
     assert group.members == [("Ada Example", "s000000")]
-
-
-def test_the_study_file_of_its_page_is_one(tmp_path):
-    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "studies.md").read_text(), re.DOTALL)
-    (tmp_path / "mine.toml").write_text(text)
-    assert named_study(str(tmp_path / "mine.toml")).name == "wide"
 
 
 def printed(folder, *words):

@@ -17,7 +17,9 @@ from triptych.study.configs import LatentDDPMConfig, Prior, VAEConfig
 from triptych.study.describe import describe
 from triptych.study.grid import Plan, Study, study_json, with_seeds
 from triptych.study.recipes import asked_recipe, from_dict, override, recipes_for, to_dict
+from triptych.study.store import pretty
 from triptych.study.study_file import from_toml
+from triptych.train.files import sealed
 
 GOOD = """
 name = "mine"
@@ -198,7 +200,7 @@ def test_another_data_set_has_its_own_recipes(tmp_path):
 
 @pytest.mark.parametrize("name", ["demmo", "brief-2023", "", "study.yaml"])
 def test_studies_that_do_not_exist_are_refused(name):
-    with pytest.raises(UserError, match=r"demo, brief-2024, brief-2026, priors, or a \.toml"):
+    with pytest.raises(UserError, match=r"demo, brief-2024, brief-2026, priors, a \.toml"):
         named_study(name, "cpu", None)
 
 
@@ -392,6 +394,54 @@ def test_study_json_holds_the_request_resolved():
     for row in plain["recipes"]:
         assert row["parameters"] > 0
         assert len(row["seeds"]) >= 2
+
+
+def recorded(tmp_path, study, **changed):
+    """Its study.json, as a run of it leaves it."""
+    shape, levels = ((1, 8, 8), 17) if study.dataset == "digits" else ((1, 28, 28), 256)
+    path = tmp_path / "study.json"
+    path.write_text(pretty(sealed(study_json(study, shape, levels) | changed)))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["demo", "brief-2024", "brief-2026", "priors", "own"])
+def test_a_study_can_be_run_from_its_study_json(name, tmp_path):
+    """Settings of one's own, seeds and judging included."""
+    path = str(written(tmp_path, GOOD)) if name == "own" else name
+    study = named_study(path)
+    assert named_study(recorded(tmp_path, study)) == study
+
+
+def test_a_study_json_is_of_its_data_set_or_another(tmp_path):
+    path = recorded(tmp_path, named_study("brief-2024"))
+    other = named_study(path, dataset="fashion")
+    assert other == replace(named_study(path), dataset="fashion")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"recipes": None}, "is no study.json; name the one"),
+        ({"recipes": []}, "is no study.json"),
+        ({"schema": 2}, "install a later one"),
+        ({"name": "../up"}, "name = '../up' is wrong"),
+        ({"edition": "2025"}, "edition = '2025' is wrong"),
+        ({"evaluation": {"steps": 0}}, "steps = 0 is wrong"),
+        ({"recipes": [to_dict(recipes_for("digits")["ddpm"])]}, "seeds = None"),
+        ({"recipes": [to_dict(recipes_for("digits")["ddpm"]) | {"seeds": [1, 1]}]}, "twice"),
+        ({"recipes": [{"seeds": [1], "name": "a"}]}, "title"),
+    ],
+)
+def test_a_study_json_that_is_none_is_refused(changed, said, tmp_path):
+    path = recorded(tmp_path, from_toml(written(tmp_path, GOOD)), **changed)
+    with pytest.raises(UserError) as caught:
+        named_study(path)
+    assert said in str(caught.value)
+    assert path in str(caught.value)
+    with pytest.raises(UserError, match="--preset gpu has no effect"):
+        named_study(path, "gpu")
+    with pytest.raises(UserError, match="does not exist; name a study file"):
+        named_study(str(tmp_path / "other.json"))
 
 
 def test_a_vdm_is_a_family_of_its_own():

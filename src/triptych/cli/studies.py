@@ -37,10 +37,10 @@ class Demo:
 
 @dataclass(frozen=True)
 class Study:
-    """Run a study, built-in or from a .toml file: train, judge, report. Resumes by itself."""
+    """Run a study, built-in or from a file: train, judge, report. Resumes by itself."""
 
     name: Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
-    """demo, brief-2024, brief-2026, priors, or the path of a .toml file"""
+    """demo, brief-2024, brief-2026, priors, or the path of a .toml file or a study.json"""
     where: Judging = field(default_factory=Judged)
     out: Annotated[Path | None, usually("PATH", "runs/NAME")] = None
     """folder to write"""

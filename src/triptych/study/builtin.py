@@ -10,7 +10,7 @@ from triptych.errors import UserError
 from triptych.evaluate.evaluation import Drawing, Evaluation
 from triptych.study.grid import Plan, Study
 from triptych.study.recipes import BRIEF_PRIORS, Recipe, on_gpu, override, recipes_for
-from triptych.study.study_file import from_toml
+from triptych.study.study_file import from_json, from_toml
 
 Preset = Literal["cpu", "gpu"]
 BETAS = {"1e-6": 1e-6, "1e-3": 1e-3, "1": 1.0}
@@ -91,9 +91,10 @@ def priors(preset: Preset, dataset: str) -> Study:
 
 
 def named_study(name: str, preset: Preset | None = None, dataset: str | None = None) -> Study:
-    """A built-in study, of the cpu preset if none is asked for, or the one that a TOML file
-    describes."""
-    fixed = name == "demo" or name.endswith(".toml")
+    """A built-in study, of the cpu preset if none is asked for, or the one that a TOML file or the
+    study.json of another describes."""
+    read = {".toml": from_toml, ".json": from_json}.get(Path(name).suffix)
+    fixed = name == "demo" or read is not None
     if fixed and preset is not None:
         raise UserError(
             f"--preset {preset} has no effect on {name}, which has its own size; leave it out, or "
@@ -110,13 +111,14 @@ def named_study(name: str, preset: Preset | None = None, dataset: str | None = N
     if name in built:
         check_name(dataset or "mnist")
         return built[name](preset or "cpu", dataset or "mnist")
-    if name.endswith(".toml"):
-        return from_toml(Path(name), dataset)
+    if read is not None:
+        return read(Path(name), dataset)
     if os.path.isdir(name):
         raise UserError(
-            f"{name} is a folder; name the study itself, one of {', '.join(STUDIES)}, or a .toml "
-            f"file, and the folder with --out {name}"
+            f"{name} is a folder; name the study itself, one of {', '.join(STUDIES)}, a .toml "
+            f"file or a study.json, and the folder with --out {name}"
         )
     raise UserError(
-        f"there is no study {name!r}; name one of {', '.join(STUDIES)}, or a .toml file"
+        f"there is no study {name!r}; name one of {', '.join(STUDIES)}, a .toml file or a "
+        f"study.json"
     )

@@ -1,4 +1,5 @@
-"""A user's own study, a TOML file; docs/studies.md says what may stand in it."""
+"""A study from a file: a user's own, in TOML (docs/studies.md says what may stand in it), or one
+that was run, from its study.json."""
 
 import re
 import tomllib
@@ -16,6 +17,7 @@ from triptych.evaluate.evaluation import Evaluation
 from triptych.study.configs import PixelFlowConfig, VAEConfig
 from triptych.study.grid import MOST_SEEDS, Plan, Study
 from triptych.study.recipes import TITLES, Recipe, chosen, recipes_for
+from triptych.study.store import of_this_version
 from triptych.validation import validated
 
 NAME = rf"^{OWN_NAME}$"
@@ -35,6 +37,39 @@ class _File:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What study.json has beside its recipes, as far as it is not for the report alone."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    dataset: str
+    evaluation: Evaluation
+    edition: Literal["2024", "2026"] = "2024"
+
+
+def from_json(path: Path, dataset: str | None = None) -> Study:
+    """The study that a study.json is of, every setting as it stands there, whatever the recipes of
+    that name have become; on its data set if not on another."""
+    if not path.exists():
+        raise _missing(path)
+    plain = of_this_version(path)
+    rows = plain.get("recipes") if isinstance(plain, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is no study.json; name the one in the folder of a study")
+    asked = validated(_Record, plain, str(path))
+    check_name(dataset or asked.dataset)
+    plans = tuple(_recorded(row, path) for row in rows)
+    _check_together(plans, asked.evaluation, path)
+    return Study(asked.name, dataset or asked.dataset, plans, asked.evaluation, asked.edition)
+
+
+def _recorded(row: dict[str, Any], path: Path) -> Plan:
+    """A recipe without what study.json says of it for the report, and its seeds."""
+    plain = {f.name: row[f.name] for f in fields(Recipe) if f.name in row}
+    seeds = validated(Seeds, row.get("seeds"), f"{path}: seeds")
+    return Plan(validated(Recipe, plain, str(path)), seeds)
+
+
 def from_toml(path: Path, dataset: str | None = None) -> Study:
     """A user's study: recipes, each a built-in one (`base`) with settings of its own, on the file's
     data set if not on another."""
@@ -42,11 +77,8 @@ def from_toml(path: Path, dataset: str | None = None) -> Study:
     dataset = dataset or asked.dataset
     check_name(dataset)
     seeds = tuple(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{path}: seeds = {list(seeds)} has one of them twice; name each once")
-    recipes = [_derived(row, dataset, path) for row in asked.recipe]
-    _check_together(recipes, asked.evaluation, path)
-    plans = tuple(Plan(r, seeds) for r in recipes)
+    plans = tuple(Plan(_derived(row, dataset, path), seeds) for row in asked.recipe)
+    _check_together(plans, asked.evaluation, path)
     return Study(asked.name or _name_of(path), dataset, plans, asked.evaluation, asked.edition)
 
 
@@ -54,13 +86,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; name a study file, or one of the built-in"
-        ) from None
+        raise _missing(path) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a TOML file ({error}); fix it") from None
+
+
+def _missing(path: Path) -> UserError:
+    return UserError(f"{path} does not exist; name a study file, or one of the built-in")
 
 
 def _checked(plain: dict[str, Any], path: Path) -> _File:
@@ -85,9 +119,13 @@ def _checked(plain: dict[str, Any], path: Path) -> _File:
     return validated(_File, plain, str(path))
 
 
-def _check_together(recipes: Sequence[Recipe], how: Evaluation, path: Path) -> None:
-    """Folders and titles are names, one table has bounds of one kind of images, and the temperature
-    is of all models."""
+def _check_together(plans: Sequence[Plan], how: Evaluation, path: Path) -> None:
+    """Folders, titles and seeds are names, one table has bounds of one kind of images, and the
+    temperature is of all models."""
+    recipes = [plan.recipe for plan in plans]
+    for seeds in (list(plan.seeds) for plan in plans):
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"{path}: seeds = {seeds} has one of them twice; name each once")
     if twice := _repeated([r.name for r in recipes]):
         raise UserError(f"{path} has two recipes named {twice!r}; give one of them another name")
     if twice := _repeated([(r.part, r.title) for r in recipes]):
