@@ -206,6 +206,7 @@ def test_group_is_also_looked_for_where_the_command_runs(folder, code, tmp_path,
         ("[[member]]\nname = ['B', 'C']\nnumber = 's2'", "name is ['B', 'C']; write a text"),
         ("[[member]]\nname = 'B'\nnumber = 1.5", "number is 1.5; write a text"),
         ("[[member]]\nname = 'B'", "number is missing; write a text"),
+        ("[[member]]\nname = 'B'\nnumber = 's1'", "has the number s1 twice; give each"),
     ],
 )
 def test_a_group_is_names_and_numbers_in_text(folder, code, content, said):

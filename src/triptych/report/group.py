@@ -53,6 +53,9 @@ def _parse(path: Path) -> Group:
             )
         _check(path, row, {"name", "number"})
     members = [(_text(path, row, "name"), _text(path, row, "number")) for row in rows]
+    numbers = [number for _, number in members]
+    if twice := next((number for number in numbers if numbers.count(number) > 1), None):
+        raise UserError(f"{path} has the number {twice} twice; give each member their own.")
     course = _text(path, content, "course") if "course" in content else COURSE
     return Group(members, course, _text(path, content, "date") if "date" in content else "")
 
