@@ -20,12 +20,14 @@ from triptych.cli.refusals import refusal
 from triptych.cli.words import mended
 from triptych.data import load
 from triptych.ddpm import DDPM
+from triptych.errors import UserError
 from triptych.evaluate import classifier
 from triptych.evaluate.classifier import features_for
 from triptych.evaluate.drawing import TOGETHER
 from triptych.evaluate.evaluation import Evaluation, Judgement
 from triptych.report.load import Recipe, Study, Summary
 from triptych.study import display, local
+from triptych.study.lock import HeldError, locked
 from triptych.study.store import RunFolder
 from triptych.train import checkpoint
 
@@ -627,6 +629,29 @@ def test_a_report_says_what_is_gone_and_so_not_in_it(capsys, tmp_path, monkeypat
     (run.path / "latent.npz").unlink()
     main(["report", "study"])
     assert "without latent.npz of study/vae/seed-0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "writer"),
+    [("report", "write_report"), ("explore", "write_explorer"), ("handin", "handin")],
+)
+def test_what_is_written_of_a_study_is_written_by_one_at_a_time(
+    command, writer, capsys, tmp_path, monkeypatch
+):
+    """A study at its end, or the same command in another window, would rename the same files."""
+
+    def write(folder):
+        with pytest.raises(HeldError), locked(folder):
+            pass
+        raise UserError("alone")
+
+    (tmp_path / "study").mkdir()
+    nothing = Study(Path("study"), "s", "digits", [0], [], [], [], [])
+    monkeypatch.setattr("triptych.report.load.read_study", lambda folder: nothing)
+    monkeypatch.setattr(f"triptych.report.{writer}", write)
+    with pytest.raises(SystemExit):
+        main([command, "study"])
+    assert capsys.readouterr().err == "triptych: alone\n"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_the_files_arrive_with_a_progress_bar(tiny, serve, tmp_path, capsys):
     assert load("mnist", folder).name == "mnist"
 
 
+def test_a_cache_that_several_users_share_can_be_read_by_all(tiny, serve, tmp_path):
+    mirror, _ = serve()
+    folder = fetch("mnist", [mirror], tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
 def test_a_second_time_nothing_is_asked_for(tiny, serve, tmp_path):
     address, log = serve()
     first = fetch("mnist", [address], tmp_path)

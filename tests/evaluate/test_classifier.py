@@ -126,7 +126,9 @@ def test_images_too_small_for_features_are_refused():
         FeatureNet((1, 3, 4))
 
 
-def test_features_are_learned_on_the_cpu_wherever_the_data_are(digits, monkeypatch):
+def test_features_are_learned_on_the_cpu_wherever_the_data_are(digits, monkeypatch, capsys):
+    """With a progress bar: it takes minutes where images are large."""
+
     class Elsewhere(Dataset):
         def to(self, device):
             assert device == "cpu"
@@ -138,6 +140,7 @@ def test_features_are_learned_on_the_cpu_wherever_the_data_are(digits, monkeypat
     net, reached = train_classifier(elsewhere)
     assert 0 < reached <= 1
     assert all(p.device.type == "cpu" for p in net.parameters())
+    assert "feature network of digits:  90%" in capsys.readouterr().err
 
 
 def test_mnist_features_have_128_dimensions_and_fit_a_megabyte(tmp_path):

@@ -102,6 +102,29 @@ def sent_by(folder):
     return max(runs, key=lambda run: checkpoint.load(run).loop["step"])
 
 
+def test_ctrl_c_is_blocked_in_every_worker():
+    """It would end one that is importing or judging with a traceback. The first process that is
+    started is not a worker but multiprocessing's resource tracker."""
+    code = """
+import signal
+from multiprocessing import util
+from triptych.study.local import Worker
+
+blocked, start = [], util.spawnv_passfds
+
+def noting(*what):
+    blocked.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    return start(*what)
+
+util.spawnv_passfds = noting
+for _ in range(2):
+    Worker(None, None, False).process.kill()
+print(blocked[1:])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[True, True]", done.stderr
+
+
 def test_workers_save_and_end_when_their_study_is_killed(tmp_path):
     text = '[[recipe]]\nbase = "vae-gaussian"\nname = "{}"\nepochs = 1000\nhidden = [8]\n'
     (tmp_path / "s.toml").write_text("seeds = 1\n" + text.format("a") + text.format("b"))

@@ -1,5 +1,6 @@
 """Studies on a Ray cluster of this machine, and the parts of it that need no cluster."""
 
+import errno
 import json
 import os
 import signal
@@ -72,6 +73,25 @@ def test_a_study_on_ray_is_the_same_study_and_a_killed_worker_costs_nothing(tmp_
     assert not (tmp_path / "ray" / on_ray.TOKEN).exists()
 
 
+@pytest.mark.skipif("TRIPTYCH_RAY" not in os.environ, reason="starts a Ray cluster: TRIPTYCH_RAY=1")
+def test_a_lost_board_costs_no_run(tmp_path, monkeypatch):
+    """Its machine may go, or the kernel end it where memory is short."""
+    monkeypatch.delattr(on_ray.Board, "__sizeof__", raising=False)
+    killed, take = tmp_path / "killed", on_ray.Board.take
+
+    def take_or_die(self):
+        if self.rows and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take(self)
+
+    monkeypatch.setattr(on_ray.Board, "take", take_or_die)
+    cluster = Cluster(cores=1)
+    found = execute(study("a"), tmp_path / "s", PLACE, lambda job, said: None, cluster=cluster)
+    assert killed.exists()
+    assert found.results["failures"] == []
+
+
 def test_what_a_worker_without_the_folder_made_is_fetched_back(tmp_path):
     job = Job(study().plans[0].recipe, (0,), tmp_path / "there")
     data = load("digits")
@@ -126,6 +146,32 @@ def test_scores_are_put_back_last(tmp_path, monkeypatch):
     monkeypatch.setattr(on_ray, "write_bytes", lambda path, raw: written.append(path.name))
     put_back(job, {"a/seed-0/scores.json": b"", "a/seed-0/config.json": b"", "a/z": b""})
     assert written[-1] == "scores.json"
+
+
+def test_a_run_goes_on_wherever_its_fetching_broke_off(tmp_path, monkeypatch):
+    """After a full disk or a kill, with nothing there before and over an earlier checkpoint."""
+    made = Job(study(epochs=0.1).plans[0].recipe, (0,), tmp_path / "made")
+    train(made, load("digits"))
+    files, real = files_of(made), on_ray.write_bytes
+    for before in (False, True):
+        for room in range(len(files)):
+            there = replace(made, study=tmp_path / f"{before}-{room}")
+            if before:
+                put_back(there, files)
+            left = iter(range(room))
+
+            def write(path, raw, left=left, write=real):
+                if next(left, None) is None:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                write(path, raw)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(on_ray, "write_bytes", write)
+                patch.setattr(checkpoint, "write_flushed", write)
+                with pytest.raises(OSError, match="No space"):
+                    put_back(there, files)
+            train(there, load("digits"))
+            assert not there.folder(0).where()
 
 
 def test_what_another_process_began_meanwhile_is_not_written_over(tmp_path):

@@ -1,6 +1,8 @@
 """Commands about a whole study: run it, report it, hand it in."""
 
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,6 +102,17 @@ class Study:
         check_whole(outcome)
 
 
+@contextmanager
+def alone_in(study: Path) -> Iterator[None]:
+    """While nobody else writes there: a study at its end, or the report in another window."""
+    from triptych.report.load import read_study
+    from triptych.study.lock import locked
+
+    read_study(study)  # or there would be a lock in what is no study
+    with locked(study, wait=True):
+        yield
+
+
 def tell_of_classifier(study: Any) -> None:
     """Say so where the study's edition asks for FID on the course's own classifier."""
     from triptych.report.edition import edition_named
@@ -154,7 +167,8 @@ class Report:
             elif lost := RunFolder(path).lost:
                 gone = f"without {', '.join(lost)} of {path}, deleted since"
                 print(f"{gone}; `triptych study` judges that run anew")
-        print(f"wrote {write_report(self.study)} and report.html")
+        with alone_in(self.study):
+            print(f"wrote {write_report(self.study)} and report.html")
         for told in not_their_own(study):
             print(told)
 
@@ -171,7 +185,8 @@ class Explore:
     def run(self) -> None:
         from triptych.report import write_explorer
 
-        path = write_explorer(self.study)
+        with alone_in(self.study):
+            path = write_explorer(self.study)
         print(f"wrote {path}")
         if self.open:
             webbrowser.open(path.absolute().as_uri())
@@ -189,7 +204,8 @@ class Handin:
         from triptych.report.check import POINTS_PER_CM
         from triptych.report.load import read_study
 
-        path, report = handin(self.study)
+        with alone_in(self.study):
+            path, report = handin(self.study)
         margin, font = report.smallest_margin / POINTS_PER_CM, report.smallest_font
         print(
             f"{self.study / 'report.pdf'} keeps the limits: {report.pages} pages, letters of "

@@ -1,5 +1,6 @@
 """Downloads: several mirrors, checked, atomic, kept in the platform's cache folder."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def _download(file: File, mirror: str, folder: Path, faults: dict[str, str]) -> 
     """True when the file is in the folder afterwards; else the reason is in `faults`."""
     url = f"{mirror.rstrip('/')}/{file.name}.gz"
     try:
-        pooch.retrieve(url, f"md5:{file.md5}", f"{file.name}.gz", folder, progressbar=True)
+        got = pooch.retrieve(url, f"md5:{file.md5}", f"{file.name}.gz", folder, progressbar=True)
+        if os.stat(got).st_uid == os.geteuid():  # pooch leaves it to its owner, a cache is shared
+            os.chmod(got, 0o644)
     except (RequestException, ValueError) as error:
         faults[mirror] = _reason(error)
         return False

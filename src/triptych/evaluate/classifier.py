@@ -23,6 +23,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 from triptych.data import Dataset
 from triptych.errors import UserError
@@ -182,7 +183,7 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
         steps = RECIPE["epochs"] * max(len(images), 20_000) // batch
         optimizer = torch.optim.Adam(net.parameters(), lr=RECIPE["lr"])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for step in range(steps):
+        for step in tqdm(range(steps), f"feature network of {data.name}", leave=False):
             index = batch_indices(0, step, batch, len(images))
             x = _shift(grey(images[index], data.levels), step)
             loss = cross_entropy(net(2 * x - 1), labels[index])

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,9 @@ class Worker:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, *self.what), daemon=True)
-        # The process inherits the mask: Ctrl-C reaches the study, and that asks its workers.
+        # The process inherits the mask: Ctrl-C reaches the study, and that asks its workers. The
+        # tracker would be started with the first of them, which unblocks the signal.
+        resource_tracker.ensure_running()
         kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()

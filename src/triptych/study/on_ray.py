@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from triptych.study.configs import LatentDDPMConfig
 from triptych.study.local import HELD, Display, Place, attempt, note_failure
 from triptych.study.lock import HeldError, locked
 from triptych.study.run import Job, autoencoder_job
+from triptych.train import checkpoint
 from triptych.train.files import write_bytes
 from triptych.train.fit import Progress
 
@@ -80,7 +81,8 @@ def run_on_ray(
         return []
     ray = connect(cluster)
     try:
-        board: Any = ray.remote(num_cpus=0)(Board).remote()
+        lasting = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        board: Any = lasting(Board).remote()
         gpus = cluster.gpus if place.device.type == "cuda" else 0
         task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(work)
         data = ray.put(load(place.dataset, place.root))
@@ -141,7 +143,7 @@ def follow(
 
 
 class Board:
-    """Where tasks write what the study's process shows."""
+    """Where tasks write what the study's process shows; if it is lost, Ray begins an empty one."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, Progress | str]] = []
@@ -211,8 +213,8 @@ def files_of(job: Job) -> Files:
 
 
 def put_back(job: Job, files: Files, wait: bool = False) -> None:
-    """Write them, scores last: a run that has them is whole. A failure that is not among them was
-    of an earlier try. What another process has finished meanwhile is left as it is.
+    """Write them. A failure that is not among them was of an earlier try. What another process has
+    finished meanwhile is left as it is.
 
     Raises:
         HeldError: another process began a run while the worker, which sees no locks, was at it, and
@@ -225,5 +227,20 @@ def put_back(job: Job, files: Files, wait: bool = False) -> None:
             return
         for name in files:
             (job.study / name).with_name("failure.json").unlink(missing_ok=True)
-        for name in sorted(files, key=lambda name: name.endswith("scores.json")):
-            write_bytes(job.study / name, files[name])
+        _write(job.study, files)
+
+
+def _write(study: Path, files: Files) -> None:
+    """Such that the run can go on wherever this breaks off: what a checkpoint is of before it, each
+    whole or not at all, the one before first; scores last, as a run that has them is whole."""
+    paths = sorted(map(PurePath, files))
+    plain = [p for p in paths if p.parent.name not in checkpoint.PLACES]
+    for path in sorted(plain, key=lambda p: p.name != "config.json"):
+        if path.name != "scores.json":
+            write_bytes(study / path, files[str(path)])
+    for place in reversed(checkpoint.PLACES):
+        for folder in dict.fromkeys(p.parent for p in paths if p.parent.name == place):
+            found = {p.name: files[str(p)] for p in paths if p.parent == folder}
+            checkpoint.put(study / folder, found)
+    for path in (p for p in plain if p.name == "scores.json"):
+        write_bytes(study / path, files[str(path)])

@@ -91,6 +91,24 @@ def _write(place: Path, checkpoint: Checkpoint) -> None:
     flush(place)
 
 
+def put(target: Path, files: dict[str, bytes]) -> None:
+    """The files of a checkpoint from another machine, all of them or none, in place of what is
+    there."""
+    fresh = target.with_name("checkpoint.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        for name, content in files.items():
+            write_flushed(fresh / name, content)
+        flush(fresh)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    flush(target.parent)
+
+
 def load(folder: Path, step: int | None = None) -> Checkpoint:
     """The newest whole checkpoint, or the one of this step. Says so where a newer one is damaged.
 
