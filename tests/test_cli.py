@@ -654,6 +654,14 @@ def test_what_is_written_of_a_study_is_written_by_one_at_a_time(
     assert capsys.readouterr().err == "triptych: alone\n"
 
 
+@pytest.mark.parametrize("command", ["report", "explore", "handin"])
+def test_no_lock_is_left_in_what_is_no_study(command, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main([command, str(tmp_path)])
+    assert "study.json does not exist" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("more", "reminded"),
     [

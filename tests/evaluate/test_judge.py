@@ -471,6 +471,18 @@ def test_samples_of_another_sampler_are_not_said_to_be_of_the_one_set(digits):
         assert not {"steps", "evaluations", "eta"} & said.keys(), name
 
 
+def test_what_another_sampler_shows_is_not_said_to_be_what_the_model_shows(digits):
+    """Pixels that are drawn, or means: only a VAE's own samples are known to be one of them."""
+
+    class Drawn(torch.nn.Module):
+        def sample(self, n, generator):
+            return torch.rand(n, *SHAPE, generator=generator).round()
+
+    found = by_metric(judge(tiny_vae(), digits, "threshold", QUICK, 0, features(), Drawn()))
+    assert "pixels" not in found["fid"].protocol
+    assert found["fid"].protocol["sampler"] == "Drawn"
+
+
 def test_the_likelihood_by_the_ode_is_taken_where_it_is_asked_for(digits):
     for name, asked in (("ddpm", 3), ("ddpm-learned", 3), ("pixelflow", 3), ("ddpm", 0)):
         how = dataclasses.replace(QUICK, ode_images=asked, steps=2)

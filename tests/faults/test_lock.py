@@ -78,8 +78,9 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(lock.fcntl, "flock", none)
-    with pytest.raises(UserError, match=r"cannot be locked \(Function not implemented\)"):
+    with pytest.raises(UserError, match=r"cannot be locked \(Function not implemented\)") as caught:
         locked(tmp_path).__enter__()
+    assert "--out" not in str(caught.value)  # which `report` and `explore` have not
 
 
 def test_a_run_in_use_is_neither_trained_nor_judged(tmp_path, monkeypatch, capsys):

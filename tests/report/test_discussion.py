@@ -561,6 +561,10 @@ def test_a_heading_is_one_line_and_a_mark_of_the_encoding_no_letter(folder):
         (r"as \cite{ho2020} say", "LaTeX"),
         (r"q_\phi of \(x\)", "LaTeX"),
         (r"5\% of 3\sigma", "LaTeX"),
+        (r"the model vae\_flow", "LaTeX"),
+        ("beta = 10^{-6}", "LaTeX"),
+        ("x_{t-1} of x_t", "LaTeX"),
+        ("so 10$^3$", "a formula"),
         ("it is <b>bold</b>", "HTML"),
         ("so <!-- is it? -->", "HTML"),
     ],
@@ -570,8 +574,8 @@ def test_markup_that_would_be_printed_as_it_is_written_is_refused(folder, text, 
     with pytest.raises(UserError, match=f"has {what}"):
         discuss(read_study(folder), KEYS)
     (folder / "discussion.md").write_text(
-        r"vae_flow and a.org/_x_/y cost $5, not $6, if a > b, of <x>, "
-        r"in C:\runs\demo or ..\up \ so."
+        r"vae_flow and a.org/_x_/y cost $5, not $6, if a > b, of <x>, {x}, x^2, "
+        r"in C:\runs\demo or ..\up \ so." + "\nEs kostet 5$, nicht 6$."
     )
     assert len(discuss(read_study(folder), KEYS)) == 1
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -294,9 +295,40 @@ def test_texts_of_the_group_that_are_not_read_are_told(folder, tmp_path, monkeyp
     assert group.endswith(f"; {here / 'Group.tex'} is not read")
     both = f"{folder / 'Discussion.txt'} and {here / 'discussion.md'}"
     assert discussion.endswith(f"; {both} are not read")
+    monkeypatch.chdir(folder)
+    (told,) = not_their_own(replace(study, folder=Path("..", folder.name)))[1:]
+    assert told.endswith("Discussion.txt is not read")  # once, whatever the folder is called
+    monkeypatch.chdir(here)
     for name in ("discussion.md", "group.toml"):
         (folder / name).write_text("Ours.")
     assert not_their_own(study) == []
+
+
+def test_texts_without_words_and_closed_folders_are_not_told(folder, tmp_path, monkeypatch):
+    """A hint must not end a command that has done its work."""
+    (folder / "group.toml").write_bytes(b"\xef\xbb\xbf\n")
+    (folder / "discussion.txt").write_text(" \n")
+    study = read_study(folder)
+    plain = not_their_own(study)
+    assert not any("not read" in told for told in plain)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("notes", "group.txt"):  # as links into a folder that is closed
+        Path(name).touch()
+
+    def closed(ask, these):
+        def asked(path):
+            if path in these:
+                raise PermissionError(13, "Permission denied", str(path))
+            return ask(path)
+
+        return asked
+
+    here = Path.cwd()
+    for name, these in (("is_file", set(here.iterdir())), ("iterdir", {here})):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, closed(getattr(Path, name), these))
+            assert not_their_own(study) == plain
 
 
 def test_an_edition_without_a_declaration_has_no_use_for_one(folder, tmp_path, monkeypatch):

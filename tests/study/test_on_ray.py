@@ -141,11 +141,16 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     assert word.startswith(HELD)
 
 
-def test_scores_are_put_back_last(tmp_path, monkeypatch):
-    written, job = [], Job(study().plans[0].recipe, (0,), tmp_path)
+def test_a_run_is_put_back_in_an_order_in_which_it_can_break_off(tmp_path, monkeypatch):
+    """What says of what a checkpoint is before it, the earlier checkpoint before the later."""
+    job = Job(study().plans[0].recipe, (0,), tmp_path)
+    names = "checkpoint/a", "checkpoint.old/a", "scores.json", "arrays.npz", "config.json"
+    run, written = f"{job.recipe.name}/seed-0", []
     monkeypatch.setattr(on_ray, "write_bytes", lambda path, raw: written.append(path.name))
-    put_back(job, {"a/seed-0/scores.json": b"", "a/seed-0/config.json": b"", "a/z": b""})
-    assert written[-1] == "scores.json"
+    monkeypatch.setattr(checkpoint, "put", lambda path, files: written.append(path.name))
+    put_back(job, {f"{run}/{name}": b"" for name in names})
+    last = ["checkpoint.old", "checkpoint", "scores.json"]
+    assert written == ["config.json", "arrays.npz", *last]
 
 
 def test_a_run_goes_on_wherever_its_fetching_broke_off(tmp_path, monkeypatch):

@@ -423,6 +423,7 @@ def test_a_study_json_is_of_its_data_set_or_another(tmp_path):
     [
         ({"recipes": None}, "is no study.json; name the one"),
         ({"recipes": []}, "is no study.json"),
+        ({"recipes": ["ddpm"]}, "is no study.json"),
         ({"schema": 2}, "install a later one"),
         ({"name": "../up"}, "name = '../up' is wrong"),
         ({"edition": "2025"}, "edition = '2025' is wrong"),
@@ -442,6 +443,15 @@ def test_a_study_json_that_is_none_is_refused(changed, said, tmp_path):
         named_study(path, "gpu")
     with pytest.raises(UserError, match="does not exist; name a study file"):
         named_study(str(tmp_path / "other.json"))
+
+
+def test_a_json_of_something_else_and_other_images_are_refused(tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(UserError, match="is no study"):
+        named_study(str(tmp_path / "list.json"))
+    path = recorded(tmp_path, named_study("demo"))
+    with pytest.raises(UserError, match="no data set"):
+        named_study(path, dataset="no/set")
 
 
 def test_a_vdm_is_a_family_of_its_own():

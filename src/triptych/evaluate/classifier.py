@@ -183,7 +183,9 @@ def train_classifier(data: Dataset) -> tuple[FeatureNet, float]:
         steps = RECIPE["epochs"] * max(len(images), 20_000) // batch
         optimizer = torch.optim.Adam(net.parameters(), lr=RECIPE["lr"])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for step in tqdm(range(steps), f"feature network of {data.name}", leave=False):
+        watched = sys.stderr is not None and sys.stderr.isatty()
+        bar = f"feature network of {data.name}"
+        for step in tqdm(range(steps), bar, leave=False, disable=not watched):
             index = batch_indices(0, step, batch, len(images))
             x = _shift(grey(images[index], data.levels), step)
             loss = cross_entropy(net(2 * x - 1), labels[index])

@@ -38,10 +38,11 @@ NOT_SET = {  # of Markdown; KL[q](z) is none
     "a link": r"\[[^\]]*\]\([^)\s]*[/.:#][^)\s]*\)",
     "a block of code": r"^ *```.*",
     "code": r"`[^`\n]+`",
-    "a formula": r"\$(?=\S)[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none
+    "a formula": r"\$(?=[^\s,.;:)])[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none, nor 5$, or 6$
     "a quotation": r"^ *> .*",
     # Not C:\runs, nor a backslash alone.
-    "LaTeX or an escape": r"(?<![A-Za-z:.\\])\\(?:[A-Za-z]+|[()\[\]%&#_*$])\S*|\\[A-Za-z]+\{.*?\}",
+    "LaTeX or an escape": r"(?<![A-Za-z:.\\])\\[A-Za-z()\[\]]\S*|\\[%&#_*$]\S*"
+    r"|\\[A-Za-z]+\{.*?\}|\w*[\^_]\{.*?\}",
     "HTML": r"<!--.*|</?(?:b|i|em|strong|sub|sup|br|div|span|center) ?/?>",  # <x> is a mean
     "underscores to emphasise": r"(?<![\w/])(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?![\w/])",
 }

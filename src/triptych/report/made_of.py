@@ -4,6 +4,7 @@ of what is there now."""
 import hashlib
 from codecs import BOM_UTF8
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from triptych.report.pdf import read_pdf
@@ -23,20 +24,26 @@ def sources(study: Path, beside: Sequence[Path], own: Sequence[str]) -> dict[str
 def unread(found: dict[str, Path | None], beside: Sequence[Path]) -> dict[str, list[Path]]:
     """For each file of the group that is not there, those in these folders that may be meant: of
     another ending or case, or a discussion.md that is not beside the study."""
-    files = {path.absolute(): path for folder in beside for path in sorted(folder.iterdir())}
-    texts = [p for p in files.values() if p.suffix.casefold() in TEXTS and p.is_file()]
-    return {
-        name: [p for p in texts if p.stem.casefold() == Path(name).stem and p.stat().st_size]
-        for name in found
-        if found[name] is None
-    }
+    near: dict[str, list[Path]] = {name: [] for name, path in found.items() if path is None}
+    wanted = {Path(name).stem: name for name in near}
+    for folder in {folder.resolve(): folder for folder in beside}.values():
+        with suppress(OSError):  # what may not be looked at is no reason to fail
+            for path in sorted(folder.iterdir()):
+                name = wanted.get(path.stem.casefold())
+                if name and path.suffix.casefold() in TEXTS and path.is_file() and _words(path):
+                    near[name].append(path)
+    return near
 
 
 def own_file(name: str, folders: Sequence[Path]) -> Path | None:
     """The first file of this name in these folders that has any words, as they are read."""
     found = (path for folder in folders if (path := folder / name).is_file())
-    words = (path for path in found if path.read_bytes().removeprefix(BOM_UTF8).strip())
-    return next(words, None)
+    return next(filter(_words, found), None)
+
+
+def _words(path: Path) -> bytes:
+    """What a file holds beside spaces and the mark of an encoding."""
+    return path.read_bytes().removeprefix(BOM_UTF8).strip()
 
 
 def keywords(found: dict[str, Path | None]) -> list[str]:

@@ -55,8 +55,8 @@ def _take(file: IO[str], folder: Path, wait: bool) -> None:
         ) from None
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be locked ({error.strerror}); choose an --out on a file system that "
-            f"has locks"
+            f"{folder} cannot be locked ({error.strerror}); it must be on a file system that has "
+            f"locks"
         ) from None
 
 
