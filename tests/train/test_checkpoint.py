@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_the_last_whole_one_and_nothing_half_written(
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     assert not checkpoint.exists(tmp_path)
-    with pytest.raises(UserError, match="without --resume"):
+    with pytest.raises(UserError, match="no checkpoint; train it first"):
         checkpoint.load(tmp_path)
 
 

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from triptych.train.order import (
     ema_decay,
     generator_for,
     learning_rate,
+    total_steps,
 )
 
 CPU = torch.device("cpu")
@@ -24,6 +26,14 @@ def test_every_epoch_sees_every_image_exactly_once(n, batch):
     assert len(row) == steps * batch
     for epoch in row[: 4 * n].split(n):
         assert epoch.sort().values.tolist() == list(range(n))
+
+
+def test_fractions_of_epochs_are_taken_exactly():
+    for hundredths in range(1, 300):
+        exact = math.ceil(Fraction(hundredths, 100) * 55_000 / 50)
+        config = TrainConfig(epochs=hundredths / 100, batch_size=50)
+        assert total_steps(config, 55_000) == exact
+    assert total_steps(TrainConfig(epochs=1e-9), 100) == 1
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

@@ -128,7 +128,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
             f"{folder} holds no whole checkpoint ({'; '.join(faults)}); delete that folder and "
             f"train again"
         )
-    raise UserError(f"{folder} holds no checkpoint; train it first, without --resume")
+    raise UserError(f"{folder} holds no checkpoint; train it first")
 
 
 def _newest(folder: Path, step: int | None) -> tuple[Checkpoint | None, list[str]]:

@@ -91,7 +91,8 @@ def _shuffle(seed: int, epoch: int, n: int) -> Int[Tensor, "n"]:
 
 def total_steps(config: TrainConfig, n: int) -> int:
     """How many steps see n images `epochs` times."""
-    return math.ceil(config.epochs * n / config.batch_size)
+    steps = config.epochs * n / config.batch_size
+    return max(1, math.ceil(round(steps, 6)))  # 1.1 * 55,000 / 50 is a little more than 1,210
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
