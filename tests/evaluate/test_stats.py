@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from triptych.evaluate.stats import chance_of, holm, paired_difference, summarise
+from triptych.evaluate.stats import holm, p_value, paired_difference, summarise
 
 VALUES = [3.1, 2.9, 3.4, 2.7]
 
@@ -43,13 +43,13 @@ def test_runs_without_a_seed_in_common_are_not_compared():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
-def test_the_chance_of_a_mean_is_scipys():
+def test_the_p_value_of_a_mean_is_scipys():
     summary = summarise(VALUES)
     assert summary.interval95 is not None
     expected = scipy.stats.ttest_1samp(VALUES, 0).pvalue
-    assert chance_of(summary.mean, summary.interval95, 4) == pytest.approx(expected)
-    assert chance_of(0.0, (0.0, 0.0), 3) == 1
-    assert chance_of(0.1, (0.1, 0.1), 3) == 1, "no spread to measure the mean by"
+    assert p_value(summary.mean, summary.interval95, 4) == pytest.approx(expected)
+    assert p_value(0.0, (0.0, 0.0), 3) == 1
+    assert p_value(0.1, (0.1, 0.1), 3) == 1, "no spread to measure the mean by"
 
 
 def test_counts_that_repeat_themselves_tell_nothing_apart():
@@ -58,7 +58,7 @@ def test_counts_that_repeat_themselves_tell_nothing_apart():
     for _ in range(500):
         runs = draw.normal(20, 0.7, (3, 2)).round()
         pairs = [summarise((runs[a] - runs[b]).tolist()) for a in range(3) for b in range(a)]
-        told += any(holm([chance_of(s.mean, s.interval95 or (), 2) for s in pairs]))
+        told += any(holm([p_value(s.mean, s.interval95 or (), 2) for s in pairs]))
     assert told <= 40
 
 
@@ -76,7 +76,7 @@ def test_of_nine_models_that_are_the_same_hardly_any_pair_is_told_apart():
     for _ in range(300):
         runs = rng.normal(size=(9, 5))
         pairs = [summarise((runs[a] - runs[b]).tolist()) for a in range(9) for b in range(a)]
-        chances = [chance_of(s.mean, s.interval95 or (), 5) for s in pairs]
+        chances = [p_value(s.mean, s.interval95 or (), 5) for s in pairs]
         alone += min(chances) < 0.05
         together += any(holm(chances))
     assert alone > 100

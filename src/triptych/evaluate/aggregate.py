@@ -57,24 +57,24 @@ def aggregate_match(
 ) -> Match:
     """Both parts of the KL term, from one z ~ q(z|x_n) for each n.
 
-    Where q is no diagonal Gaussian, so that a pair (z, n) costs work of its own, the information is
-    of `DRAWS_IF_COSTLY` of the z, evenly spaced over the images, and of fewer where that is many
-    passes of a network. The rate, which images differ in by many nats, is of all; the divergence is
-    what the information leaves of it.
+    The rate, in which images differ by many nats, is of all z. Where q is no diagonal Gaussian, so
+    that a pair (z, n) costs work of its own, the information is of `DRAWS_IF_COSTLY` of them,
+    evenly spaced over the images, and of fewer where a pair takes several passes of a network. The
+    divergence is the difference of the two means.
     """
     n, fewer = len(z), max(2, DRAWS_IF_COSTLY // getattr(model.posterior, "passes", 1))
     m = n if type(model.posterior) is DiagonalGaussian else min(n, fewer)
     some = torch.arange(m, device=z.device) * (n - 1) // max(1, m - 1)
     rate = log_qz_x.double() - model.prior.log_prob(z).double()
     information = log_qz_x[some].double() - aggregate_log_prob(model.posterior, z[some], h)
-    of_rate, of_information = rate.var() / n, information.var() / m
-    shared = torch.stack([rate[some], information]).cov()[0, 1] / n
-    of_kl = (of_rate + of_information - 2 * shared).clamp(min=0)
+    rate_var, information_var = rate.var() / n, information.var() / m  # of the means
+    covariance = torch.stack([rate[some], information]).cov()[0, 1] / n
+    kl_var = (rate_var + information_var - 2 * covariance).clamp(min=0)
     return Match(
         (rate.mean() - information.mean()).item(),
-        of_kl.sqrt().item(),
+        kl_var.sqrt().item(),
         information.mean().item(),
-        of_information.sqrt().item(),
+        information_var.sqrt().item(),
         rate,
         draws=m,
     )

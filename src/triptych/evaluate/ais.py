@@ -101,7 +101,7 @@ def annealed_log_px(
         z = posterior_draws(path, how.chains, generator)
         parts.append(anneal(path, z, how, step_sizes, generator))
     log_w = torch.cat(parts, 1)
-    return estimate(log_mean_exp(log_w), jackknife(log_w.double()))
+    return estimate(log_mean_exp(log_w), jackknife(log_w))
 
 
 @torch.no_grad()
@@ -160,14 +160,14 @@ def transition(
     eps = step_size[:, None]
     momentum = torch.randn(z.shape, generator=g, device=z.device, dtype=z.dtype)
     log_f, slope = path.log_f_and_gradient(z, beta)
-    energy = log_f - 0.5 * momentum.square().sum(-1)
+    minus_energy = log_f - 0.5 * momentum.square().sum(-1)
     proposal = z
     for _ in range(leapfrog):
         momentum = momentum + 0.5 * eps * slope
         proposal = proposal + eps * momentum
         log_f, slope = path.log_f_and_gradient(proposal, beta)
         momentum = momentum + 0.5 * eps * slope
-    gain = log_f - 0.5 * momentum.square().sum(-1) - energy
+    gain = log_f - 0.5 * momentum.square().sum(-1) - minus_energy
     u = torch.rand(gain.shape, generator=g, device=z.device, dtype=z.dtype)
     accept = gain > u.log()
     return torch.where(accept[..., None], proposal, z), accept.to(z.dtype).mean(0)

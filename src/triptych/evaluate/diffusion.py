@@ -25,7 +25,8 @@ from triptych.vdm import VDM
 
 PILOT, POINTS = 64, 20  # images and times
 UNIFORM_SHARE = 0.1  # of q, where the pilot may err
-CELLS, CHUNK = 1000, 250
+CELLS = 1000  # of [0, 1], in each of which q is constant
+CHUNK = 250  # images at a time
 
 
 @bound_of_images
@@ -40,7 +41,7 @@ def ddpm_bound(
     if model.T < 2:
         raise ValueError("the bound of a chain takes 2 steps or more")
     pilot = x[:PILOT]
-    times = np.unique(np.geomspace(1, model.T - 1, POINTS).round().astype(np.int64))
+    times = log_spaced(model.T - 1, POINTS)
     found = [_diffusion_term(model, pilot, int(t), generator).mean().item() for t in times]
     t = np.arange(1, model.T)
     q = proposal(np.interp(np.log(t), np.log(times), log_terms(found)), x.device)
@@ -86,9 +87,10 @@ def _over_times(
     draws: int,
     generator: Generator,
 ) -> Estimate:
-    """`draws` times a bound of each image from one time of its own. Images share the times evenly,
-    so that the error of their mean is less, by about a third, than `mc_std`, which takes them for
-    independent.
+    """The mean of `draws` estimates of each image's bound, each from one time t ~ q.
+
+    The times are spread evenly over the images (`draw_times`): the error of the mean over images is
+    about a third less than `mc_std`, which takes them for independent.
     """
     rows = []
     for _ in range(draws):
@@ -119,8 +121,8 @@ def log_terms(terms: Sequence[float]) -> NDArray[np.float64]:
 def draw_times(
     q: Float[Tensor, "T"], n: int, generator: Generator
 ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-    """n times of q in random order, stratified, one in each n-th of its mass, so that the mean over
-    images sees all of them evenly; and 1 / q of each."""
+    """n times t ~ q and 1 / q of each. They are stratified, one in each n-th of the mass of q, so
+    that the mean over images sees all times evenly; and in random order."""
     device = generator.device
     u = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
     u = (torch.randperm(n, generator=generator, device=device) + u) / n
@@ -135,17 +137,10 @@ def ddpm_terms(
     """Times t of the T, and the bound's L_t there (L_0 at 0) in bits/dim, the mean over images
     (Nichol & Dhariwal 2021, figure 2). They are denser near 0. `prior` is L_T.
     """
-    times = np.unique(np.geomspace(1, model.T, points).round().astype(np.int64)) - 1
+    times = log_spaced(model.T, points) - 1
     nats = [_reconstruction_term(model, x, generator).mean().item()]
     nats += [_diffusion_term(model, x, int(t), generator).mean().item() for t in times[1:]]
-    per_bit = nats_per_bit(model.dims)
-    prior = model.prior_term(model.scale(x)).double().mean().item() / per_bit
-    return {
-        "t": times,
-        "bits": np.array(nats) / per_bit,
-        "T": np.array(model.T),
-        "prior": np.array(prior),
-    }
+    return _term_arrays(times, nats, model.T, model.prior_term(model.scale(x)), model.dims)
 
 
 @torch.no_grad()
@@ -155,8 +150,8 @@ def vdm_terms(
     """Times t, and the terms there in bits/dim, the mean over images, of a bound in continuous
     time, whose integral is cut as its chain cuts time: what the t-th of T parts adds, t = 1 .. T,
     and at 0 the reconstruction. `prior` is L_T."""
-    x_0, per_bit, T = model.scale(x), nats_per_bit(model.dims), model.timesteps
-    times = np.unique(np.geomspace(1, T + 1, points).round().astype(np.int64)) - 1
+    x_0, T = model.scale(x), model.timesteps
+    times = log_spaced(T + 1, points) - 1
 
     def eps() -> Tensor:
         return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -165,9 +160,24 @@ def vdm_terms(
     for t in times[1:]:
         middle = torch.full((len(x),), (float(t) - 0.5) / T).to(x)
         nats.append(in_halves(model.diffusion, x_0, middle, eps()).double().mean().item() / T)
-    prior = model.prior_term(x_0).double().mean().item() / per_bit
-    bits = np.array(nats) / per_bit
-    return {"t": times, "bits": bits, "T": np.array(T), "prior": np.array(prior)}
+    return _term_arrays(times, nats, T, model.prior_term(x_0), model.dims)
+
+
+def log_spaced(last: int, points: int) -> NDArray[np.int64]:
+    """About so many whole numbers from 1 to `last`, evenly spaced in their logarithm."""
+    return np.unique(np.geomspace(1, last, points).round().astype(np.int64))
+
+
+def _term_arrays(
+    times: NDArray[np.int64], nats: Sequence[float], T: int, prior: Float[Tensor, "N"], dims: int
+) -> dict[str, NDArray[Any]]:
+    per_bit = nats_per_bit(dims)
+    return {
+        "t": times,
+        "bits": np.array(nats) / per_bit,
+        "T": np.array(T),
+        "prior": np.array(prior.double().mean().item() / per_bit),
+    }
 
 
 def _diffusion_term(model: DDPM, x: Tensor, t: int, generator: Generator) -> Float[Tensor, "N"]:

@@ -13,7 +13,7 @@ from triptych.data import view
 from triptych.ddpm import DDPM
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Drawing, Evaluation, Say, quiet
-from triptych.evaluate.memory import in_halves
+from triptych.evaluate.memory import drawn_in_halves
 from triptych.latent import LatentDDPM
 from triptych.pixelflow import PixelFlow
 from triptych.samplers import SAMPLERS, WITH_ETA, evaluations
@@ -42,8 +42,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
     graphs = CapturedCalls(nn.Identity() if chain is None else chain.net)
 
     @torch.no_grad()
-    def together(rows: Tensor) -> Tensor:
-        n = len(rows)
+    def together(n: int) -> Tensor:
         with networks_in_bf16(model, bf16), graphs.in_use(g.device):
             if isinstance(model, LatentDDPM):
                 return model.decode(latents(model, how, n, g))
@@ -53,7 +52,7 @@ def sampler(model: nn.Module, how: Evaluation, g: Generator) -> Callable[[int], 
                 return model.sample(n, g, how.temperature)
             return model.sample(n, g)  # pyright: ignore[reportCallIssue]
 
-    return lambda n: in_halves(together, torch.arange(n))
+    return lambda n: drawn_in_halves(together, n)
 
 
 def run_chain(chain: DDPM, how: Drawing, n: int, g: Generator) -> Float[Tensor, "n C H W"]:

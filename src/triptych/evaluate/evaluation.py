@@ -13,6 +13,7 @@ from triptych.samplers import WITH_ETA, WITH_RHO
 
 DRAWN = {"split": "samples"}  # a protocol of what the model draws
 Say = Callable[[str], None]  # told what is being done, for whoever waits
+Arrays = dict[str, dict[str, NDArray[Any]]]  # by file, and by name in the file
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 
 
@@ -120,7 +121,7 @@ def of_first(protocol: dict[str, Any], n: int) -> dict[str, Any]:
 
 @dataclass
 class Judgement:
-    """The scores, and the arrays by file name."""
+    """The scores, and the arrays that figures need."""
 
     scores: list[Score] = field(default_factory=list)
-    arrays: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)

@@ -126,12 +126,14 @@ class FrechetGrowth(NamedTuple):
 def frechet_growth(samples: Float[Tensor, "N D"], reference: Float[Tensor, "R D"]) -> FrechetGrowth:
     """FID against the number of samples, the reference held fixed, and its limit (Chong & Forsyth
     2020, arXiv:1911.07023): its bias falls as 1/n, so a line through several n finds it. Where the
-    least n is below seven times the D of the features that is not so yet, and no limit is given: of
-    one distribution and n = 2 D it is below zero, by one to three of its standard errors.
+    least of these n is below 7 D, D the dimension of the features, the bias does not fall so yet,
+    and no limit is given: at n = 2 D, that of samples of the reference's own distribution is below
+    zero, by one to three of its standard errors.
 
-    At each n = N / b the mean over b disjoint blocks of the samples, which must be in random order,
-    so that all count at every n; at less than N / 10, where nobody should take it, over ten blocks
-    of a few hundred or fewer, but not of features of more dimensions than that, as Inception's.
+    The samples must be in random order. FID at n = N / b is the mean over b disjoint blocks, so
+    that all samples count at every n. At the n of `FEW` below N / 10, where nobody should take FID,
+    it is the mean over ten blocks; these are left out for features of more dimensions, as
+    Inception's.
     """
     N, whole = len(samples), moments(reference)
     if N < 2 * BLOCKS:

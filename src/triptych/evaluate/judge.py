@@ -102,9 +102,10 @@ def _judge(
     x = seen(images, data.levels, view_name)
     check_shown(model, x)
     whole = {"dataset": data.name, "split": "test", "n": every, "view": view_name}
-    protocol, of_drawn = of_first(whole, len(images)), whole | {"n": len(images)} | DRAWN
+    protocol = of_first(whole, len(images))
+    of_drawn = whole | {"n": len(images)} | DRAWN
+    sampling = sampling_protocol(source, how) | pixels_protocol(source)
     g = generator_for(seed, 0, device, stream=Stream.BOUNDS)
-    drawn = sampling_protocol(source, how) | pixels_protocol(source)
     draw = sampler(source, how, generator_for(seed, 0, device, stream=Stream.SAMPLES))
     say("bounds")
     result = judge_model(model, x, labels, how, protocol, g)
@@ -115,16 +116,16 @@ def _judge(
     result.arrays |= reconstruction_arrays(model, x)
     shown = draw(SAMPLES_SHOWN)
     result.arrays["samples"] = {"images": as_bytes(shown)}
-    score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name, drawn)
+    score, result.arrays["nearest"] = nearest_score(model, shown, data, view_name, sampling)
     result.scores += [score] if score else []
     if features is None:
         return result
     samples = enough(shown, draw, len(images), say)
     say("scores of the samples")
-    scores, arrays = sample_scores(samples, data, features, drawn)
+    scores, arrays = sample_scores(samples, data, features, sampling)
     result.arrays |= arrays
-    result.scores += [*scores, sampling_speed(draw, device, of_drawn | drawn)]
-    result.scores.append(copied_score(model, samples, data, view_name, drawn))
+    result.scores += [*scores, sampling_speed(draw, device, of_drawn | sampling)]
+    result.scores.append(copied_score(model, samples, data, view_name, sampling))
     if how.tradeoff_images:
         result.arrays["tradeoff"] = tradeoff(model, source, how, data, features, seed, say)
     if isinstance(model, LatentDDPM):

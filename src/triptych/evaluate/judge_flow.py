@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from triptych.evaluate.drawing import sampling_protocol
-from triptych.evaluate.evaluation import Evaluation, of_first
+from triptych.evaluate.evaluation import DRAWN, Evaluation, of_first
 from triptych.evaluate.likelihood import flow_bounds, in_bits, in_nats
-from triptych.evaluate.memory import in_halves
+from triptych.evaluate.memory import drawn_in_halves, in_halves
 from triptych.flows.dequantization import UniformDequantization
 from triptych.pixelflow import PixelFlow
 from triptych.protocols import Score
@@ -40,7 +40,6 @@ def outside_score(
     model: PixelFlow, n: int, how: Evaluation, protocol: dict[str, Any], g: Generator
 ) -> Score:
     """Share of the pixels of n samples that had to be moved into range."""
-    draw = lambda rows: model.share_outside(len(rows), g, how.temperature)  # noqa: E731
-    share = in_halves(draw, torch.arange(n)).mean().item()
-    drawn = {"split": "samples", "n": n} | sampling_protocol(model, how)
-    return Score("share-outside", share, "", None, protocol | drawn)
+    shares = drawn_in_halves(lambda m: model.share_outside(m, g, how.temperature), n)
+    drawn = DRAWN | {"n": n} | sampling_protocol(model, how)
+    return Score("share-outside", shares.mean().item(), "", None, protocol | drawn)

@@ -20,8 +20,8 @@ from triptych.latent import LatentDDPM
 from triptych.protocols import Score
 
 CHUNK = 500
-# In so many steps that tests see the chain and not its sampler. What is good for images may be
-# neither: guidance narrows a distribution, few steps or noise at some levels alone widen it.
+# So many steps that the tests see the chain and not its sampler. Settings that make good images may
+# distort its distribution: guidance narrows it, few steps or noise at some levels alone widen it.
 LEARNED = Drawing(sampler="dpm-solver++", steps=100, eta=1.0)
 
 
@@ -74,9 +74,10 @@ def latent_limits(
     n = len(train)
     protocol = reference_protocol(data, n, features)
     real = moments(features(grey(data.test_images[:n], data.levels)))
-    prior, seen = model.autoencoder.prior.sample(n, g), aggregate(model, train, g)
+    from_prior = model.autoencoder.prior.sample(n, g)
+    encoded = aggregate(model, train, g)
     scores = []
-    for name, z in (("fid-prior", prior), ("fid-reconstruction", seen)):
+    for name, z in (("fid-prior", from_prior), ("fid-reconstruction", encoded)):
         images = torch.cat([model.decode(part) for part in z.split(CHUNK)])
         value = frechet_distance(moments(features(images)), real)
         scores.append(Score(name, value, "", None, protocol))

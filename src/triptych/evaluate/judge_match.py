@@ -14,24 +14,26 @@ from triptych.evaluate.two_sample import classifier_accuracy, energy_distance, s
 from triptych.protocols import Score
 from triptych.vae import VAE
 
-COMPARED = 1_000  # draws of prior and aggregate posterior that kernels compare
-CLASSIFIED = 5_000  # and that a classifier does
+COMPARED = 1_000  # draws of prior and aggregate posterior, for the tests of all pairs
+CLASSIFIED = 5_000  # and for the classifier
 FEWEST_CLASSIFIED = 20
 
 
 def match_scores(
     model: VAE, h: Any, elbo: Estimate, protocol: dict[str, Any], g: Generator
 ) -> list[Score]:
-    """ELBO surgery, reconstruction - mutual information - KL(q(z)||p(z)), and whether draws of q(z)
-    and of p(z) can be told apart. One z an image: the parts' error is of images and draws at once.
+    """ELBO surgery, and whether draws of q(z) and of p(z) can be told apart.
+
+        ELBO = reconstruction - mutual information - KL(q(z) || p(z))
+
+    With one z an image, the error of each part is of images and draws at once.
     """
-    z, log_qz = sample_aggregate(model, h, protocol["n"], g)
+    z, log_qz = sample_aggregate(model, h, len(elbo.values), g)
     match = aggregate_match(model, h, z, log_qz)
     drawn = protocol | {"draws": match.draws}
     reconstruction = elbo.values.double() + match.rate
-    error = standard_error(reconstruction)
     parts = {
-        "reconstruction": (reconstruction.mean().item(), error),
+        "reconstruction": (reconstruction.mean().item(), standard_error(reconstruction)),
         "mutual-information": (match.mutual_information, match.mutual_information_mc_std),
         "kl-aggregate": (match.kl, match.kl_mc_std),
     }
@@ -77,7 +79,7 @@ def sample_aggregate(model: VAE, h: Any, n: int, g: Generator) -> tuple[Tensor, 
 @torch.no_grad()
 def any_draws(model: VAE, h: Any, n: int, g: Generator) -> Float[Tensor, "n M"]:
     """Independent draws of the aggregate posterior, each of any of the n images. One of every image
-    would be more even than chance, and no test that asks for chance would ever find it."""
+    would be spread more evenly than independent draws are, which the tests' null levels are for."""
     of = torch.randint(n, (n,), generator=g, device=g.device)
     z, _ = sample_aggregate(model, tree_map(lambda a: a[of], h), n, g)
     return z

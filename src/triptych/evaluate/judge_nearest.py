@@ -19,7 +19,7 @@ CLOSE = 0.01
 
 
 def nearest_score(
-    model: nn.Module, shown: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
+    model: nn.Module, shown: Tensor, data: Dataset, view_name: str, sampling: dict[str, Any]
 ) -> tuple[Score | None, dict[str, NDArray[Any]]]:
     """Mean distance from a sample to the nearest training image, over the same of as many test
     images: well below 1 where training images are repeated; None where every test image is
@@ -31,19 +31,23 @@ def nearest_score(
     if apart == 0:
         return None, arrays
     ratio = found.distance.mean().item() / apart
-    return Score("nearest-ratio", ratio, "", None, said | drawn), arrays
+    return Score("nearest-ratio", ratio, "", None, said | sampling), arrays
 
 
 def copied_score(
-    model: nn.Module | None, samples: Tensor, data: Dataset, view_name: str, drawn: dict[str, Any]
+    model: nn.Module | None,
+    samples: Tensor,
+    data: Dataset,
+    view_name: str,
+    sampling: dict[str, Any],
 ) -> Score:
-    """The share of samples that are nearer to a training image than 99% of test images are: 0.01
-    where none is copied, and a few copies are seen among all of them. Without a model, they are
-    taken for images, no means."""
+    """The share of samples that are nearer to a training image than 99% of test images are: about
+    0.01 where none is copied. Unlike the mean distance it shows a few copies among many samples.
+    Samples without a model are taken for images, not for means."""
     train, test, said = alike(model, samples, data, view_name)
     share = share_nearer(nearest(samples, train).distance, nearest(test, train).distance, CLOSE)
-    real = {"real": share.usual}
-    return Score("copied-share", share.value, "", share.own_std, said | drawn | real, share.std)
+    protocol = said | sampling | {"real": share.usual}
+    return Score("copied-share", share.value, "", share.own_std, protocol, share.std)
 
 
 def alike(

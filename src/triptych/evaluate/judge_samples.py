@@ -17,7 +17,7 @@ from torch import Tensor
 from triptych.data import Dataset
 from triptych.errors import UserError
 from triptych.evaluate.classifier import Features, grey
-from triptych.evaluate.evaluation import of_first
+from triptych.evaluate.evaluation import Arrays, of_first
 from triptych.evaluate.fidelity import (
     BLOCKS,
     classes,
@@ -32,7 +32,6 @@ from triptych.train.order import Stream, generator_for
 
 NEIGHBOURS = 5
 KERNEL = "(x.y / D + 1)^3"
-Arrays = dict[str, dict[str, NDArray[Any]]]
 
 
 def sample_scores(
@@ -57,8 +56,8 @@ def sample_scores(
     protocol = reference_protocol(data, n, features) | {"dimensions": fake.shape[1]} | sampling
     real = moments(test)
     value = frechet_distance(moments(fake), real)
-    alike = len(train) == n
-    floor = {"floor": frechet_distance(moments(train), real)} if alike else {}
+    as_many = len(train) == n
+    floor = {"floor": frechet_distance(moments(train), real)} if as_many else {}
     many = min(len(fake), len(train), len(test)) >= 2 * BLOCKS
     error = frechet_error(fake, real) if many else None
     scores = [Score("fid", value, "", error, protocol | floor)]
@@ -68,18 +67,13 @@ def sample_scores(
         scores += of_classes
     if not many:
         return scores, arrays
-    growth = frechet_growth(fake, test)
-    usual = frechet_growth(train, test) if alike else None
-    if growth.at_infinity is not None:
-        limit = {"floor": usual.at_infinity} if usual else {}
-        scores.append(Score("fid-infinity", growth.at_infinity, "", None, protocol | limit))
+    as_many_real = train if as_many else None
+    of_growth, arrays["fid-growth"] = _growth_scores(fake, as_many_real, test, protocol)
     scores += [
+        *of_growth,
         _kernel_score(fake, train, test, protocol),
-        *_neighbourhood_scores(fake, train if alike else None, test, protocol),
+        *_neighbourhood_scores(fake, as_many_real, test, protocol),
     ]
-    unknown = [math.nan] * len(growth.n)
-    curves = {"n": growth.n, "fid": growth.fid, "floor": usual.fid if usual else unknown}
-    arrays["fid-growth"] = {name: np.array(values) for name, values in curves.items()}
     return scores, arrays
 
 
@@ -94,6 +88,20 @@ def from_training(data: Dataset, n: int) -> UInt8[Tensor, "n C H W"]:
     generator = generator_for(0, 0, torch.device("cpu"), stream=Stream.TRAINING_IMAGES)
     order = torch.randperm(len(data.train_images), generator=generator)[:n]
     return data.train_images[order.to(data.train_images.device)]
+
+
+def _growth_scores(
+    fake: Tensor, train: Tensor | None, test: Tensor, protocol: dict[str, Any]
+) -> tuple[list[Score], dict[str, NDArray[Any]]]:
+    growth = frechet_growth(fake, test)
+    usual = None if train is None else frechet_growth(train, test)
+    floor = usual.fid if usual else [math.nan] * len(growth.n)
+    curves = {"n": growth.n, "fid": growth.fid, "floor": floor}
+    arrays = {name: np.array(values) for name, values in curves.items()}
+    if growth.at_infinity is None:
+        return [], arrays
+    limit = {"floor": usual.at_infinity} if usual else {}
+    return [Score("fid-infinity", growth.at_infinity, "", None, protocol | limit)], arrays
 
 
 def _kernel_score(fake: Tensor, train: Tensor, test: Tensor, protocol: dict[str, Any]) -> Score:

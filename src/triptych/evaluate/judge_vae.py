@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from triptych.evaluate.aggregate import encode_all
 from triptych.evaluate.ais import Annealing, annealed_log_px, bracket
 from triptych.evaluate.drawing import as_bytes
-from triptych.evaluate.evaluation import DRAWN, Evaluation, Judgement, of_first
+from triptych.evaluate.evaluation import DRAWN, Arrays, Evaluation, Judgement, of_first
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
 from triptych.evaluate.latent_plane import latent_plane
 from triptych.evaluate.likelihood import (
@@ -55,12 +54,14 @@ def judge_vae(
         protocol = protocol | {"p": p}
     # Shown to be harmless for logits of binary pixels; grey values are less forgiving.
     binary = isinstance(model.likelihood, Bernoulli | AutoregressiveBernoulli)
-    bf16, some = how.bf16 and binary and bf16_helps(g.device), x[: how.importance_images]
+    bf16 = how.bf16 and binary and bf16_helps(g.device)
+    some = x[: how.importance_images]
     elbo = importance_bounds(model, x, how.elbo_samples, g, bf16).elbo
     bounds = importance_bounds(model, some, how.importance_samples, g, bf16)
     scores = bound_scores(elbo, bounds, how, protocol)
     h = encode_all(model, x)
     active = activity(model.posterior, h, len(x), g)
+    # Of all images, as in `of_all`: what IWAE-k adds to the ELBO of some, added to the ELBO of all.
     curve = bounds.growth + (elbo.mean - bounds.elbo.mean if len(some) < len(x) else 0)
     growth = {"k": np.array(marks(how.importance_samples)), "iwae": curve.cpu().numpy()}
     nats = divergence_by_dimension(model.prior, model.posterior, h, len(x), g)
@@ -72,9 +73,10 @@ def judge_vae(
     count = Score("active-units", float((active > ACTIVE).sum()), "", None, protocol)
     scores += ais_scores(model, x, how, protocol, g)
     scores += match_scores(model, h, elbo, protocol, g)
-    found = with_error_of_prior(scores, model, h, len(x), g)
+    elbo_score, *others = with_error_of_prior(scores, model, h, len(x), g)
+    bits = bits_of_integers(model, elbo_score, x[0].numel())
     return Judgement(
-        [*found, *bits_of_integers(model, found[0], x[0].numel()), count],
+        [elbo_score, *others, *bits, count],
         arrays | latent_arrays(model, h, labels, g) | manifold(model, h, len(x), g),
     )
 
@@ -173,9 +175,7 @@ def ais_scores(
     ]
 
 
-def latent_arrays(
-    model: VAE, h: Any, labels: Tensor, g: Generator
-) -> dict[str, dict[str, NDArray[Any]]]:
+def latent_arrays(model: VAE, h: Any, labels: Tensor, g: Generator) -> Arrays:
     """What the prior-against-posterior panel draws; a single dimension has no plane."""
     if model.posterior.latent_dim < 2:
         return {}
@@ -184,7 +184,7 @@ def latent_arrays(
 
 
 @torch.no_grad()
-def manifold(model: VAE, h: Any, n: int, g: Generator) -> dict[str, dict[str, NDArray[Any]]]:
+def manifold(model: VAE, h: Any, n: int, g: Generator) -> Arrays:
     """The likelihood's means on a square grid over the latent plane, rows from the top; M = 2."""
     if model.posterior.latent_dim != 2:
         return {}

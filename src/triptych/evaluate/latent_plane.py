@@ -115,8 +115,8 @@ def _axis(a: Tensor, b: Tensor, points: int) -> Tensor:
 
 
 def _ends(x: Tensor) -> tuple[float, float]:
-    """Quantiles 0.001 and 0.999, or where those are farther out than the range from 0.01 to 0.99
-    and a third of it on either side, as a few draws of a flow may be, the ends of that."""
+    """Quantiles 0.001 and 0.999, but no farther from the range of 0.01 to 0.99 than a third of its
+    width: a few draws of a flow may lie far out."""
     at = torch.tensor([0.001, 0.01, 0.99, 0.999], device=x.device, dtype=x.dtype)
     lowest, low, high, highest = x.quantile(at).tolist()
     beside = (high - low) / 3

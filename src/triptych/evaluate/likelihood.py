@@ -30,7 +30,7 @@ from triptych.protocols import Score
 from triptych.train.precision import networks_in_bf16
 from triptych.vae import VAE
 
-TOGETHER = 10  # samples of an image decoded together, at least: they share what is of it alone
+TOGETHER = 10  # least samples of an image decoded together: they share what depends on x alone
 WEIGHTS_AT_ONCE = 500  # of an image's samples, taken in together
 M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
@@ -60,33 +60,32 @@ class Estimate:
 
 
 class _Part(NamedTuple):
-    """Of some images: both bounds and their Monte Carlo variances, what `Bounds` has of each, and
-    the growth [m, n] of each."""
+    """What `Bounds` has, of each of n images: values, and Monte Carlo variances."""
 
-    elbo: Tensor
-    elbo_var: Tensor
-    iwae: Tensor
-    iwae_var: Tensor
-    gain_var: Tensor
-    ess: Tensor
-    k_hat: Tensor
-    growth: Tensor
+    elbo: Float[Tensor, "n"]
+    elbo_var: Float[Tensor, "n"]
+    iwae: Float[Tensor, "n"]
+    iwae_var: Float[Tensor, "n"]
+    gain_var: Float[Tensor, "n"]
+    ess: Float[Tensor, "n"]
+    k_hat: Float[Tensor, "n"]
+    growth: Float[Tensor, "m n"]
 
 
 class Bounds(NamedTuple):
-    """ELBO and IWAE-K, and what says of each image whether K was large enough: the effective
-    sample size of its K weights, and the Pareto k-hat of their tail (see `pareto`). `growth` is the
-    mean over images of IWAE-k at the `marks` k <= K, each from as many blocks of k samples as K
-    has: at k = 1 it is the ELBO, at K the IWAE-K. `gain_std` is the Monte Carlo error of the mean
-    of IWAE-K - ELBO, whose noises are not independent: log w_k moves IWAE-K by w_k / sum_j w_j, and
-    the ELBO by 1 / K."""
+    """ELBO and IWAE-K, and what says whether K was large enough."""
 
     elbo: Estimate
     iwae: Estimate
     ess: Float[Tensor, "N"]
+    """Effective sample size of each image's K weights, (sum_k w_k)^2 / sum_k w_k^2."""
     k_hat: Float[Tensor, "N"]
+    """Pareto shape of their tail (see `pareto`)."""
     growth: Float[Tensor, "m"]
+    """Mean over images of IWAE-k at the `marks` k <= K, each from as many blocks of k samples as K
+    has: at k = 1 it is the ELBO, at K the IWAE-K."""
     gain_std: float
+    """Monte Carlo error of the mean over images of IWAE-K - ELBO."""
 
 
 def marks(K: int) -> list[int]:
@@ -150,13 +149,18 @@ def importance_bounds(
         whole.ess,
         whole.k_hat,
         whole.growth.mean(1),
-        estimate(whole.iwae, whole.gain_var).mc_std,
+        error_of_mean(whole.gain_var),
     )
 
 
 def estimate(values: Float[Tensor, "N"], variances: Float[Tensor, "N"]) -> Estimate:
     """The mean over images of values that have these Monte Carlo variances."""
-    return Estimate(values, variances.sum().sqrt().item() / len(values))
+    return Estimate(values, error_of_mean(variances))
+
+
+def error_of_mean(variances: Float[Tensor, "N"]) -> float:
+    """sqrt(sum_n var_n) / N: the standard error of a mean of independent numbers."""
+    return variances.sum().sqrt().item() / len(variances)
 
 
 def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _Part:
@@ -175,15 +179,17 @@ def _bounds(model: VAE, x: Tensor, K: int, generator: Generator, rows: int) -> _
     elbo_var = (total_sq / K - elbo.square()).clamp(min=0) / max(1, K - 1)
     ess = K * torch.exp(2 * iwae - log_mean_w2.value())
     iwae_var = _tail_jackknife(tail.falling(), iwae + math.log(K), 1 / ess, K)
-    gain_var = (iwae_var + elbo_var - 2 * (tilted.mean - elbo) / K).clamp(min=0)
+    # To first order: log w_k moves the ELBO by 1 / K, and IWAE-K by w_k / sum_j w_j.
+    covariance = (tilted.mean - elbo) / K
+    gain_var = (iwae_var + elbo_var - 2 * covariance).clamp(min=0)
     return _Part(elbo, elbo_var, iwae, iwae_var, gain_var, ess, tail.k_hat(), growing)
 
 
 def _log_weights(
     model: VAE, x: Tensor, h: Any, K: int, generator: Generator, chunk: int
 ) -> Iterator[Float[Tensor, "k N"]]:
-    """log w of K samples of each image, so many decoded together, and more of them handed on
-    together: to take them in costs as much for one as for hundreds."""
+    """log w of K samples of each image. `chunk` of them are decoded together, but more are handed
+    on together: to take in hundreds costs no more than to take in one."""
     left, waiting = K, []
     while left > 0:
         size = (min(chunk, left), len(x), model.posterior.latent_dim)
@@ -258,6 +264,10 @@ def in_nats(metric: str, bound: Estimate, protocol: dict[str, Any]) -> Score:
 def in_bits(score: Score, dims: int) -> Score:
     """A bound on log P of integer images, given in nats, in bits per dimension: lower is better."""
     per_bit = nats_per_bit(dims)
-    mc_std, image_std = (e and e / per_bit for e in (score.mc_std, score.image_std))
-    value = -score.value / per_bit
-    return replace(score, value=value, unit="bits/dim", mc_std=mc_std, image_std=image_std)
+    return replace(
+        score,
+        value=-score.value / per_bit,
+        unit="bits/dim",
+        mc_std=None if score.mc_std is None else score.mc_std / per_bit,
+        image_std=None if score.image_std is None else score.image_std / per_bit,
+    )

@@ -32,11 +32,15 @@ def in_halves(f: Callable[..., Any], *rows: Tensor) -> Any:
     return tree_map(lambda *both: torch.cat(both), *parts)
 
 
+def drawn_in_halves(draw: Callable[[int], Any], n: int) -> Any:
+    """draw(n): at once or, where memory runs out, half of them and then the other."""
+    return in_halves(lambda rows: draw(len(rows)), torch.arange(n))
+
+
 def rows_at_a_time(likelihood: Likelihood, x: Tensor, latent_dim: int) -> int:
     """As many latent samples as the widest layer of the decoder allows: convolutions are wide. `x`
     is an image to try it with."""
-    on_cpu, widest = x.device.type == "cpu", 1
-    most, numbers = (ROWS, NUMBERS) if on_cpu else (ROWS_ON_GPU, NUMBERS_ON_GPU)
+    widest = 1
 
     def compare(module: Any, args: Any, out: Any) -> None:
         nonlocal widest
@@ -47,4 +51,6 @@ def rows_at_a_time(likelihood: Likelihood, x: Tensor, latent_dim: int) -> int:
         for layer in layers:
             stack.callback(layer.register_forward_hook(compare).remove)
         likelihood.log_prob(x, x.new_zeros(1, latent_dim))
+    on_cpu = x.device.type == "cpu"
+    most, numbers = (ROWS, NUMBERS) if on_cpu else (ROWS_ON_GPU, NUMBERS_ON_GPU)
     return max(1, min(most, numbers // widest))

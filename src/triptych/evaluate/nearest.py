@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ROWS, COLUMNS = 1_000, 10_000  # of distances at a time
@@ -18,15 +18,15 @@ class Nearest(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A share of distances below a quantile of others: with `own_std`, its standard error from the
-    number of distances, `std`, that and the error of the quantile, and `usual`, the mean that it
-    has where both are of one distribution.
-    """
+    """A share of some distances below a quantile of others."""
 
     value: float
     own_std: float
+    """Its standard error from the number of the former alone."""
     std: float
+    """Its standard error, with that of the quantile too."""
     usual: float
+    """Its mean where both are of one distribution."""
 
 
 def nearest(x: Float[Tensor, "N C H W"], among: Float[Tensor, "T C H W"]) -> Nearest:
@@ -59,12 +59,17 @@ def share_nearer(a: Float[Tensor, "N"], b: Float[Tensor, "M"], quantile: float) 
 
     def below(p: float) -> float:
         edge = rising[place(p) - 1]
-        less, same = ((f(b, edge)).double().mean().item() for f in (torch.lt, torch.eq))
-        nearer, as_near = ((f(a, edge)).double().mean().item() for f in (torch.lt, torch.eq))
-        return nearer + min(max((p - less) / same, 0.0), 1.0) * as_near
+        a_below, a_equal = _share(a < edge), _share(a == edge)
+        b_below, b_equal = _share(b < edge), _share(b == edge)
+        return a_below + min(max((p - b_below) / b_equal, 0.0), 1.0) * a_equal
 
-    share, error = below(quantile), math.sqrt(quantile * (1 - quantile) / m)
+    share = below(quantile)
+    error = math.sqrt(quantile * (1 - quantile) / m)
     moved = (below(quantile + error) - below(quantile - error)) / 2
     p = (n * share + 1) / (n + 2)
     own = math.sqrt(p * (1 - p) / n)
     return Share(share, own, math.hypot(own, moved), place(quantile) / (m + 1))
+
+
+def _share(which: Bool[Tensor, "N"]) -> float:
+    return which.double().mean().item()

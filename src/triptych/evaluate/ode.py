@@ -37,7 +37,7 @@ from triptych.samplers import noise_levels
 
 SOLVER, TOLERANCE = "dopri5", 1e-4
 LARGEST_DEVIATION = 8.0  # where a probability rounds to 0 or 1 its quantile is infinite
-FINER = 50  # times than the first noise, which an error of its own size would blur
+FINER = 50  # the first noise over the tolerance: an error as large as that noise would blur it
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def ode_bound(
 ) -> Float[Tensor, "N"]:
     """The bound on log P(k) of each image of integers, in nats, from one dequantization; the trace
     `exact` or by one random direction."""
+    density = partial(log_density, model, tolerance=tolerance_for(model))
     rows = []
     for part in x.split(chunk):
         y, log_q = dequantized(model, part, generator)
         probe = None if exact else random_signs(part, generator)
-        density = partial(log_density, model, tolerance=tolerance_for(model))
         found = in_halves(density, y) if probe is None else in_halves(density, y, probe)
         rows.append(found.double() - log_q)
     return torch.cat(rows)

@@ -64,8 +64,8 @@ def pareto_shape(x: Float[Tensor, "n B"]) -> Float[Tensor, "B"]:
 
         l_j = n (log(-theta_j / k_j) - k_j - 1),    k_j = mean log(1 - theta_j x),
 
-    weight the theta_j; k is that of their mean. It is drawn to 0.5 by ten observations' worth
-    (arXiv:1507.02646, appendix C). Columns that do not vary have no tail: -inf.
+    weight the theta_j; k is that of their mean. It is shrunk towards 0.5, with the weight of ten
+    observations (arXiv:1507.02646, appendix C). Columns that do not vary have no tail: -inf.
     """
     n, m = len(x), 30 + int(math.sqrt(len(x)))
     j = torch.arange(1, m + 1, dtype=x.dtype, device=x.device)[:, None]
@@ -78,5 +78,5 @@ def pareto_shape(x: Float[Tensor, "n B"]) -> Float[Tensor, "B"]:
     k = shape(theta)
     weight = (n * ((-theta / k).log() - k - 1)).softmax(0)
     best = shape((weight * theta).sum(0, keepdim=True))[0]
-    drawn = (n * best + 10 * 0.5) / (n + 10)
-    return torch.where(x[-1] > 0, drawn, -math.inf)
+    shrunk = (n * best + 10 * 0.5) / (n + 10)
+    return torch.where(x[-1] > 0, shrunk, -math.inf)

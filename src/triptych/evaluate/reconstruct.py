@@ -1,13 +1,11 @@
 """What an autoencoder gives back of images."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from triptych.evaluate.drawing import as_bytes
+from triptych.evaluate.evaluation import Arrays
 from triptych.evaluate.memory import in_halves
 from triptych.latent import LatentDDPM
 from triptych.train.order import Stream, generator_for
@@ -38,9 +36,7 @@ def reconstructions(
     return torch.cat([in_halves(shown, part) for part in x.split(500)])
 
 
-def reconstruction_arrays(
-    model: nn.Module, x: Float[Tensor, "N C H W"]
-) -> dict[str, dict[str, NDArray[Any]]]:
+def reconstruction_arrays(model: nn.Module, x: Float[Tensor, "N C H W"]) -> Arrays:
     """What the figure of reconstructions draws: the first images, as the model sees them, and
     E[x|z] of each."""
     vae = autoencoder_of(model)

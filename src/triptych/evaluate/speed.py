@@ -18,9 +18,11 @@ T = TypeVar("T")
 def sampling_speed(
     draw: Callable[[int], Tensor], device: torch.device, protocol: dict[str, Any]
 ) -> Score:
-    """Samples a second by the clock: the median of some batches after one that is not counted, the
-    device waited for each time; of 3, or as many more as a fast model draws in 0.3 seconds, 300 at
-    most. It holds for this machine as busy as it was."""
+    """Samples a second by the clock, from the median time of a batch, the device waited for.
+
+    The first batch is not counted. Three are, or as many as a fast model draws in 0.3 seconds, 300
+    at most. The number holds for this machine, as busy as it was.
+    """
     clocked(lambda: draw(BATCH), device)
     laps: list[float] = []
     while len(laps) < LAPS or (sum(laps) < LEAST and len(laps) < MOST_LAPS):

@@ -34,22 +34,24 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(mean, std, n, (mean - half, mean + half))
 
 
-def chance_of(mean: float, interval95: Sequence[float], n: int) -> float:
-    """P(a mean of n runs as far from zero or farther | no difference), by its t interval; 1 where
-    all runs are the same, as counts may be, and nothing measures how far that is."""
+def p_value(mean: float, interval95: Sequence[float], n: int) -> float:
+    """P(a mean of n runs as far from zero or farther | no difference), by the two-sided t test that
+    has this interval. 1 where all runs are the same, as counts may be: there is no spread to
+    measure the mean by."""
     half = (interval95[1] - interval95[0]) / 2
     if half <= 1e-9 * abs(mean):
         return 1.0
     return 2 * float(stdtr(n - 1, -abs(mean) / half * stdtrit(n - 1, 0.975)))
 
 
-def holm(chances: Sequence[float], level: float = 0.05) -> list[bool]:
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which of several hypotheses to reject, so that the chance to reject any that is true stays
-    within `level`, however they depend on each other: the smallest of m chances must be within
-    level / m, the next within level / (m - 1), and so on to the first that is not (Holm 1979)."""
-    rejected = [False] * len(chances)
-    for passed, i in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
-        if chances[i] > level / (len(chances) - passed):
+    within `level`, however they depend on each other (Holm 1979, *A simple sequentially rejective
+    multiple test procedure*): the smallest of m p-values must be within level / m, the next within
+    level / (m - 1), and so on to the first that is not."""
+    rejected = [False] * len(p_values)
+    for passed, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[i] > level / (len(p_values) - passed):
             break
         rejected[i] = True
     return rejected

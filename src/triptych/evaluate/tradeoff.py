@@ -23,7 +23,7 @@ from triptych.evaluate.judge_samples import from_training
 from triptych.evaluate.speed import BATCH, clocked
 from triptych.train.order import Stream, generator_for
 
-NOISE = ("eta", "noise_below", "rho")
+SETTINGS = ("eta", "noise_below", "rho")
 WAYS: dict[str, tuple[Drawing, tuple[int, ...]]] = {
     "dpm-solver++": (Drawing("dpm-solver++"), (5, 10, 20)),
     # The SDE's noise, at the levels and times that were chosen with guidance (results/choices.md).
@@ -74,7 +74,7 @@ def tradeoff(
     blocks = real.split(n)[: len(real) // n]
     floors = [frechet_distance(moments(block), test) for block in blocks]
     floor = np.mean(floors) if floors else np.nan
-    names = ("sampler", *NOISE, "evaluations", "seconds", "fid")
+    names = ("sampler", *SETTINGS, "evaluations", "seconds", "fid")
     rows: dict[str, list[Any]] = {name: [] for name in names}
     for name, source, way in ways(model, drawn_by, how, device):
         said = sampling_protocol(source, way)
@@ -83,7 +83,7 @@ def tradeoff(
         draw = sampler(source, way, generator_for(seed, 0, device, stream=Stream.SAMPLES))
         samples, seconds = timed(draw, n, device)
         rows["sampler"].append(name)
-        for setting in NOISE:
+        for setting in SETTINGS:
             rows[setting].append(said.get(setting, np.nan))
         rows["evaluations"].append(said.get("evaluations", 0 if "sampler" in said else 1))
         rows["seconds"].append(seconds / n)

@@ -14,7 +14,7 @@ from triptych.posteriors import DiagonalGaussian, FullGaussian, GaussianParamete
 from triptych.protocols import Density, Posterior
 
 ACTIVE = 0.01
-LOOKED_AT, DRAWS = 500, 1000  # images, and draws of each, where q(z_d|x) has no density
+LOOKED_AT, DRAWS = 500, 1000  # images, and draws of each, where the density q(z_d|x) is not known
 AT_ONCE = 250  # draws whose distances from thousands of centres a cache holds
 
 
@@ -48,13 +48,13 @@ def divergence_by_dimension(
 ) -> Float[Tensor, "M"]:
     """E_x KL(q(z_d|x) || p(z_d)) of each dimension in nats, both marginals, from `points` draws.
 
-    q(z_d|x) is a Gaussian where q(z|x) is; else its entropy is Ebrahimi et al.'s (1994) of draws,
-    which is too large, so that the number is too small: by 0.013 nats where q(z_d|x) is a normal,
-    by more where it has several modes. p(z_d) is exact for priors that are mixtures, else a kernel
-    density estimate (Scott's bandwidth), which smooths narrow modes and has no tail: there the
-    number is too large.
-    Their sum is the ELBO's KL term only where posterior and prior factorise. `n` is the number of
-    images in h.
+    q(z_d|x) is a Gaussian where q(z|x) is; else its entropy is estimated from draws (Ebrahimi,
+    Pflughoeft & Soofi 1994, *Two measures of sample entropy*). The estimate is too large, so that
+    the divergence is too small: by 0.013 nats where q(z_d|x) is a normal, by more where it has
+    several modes. p(z_d) is exact for priors that are mixtures, else a kernel density estimate
+    (Scott's bandwidth), which smooths narrow modes and has no tail: there the divergence is too
+    large. The sum over dimensions is the ELBO's KL term only where posterior and prior factorise.
+    `n` is the number of images in h.
     """
     marginals = gaussian_marginals(posterior, h)
     if marginals is None:
@@ -107,7 +107,7 @@ def _draws(
     )
     by_dimension = z.double().cpu().numpy().transpose(2, 0, 1)
     entropy = [differential_entropy(a, method="ebrahimi") for a in by_dimension]
-    each = -(-points // len(images))
+    each = math.ceil(points / len(images))
     return z[:each].flatten(0, 1).double(), -torch.from_numpy(np.stack(entropy, 1)).to(device)
 
 

@@ -8,7 +8,7 @@ studies of three, or more.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from triptych.evaluate.stats import chance_of, holm
+from triptych.evaluate.stats import holm, p_value
 from triptych.report.glossary import meaning
 from triptych.report.load import Difference, Recipe, Study, Summary
 from triptych.report.tables import column_of
@@ -21,7 +21,7 @@ FEWER_NEIGHBOURS = 3  # in the tersest text
 def told_apart(study: Study, metric: str) -> list[set[str]]:
     """The pairs of models that their paired runs tell apart, with all pairs considered."""
     pairs = [d for d in study.differences if d.metric == metric and d.interval95]
-    found = holm([chance_of(d.mean, d.interval95 or (), d.n_seeds) for d in pairs])
+    found = holm([p_value(d.mean, d.interval95 or (), d.n_seeds) for d in pairs])
     return [{d.a, d.b} for d, is_told in zip(pairs, found, strict=True) if is_told]
 
 

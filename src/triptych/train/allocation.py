@@ -13,18 +13,18 @@ import torch
 from joblib import cpu_count
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-LARGEST, LARGEST_ONCE = 2**30, 2**25  # bytes; the limit that mallopt(3) names is the second
+LARGEST, LARGEST_DOCUMENTED = 2**30, 2**25  # bytes; a glibc may refuse more than mallopt(3) allows
 ALL = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed blocks of up to `LARGEST` bytes for the rest of this process. Returns whether the
-    C library can: glibc can."""
+    """Keep freed blocks of up to `LARGEST` bytes, where the C library allows as many, for the rest
+    of this process. Returns whether it can: glibc can."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library; Windows, which has no None
         return False
-    kept = mallopt(M_MMAP_THRESHOLD, LARGEST) or mallopt(M_MMAP_THRESHOLD, LARGEST_ONCE)
+    kept = mallopt(M_MMAP_THRESHOLD, LARGEST) or mallopt(M_MMAP_THRESHOLD, LARGEST_DOCUMENTED)
     return bool(kept and mallopt(M_TRIM_THRESHOLD, ALL))
 
 

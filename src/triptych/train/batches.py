@@ -93,8 +93,9 @@ def some_bent(
 
 
 def evenly(n: int | Tensor, B: int, device: torch.device) -> Bool[Tensor, "B"]:
-    """n of B places, spread evenly: noise may be ordered, as the times of a DDPM are, and no choice
-    must depend on it. As n falls from B to 0, all stretches of 16 are chosen as often."""
+    """n of B places, spread evenly, as noise may be ordered (the times of a DDPM are): the number
+    among any L places in a row differs from L n / B by less than one."""
+    # B // 2 treats both ends alike: without it the last place would be chosen at every n > 0.
     edges = (torch.arange(B + 1, device=device) * n + B // 2) // B
     return edges[1:] > edges[:-1]
 

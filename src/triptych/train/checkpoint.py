@@ -26,7 +26,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from triptych.errors import UserError
-from triptych.train.files import flush, write_flushed
+from triptych.train.files import flush, of_place, write_flushed
 
 FILES = ("model", "ema", "best", "optimizer")
 PLACES = ("checkpoint", "checkpoint.old")  # the newest first
@@ -64,12 +64,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         fresh.mkdir(parents=True)
         _write(fresh, checkpoint)
         _check_sums(fresh)
-    except (OSError, Damaged) as error:
+    except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        number = getattr(error, "errno", None) or errno.EIO
-        raise OSError(
-            number, getattr(error, "strerror", None) or str(error), str(target)
-        ) from error
+        raise of_place(error, target) from error
+    except Damaged as fault:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise OSError(errno.EIO, str(fault), str(target)) from fault
     if _is_whole(target) and _read_loop(target)["step"] <= checkpoint.loop["step"]:
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
@@ -103,7 +103,7 @@ def put(target: Path, files: dict[str, bytes]) -> None:
         flush(fresh)
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
-        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        raise of_place(error, target) from error
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     flush(target.parent)

@@ -30,7 +30,7 @@ def write_bytes(path: Path, raw: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise of_place(error, path) from error
 
 
 def check_place(path: Path) -> None:
@@ -46,7 +46,12 @@ def check_place(path: Path) -> None:
         with TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise of_place(error, path) from error
+
+
+def of_place(error: OSError, path: Path) -> OSError:
+    """The same error, with the name that the user knows in place of a temporary one."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def write_text(path: Path, text: str) -> None:

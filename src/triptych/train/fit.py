@@ -58,9 +58,9 @@ def fit(
 ) -> list[Failure]:
     """Train models of one build; leave a checkpoint in each folder; return the seeds that failed.
 
-    In the end the models hold the averaged weights that were best on the validation images, the
-    last ones where no loss there was finite, those that failed the weights they failed with; and
-    are in evaluation mode.
+    In the end the models are in evaluation mode and hold their averaged weights: those that were
+    best on the validation images, or the last ones where no loss there was finite. A model that
+    failed holds the weights it failed with.
     `save_every` is in seconds; `listeners`, one for each seed, are told what is logged. Raises
     StopRequested after saving when a signal asks to stop, UserError for a setting out of its range,
     ValueError for models or folders that cannot be trained together, or images that the models do
@@ -77,8 +77,8 @@ def fit(
     check_data(models[0], data)
     for model in models:
         model.train()
-    heard = listeners or [nobody] * len(seeds)
-    runs = [Run(*of) for of in zip(seeds, map(Path, folders), heard, strict=True)]
+    told = listeners or [nobody] * len(seeds)
+    runs = [Run(s, Path(f), who) for s, f, who in zip(seeds, folders, told, strict=True)]
     trainer = Trainer(models, runs, data, config)
     _begin(trainer, resume)
     bf16 = config.bf16 and bf16_helps(trainer.device)
@@ -128,8 +128,9 @@ def _loop(
     checkpoint, the end. Returns what failed."""
     failures: list[Failure] = []
     batch, n = trainer.config.batch_size, len(trainer.data.images)
-    log_every = max(1, round(n / batch / 4))
-    began, saved_at, base = time.monotonic(), time.monotonic(), trainer.seconds
+    log_every = max(1, round(n / batch / 4))  # four lines an epoch
+    began = saved_at = time.monotonic()
+    seconds_before = trainer.seconds
     if trainer.compiles:
         progress(Progress(trainer.step, trainer.steps, None))
     while trainer.step < trainer.steps and trainer.runs:
@@ -141,7 +142,7 @@ def _loop(
         due = time.monotonic() - saved_at > save_every
         if not (planned or (asked and any(agreed(trainer, stop, due)))):
             continue
-        trainer.seconds = base + time.monotonic() - began
+        trainer.seconds = seconds_before + time.monotonic() - began
         if trainer.first_bad.item() >= 0:
             failures += drop_failed(trainer)
             continue

@@ -135,7 +135,7 @@ class Muon:
     def _move(self, same: list[Tensor], lr: float | Tensor, frozen: Tensor) -> None:
         averages, mu = [self.state[p]["exp_avg"] for p in same], self.momentum
         grads = [p.grad for p in same if p.grad is not None]
-        # An average moves towards itself: nowhere.
+        # If frozen, an average moves towards itself, which is nowhere.
         grads = [torch.where(frozen, m, g) for m, g in zip(averages, grads, strict=True)]
         lr = lr * ~frozen
         for m, g in zip(averages, grads, strict=True):

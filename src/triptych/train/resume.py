@@ -25,26 +25,38 @@ def save(trainer: Trainer) -> None:
     """One checkpoint for each seed, after the log that leads up to it."""
     if not leads():
         return
-    of_all = dict(zip(trainer.ensemble.names, trainer.moments(), strict=True))
     for s, run in enumerate(trainer.runs):
-        moments = {
-            f"{m}.{name}": trainer.ensemble.of_seed(s, moment)
-            for name, kept in of_all.items()
-            for m, moment in kept.items()
-            if m != "step"
-        }
         model = trainer.ensemble.full_state(s, trainer.parameters())
         ema = trainer.ensemble.full_state(s, trainer.ema)
-        best = None if math.isinf(run.best_loss) else run.best_loss  # which JSON lacks
-        loop = {"step": trainer.step, "best": best, "seconds": trainer.seconds}
-        loop |= {"steps": trainer.steps, "seed": run.seed, "threads": torch.get_num_threads()}
-        loop |= {"batch_size": trainer.config.batch_size}
-        loop |= {"stack": [r.seed for r in trainer.runs], "world": world()}
-        loop["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        loop = {
+            "step": trainer.step,
+            "best": None if math.isinf(run.best_loss) else run.best_loss,  # JSON has no infinity
+            "seconds": trainer.seconds,
+            "steps": trainer.steps,
+            "seed": run.seed,
+            "threads": torch.get_num_threads(),
+            "batch_size": trainer.config.batch_size,
+            "stack": [r.seed for r in trainer.runs],
+            "world": world(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
         if (log := run.folder / "metrics.jsonl").exists():
             flush(log)
+        moments = moments_of_seed(trainer, s)
         saved = Checkpoint(model, ema, run.best or ema, moments, loop, run.early)
         checkpoint.save(run.folder, saved)
+
+
+def moments_of_seed(trainer: Trainer, s: int) -> dict[str, Tensor]:
+    """The averages that the optimizers keep for the s-th seed, as `exp_avg.NAME`; not their counts
+    of steps."""
+    kept = zip(trainer.ensemble.names, trainer.moments(), strict=True)
+    return {
+        f"{kind}.{name}": trainer.ensemble.of_seed(s, moment)
+        for name, of_parameter in kept
+        for kind, moment in of_parameter.items()
+        if kind != "step"
+    }
 
 
 def resume(trainer: Trainer) -> None:
@@ -61,26 +73,20 @@ def resume(trainer: Trainer) -> None:
     for model, run, c in zip(trainer.models, trainer.runs, saved, strict=True):
         _check_same_training(trainer, c, run)
         checkpoint.load_into(model, c.model, run.folder)
-        _check(trainer, c, run.folder)
+        _check_fits(trainer, c, run.folder)
         best = c.loop["best"]
         run.best_loss, run.early = math.inf if best is None else best, c.early
         run.best = c.best if math.isfinite(run.best_loss) else {}
     trainer.use(trainer.models)
     trainer.step, trainer.seconds = saved[0].loop["step"], saved[0].loop["seconds"]
-    stacked = len(saved) > 1
-
-    def take(place: Tensor, parts: Sequence[dict[str, Tensor]], name: str) -> None:
-        tensors = [part[name] for part in parts]
-        place.copy_(torch.stack(tensors) if stacked else tensors[0])
-
-    places = zip(trainer.ensemble.names, trainer.ema, trainer.moments(), strict=True)
-    for name, ema, moments in places:
-        take(ema, [c.ema for c in saved], name)
-        for m, moment in moments.items():
-            if m == "step":
-                moment.fill_(trainer.step)
-            else:
-                take(moment, [c.optimizer for c in saved], f"{m}.{name}")
+    for s, c in enumerate(saved):
+        for name, average in trainer.ensemble.state(s, trainer.ema).items():
+            average.copy_(c.ema[name])
+        for name, moment in moments_of_seed(trainer, s).items():
+            moment.copy_(c.optimizer[name])
+    for kept in trainer.moments():
+        if "step" in kept:
+            kept["step"].fill_(trainer.step)
 
 
 def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
@@ -96,11 +102,8 @@ def _check_same_training(trainer: Trainer, saved: Checkpoint, run: Run) -> None:
             )
 
 
-def _check(trainer: Trainer, saved: Checkpoint, folder: Path) -> None:
+def _check_fits(trainer: Trainer, saved: Checkpoint, folder: Path) -> None:
     """Refuse what would not fit, or would be broadcast until it does."""
-    state = saved.model
-    kept = zip(trainer.ensemble.names, trainer.moments(), strict=True)
-    moments = {f"{m}.{n}": state[n] for n, of_one in kept for m in of_one if m != "step"}
-    checkpoint.check_like(saved.optimizer, moments, folder)
+    checkpoint.check_like(saved.optimizer, moments_of_seed(trainer, 0), folder)
     for part in (saved.ema, saved.best, saved.early):
-        checkpoint.check_like(part or state, state, folder)
+        checkpoint.check_like(part or saved.model, saved.model, folder)

@@ -121,6 +121,7 @@ class Trainer:
         self.ema = [p.detach().clone() for p in self.ensemble.parameters]
         bf16 = self.config.bf16 and bf16_helps(self.device)
         self.optimizers = optimizers(self.ensemble, self.config, bf16)
+        # The step at which a number was not finite, -1 while there was none; and in which seeds.
         self.first_bad = torch.full((), -1, device=self.device)
         self.bad = torch.zeros(len(models), dtype=torch.bool, device=self.device)
 
@@ -162,9 +163,10 @@ class Trainer:
         losses.sum().backward()
         losses = summed(losses.detach()) / world()
         norms = self.ensemble.clip_grad_norm_(self.config.clip)
-        bad, before = ~(norms.isfinite() & losses.isfinite()), self.first_bad < 0
-        self.bad.copy_(torch.where(before, bad, self.bad))
-        self.first_bad.copy_(torch.where(before & bad.any(), step, self.first_bad))
+        bad = ~(norms.isfinite() & losses.isfinite())
+        none_yet = self.first_bad < 0
+        self.bad.copy_(torch.where(none_yet, bad, self.bad))
+        self.first_bad.copy_(torch.where(none_yet & bad.any(), step, self.first_bad))
         frozen = (self.first_bad >= 0).float()
         for optimizer in self.optimizers:
             optimizer.step(lr, frozen)
@@ -203,15 +205,16 @@ class Trainer:
 
     @torch.no_grad()
     def validation_terms(self) -> dict[str, list[float]]:
-        """The means of the terms of that loss, where it has several, of the first images."""
+        """The means of the terms of that loss, where it has several, over the first images."""
         with self.ensemble.holding(self.ema):
             terms = self.ensemble.terms(*self._validation(0))
         means = {name: term.flatten(1).mean(1).tolist() for name, term in terms.items()}
         return means if len(means) > 1 else {}
 
     def _validation(self, start: int) -> tuple[Tensor, Any]:
-        """Some of the validation images from `start` on and their noise, the same for all seeds; in
-        an order of chance, as times of diffusion rise with the place in a batch."""
+        """Some of the validation images from `start` on and their noise, the same for all seeds.
+        The images are in random order, as the times of a diffusion rise with the place in a batch.
+        """
         which = batch_indices(VALIDATION, 0, len(self.data.validation), len(self.data.validation))
         images = self.data.validation[which[start : start + VALIDATED].to(self.device)]
         g = generator_for(VALIDATION, start, self.device)
@@ -230,8 +233,8 @@ class Trainer:
 
     def keep_early(self) -> None:
         """Remember the averaged weights once, when so much of the training is over."""
-        share = self.config.early
-        if share is not None and self.step >= share * self.steps:
+        early = self.config.early
+        if early is not None and self.step >= early * self.steps:
             for s, run in enumerate(self.runs):
                 run.early = run.early or self.average(s)
 
