@@ -17,11 +17,11 @@ from triptych.samplers import (
     Autoguidance,
     ddim,
     dpm_solver,
-    evenly_less_noisy_times,
     exponential_integral,
     heun,
     noise_levels,
-    spaced_times,
+    times_even_in_noise,
+    times_even_in_t,
     unipc,
 )
 from triptych.schedules import cosine_beta, linear_beta
@@ -246,7 +246,7 @@ def test_dpm_solver_is_diffusers_step_by_step(prediction, eta, kind, monkeypatch
     diffusers = pytest.importorskip("diffusers")
     T = 40
     model = chain(T, prediction, clip=False)
-    times = evenly_less_noisy_times(model, 6)[::-1]
+    times = times_even_in_noise(model, 6)[::-1]
     names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=T,
@@ -278,7 +278,7 @@ def test_heun_is_diffusers_step_by_step(prediction, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     T = 40
     model = chain(T, prediction, clip=False)
-    times = evenly_less_noisy_times(model, 6)[::-1]
+    times = times_even_in_noise(model, 6)[::-1]
     alpha_bar = (1 - linear_beta(T)).cumprod(0)
     s = ((1 - alpha_bar) / alpha_bar).sqrt()[times]
     names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
@@ -306,7 +306,7 @@ def test_unipc_is_diffusers_step_by_step(prediction, steps, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
     T = 40
     model = chain(T, prediction, clip=False)
-    times = evenly_less_noisy_times(model, steps)[::-1]
+    times = times_even_in_noise(model, steps)[::-1]
     names = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
     scheduler = diffusers.UniPCMultistepScheduler(
         num_train_timesteps=T,
@@ -461,8 +461,8 @@ def test_ddim_with_eta_zero_needs_no_noise_but_the_first(g):
 
 
 @pytest.mark.parametrize(("T", "steps"), [(10, 2), (1000, 50), (1000, 1000), (64, 63)])
-def test_spaced_times_hold_both_ends_and_no_time_twice(T, steps):
-    times = spaced_times(T, steps)
+def test_times_even_in_t_hold_both_ends_and_no_time_twice(T, steps):
+    times = times_even_in_t(T, steps)
     assert (times[0], times[-1], len(times)) == (0, T - 1, steps)
     assert all(a < b for a, b in itertools.pairwise(times))
 
@@ -472,7 +472,7 @@ def test_spaced_times_hold_both_ends_and_no_time_twice(T, steps):
 @pytest.mark.parametrize("rho", [None, 7.0, 1.0])
 def test_times_are_different_and_begin_at_zero(T, steps, schedule, rho):
     model = chain(T, schedule=schedule)
-    times = evenly_less_noisy_times(model, steps, rho)
+    times = times_even_in_noise(model, steps, rho)
     assert (times[0], len(times)) == (0, steps)
     assert all(a < b for a, b in itertools.pairwise(times))
     assert times[-1] < T
@@ -486,7 +486,7 @@ def test_times_are_different_and_begin_at_zero(T, steps, schedule, rho):
 @pytest.mark.parametrize("rho", [2.0, 7.0])
 def test_times_of_a_rho_are_as_even_in_that_root_of_the_noise_as_the_chain_has_them(rho):
     model = chain(100_000, schedule=cosine_beta)
-    times = evenly_less_noisy_times(model, 20, rho)
+    times = times_even_in_noise(model, 20, rho)
     s = (model.sqrt_one_minus_alpha_bar / model.sqrt_alpha_bar).double()[times]
     steps = (s ** (1 / rho)).diff()
     assert (times[0], len(times)) == (0, 20)
@@ -507,7 +507,7 @@ def test_noise_enters_below_its_bound_alone(sampler, monkeypatch):
     assert len(drawn) == 1 + 7
     assert torch.equal(images(eta=0.0), images(eta=1.0, noise_below=1e-9))
     assert len(drawn) == 1
-    times = spaced_times(1000, 8) if sampler is ddim else evenly_less_noisy_times(model, 8)
+    times = times_even_in_t(1000, 8) if sampler is ddim else times_even_in_noise(model, 8)
     alpha, sigma, _ = noise_levels(model)
     images(eta=1.0, noise_below=1.0)
     assert 1 < len(drawn) - 1 == sum(sigma[t] < alpha[t] for t in times[1:]) < 7
@@ -526,18 +526,27 @@ def test_without_rho_it_is_infinite(sampler):
 @pytest.mark.parametrize("steps", [0, 1, 11])
 def test_impossible_numbers_of_steps_are_refused(steps):
     with pytest.raises(ValueError, match=r"2\.\.10"):
-        spaced_times(10, steps)
+        times_even_in_t(10, steps)
     with pytest.raises(ValueError, match=r"2\.\.10"):
-        evenly_less_noisy_times(chain(10), steps)
+        times_even_in_noise(chain(10), steps)
 
 
-@pytest.mark.parametrize("word", ["prediction='epsilon'", "variance='fixed_small'"])
-def test_a_choice_that_there_is_not_is_refused(word):
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        ("DDPM(net, torch.full((8,), 0.1), (1, 2, 2), 17, {})", "prediction='epsilon'"),
+        ("DDPM(net, torch.full((8,), 0.1), (1, 2, 2), 17, {})", "variance='fixed_small'"),
+        ("VDM(net, (1, 2, 2), 17, {})", "prediction='velocity'"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(model, word):
     """By a program without the tests' type checks, which would be first."""
     code = f"""
 import torch
 from triptych.ddpm import DDPM
-DDPM(torch.nn.Identity(), torch.full((8,), 0.1), (1, 2, 2), 17, {word})
+from triptych.vdm import VDM
+net = torch.nn.Identity()
+{model.format(word)}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = f"{word.partition('=')[2]} is none of"

@@ -268,7 +268,7 @@ def test_a_resampled_prior_settles_its_normaliser_for_evaluation(monkeypatch):
     torch.testing.assert_close(prior.log_prob(z), before)
     prior.load_state_dict(other.state_dict())
     torch.testing.assert_close(prior.log_prob(z), other.log_prob(z))
-    monkeypatch.setattr(prior, "fixed", None)  # not looked at again
+    monkeypatch.setattr(prior, "points", None)  # not looked at again
     prior.log_prob(z)
 
 
@@ -286,7 +286,7 @@ def test_the_error_of_a_resampled_priors_density_is_its_spread_over_points(log_o
 
 def test_a_resampled_priors_normaliser_follows_the_precision():
     prior = ResampledPrior(StandardGaussian(2), MLP([2, 4, 1]), points=400).eval().double()
-    assert prior.settled.dtype == torch.float64
+    assert prior.cached_log_normaliser.dtype == torch.float64
 
 
 def test_a_resampled_prior_bears_acceptances_that_round_to_one_and_to_zero():
@@ -305,8 +305,8 @@ def test_a_resampled_prior_takes_its_last_proposal_as_it_is(g):
     """T = 2: one proposal is tested, the next one is taken. Mean acceptance of the draws against
     its integral under the density."""
     prior = randomised(ResampledPrior(StandardGaussian(2), MLP([2, 4, 1]), 2, points=2**16), 2.0)
-    a, log_p = prior.log_a(prior.fixed).exp(), prior.log_prob(prior.fixed)
-    ratio = (log_p - StandardGaussian(2).log_prob(prior.fixed)).exp()
+    a, log_p = prior.log_a(prior.points).exp(), prior.log_prob(prior.points)
+    ratio = (log_p - StandardGaussian(2).log_prob(prior.points)).exp()
     drawn = prior.log_a(prior.sample(2**16, g)).exp()
     assert a.std() > 0.2
     assert drawn.mean().item() == pytest.approx((ratio * a).mean().item(), abs=0.008)

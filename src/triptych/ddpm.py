@@ -61,9 +61,8 @@ class DDPM(nn.Module):
         variance: Variance = "small",
     ) -> None:
         super().__init__()
-        for choice, known in ((prediction, Prediction), (variance, Variance)):
-            if choice not in get_args(known):
-                raise ValueError(f"{choice!r} is none of {', '.join(get_args(known))}")
+        check_choice(prediction, get_args(Prediction))
+        check_choice(variance, get_args(Variance))
         if not bool(((beta > 0) & (beta < 1)).all()):
             raise ValueError(f"every beta lies between 0 and 1, and not so {beta.tolist()}"[:200])
         if len(shape) != 3:
@@ -87,12 +86,10 @@ class DDPM(nn.Module):
     # --- training ---
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
-        """t and eps. Times are stratified, one in each n-th of [0, T), so that a batch covers all
-        evenly."""
-        device = generator.device
-        u = torch.rand(n, generator=generator, device=device)
-        t = ((torch.arange(n, device=device) + u) / n * self.T).long().clamp(max=self.T - 1)
-        return {"t": t, "eps": torch.randn(n, *self.shape, generator=generator, device=device)}
+        """Times t, stratified, and eps."""
+        t = (stratified(n, generator) * self.T).long().clamp(max=self.T - 1)
+        eps = torch.randn(n, *self.shape, generator=generator, device=generator.device)
+        return {"t": t, "eps": eps}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
         """L_simple; with a learned variance L_hybrid = L_simple + 0.001 L_vlb, whose second part
@@ -104,8 +101,7 @@ class DDPM(nn.Module):
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B"]]:
         """L_simple (eq. 14), squared error of the prediction, mean over pixels, with `min_snr`
-        times its weight at t; with a learned variance also T L_t in bits/dim, whose mean over t
-        is the bound without L_T, a constant."""
+        times its weight at t; with a learned variance also the bound."""
         t, eps = noise["t"], noise["eps"]
         x_0 = self.scale(x)
         x_t = self.diffuse(x_0, t, eps)
@@ -115,13 +111,20 @@ class DDPM(nn.Module):
         if self.variance != "learned":
             return {"squared_error": error}
         mu_hat = self.mu(self.x_0_at(out.detach(), x_t, t), x_t, t)
+        return {"squared_error": error, "bound": self.bound_at(x_0, x_t, t, mu_hat, log_sigma)}
+
+    def bound_at(
+        self, x_0: Tensor, x_t: Tensor, t: Int[Tensor, "B"], mu_hat: Tensor, log_sigma: Tensor
+    ) -> Float[Tensor, "B"]:
+        """T L_t in bits/dim, L_0 where t = 0: its mean over t is the bound without L_T, which is
+        constant."""
         L_t = self.gaussian_kl(self.mu(x_0, x_t, t) - mu_hat, log_sigma, t)
-        # where() sends gradients into both branches, and in that of the bins, which is for t = 0
-        # alone, a bin may have no mass at other times
-        at_zero = (t == 0)[..., None, None, None]
-        log_sigma_0 = torch.where(at_zero, log_sigma, at(self.log_sigma_small, t))
+        # where() sends gradients into both branches. That of L_0 is taken at other times too, at
+        # which a bin may have no mass and an infinite gradient: there its sigma is a constant.
+        is_first = (t == 0)[..., None, None, None]
+        log_sigma_0 = torch.where(is_first, log_sigma, at(self.log_sigma_small, t))
         nats = torch.where(t == 0, self.level_nll(x_0, mu_hat, log_sigma_0), L_t)
-        return {"squared_error": error, "bound": self.T * nats / nats_per_bit(self.dims)}
+        return self.T * nats / nats_per_bit(self.dims)
 
     def scale(self, x: Tensor) -> Tensor:
         """Levels 0 .. L-1 to [-1, 1]."""
@@ -271,9 +274,21 @@ def bin_nll(x_0: Tensor, gap: Tensor, sigma: Tensor, levels: int) -> Float[Tenso
     return -log_normal_mass(lower, upper).flatten(1).sum(1)
 
 
+def stratified(n: int, generator: Generator) -> Float[Tensor, "n"]:
+    """Uniform times in [0, 1), one in each n-th of it, so that a batch covers all times evenly."""
+    u = torch.rand(n, generator=generator, device=generator.device)
+    return (torch.arange(n, device=generator.device) + u) / n
+
+
+def check_choice(choice: str, known: tuple[str, ...]) -> None:
+    """ValueError for a name that is not known."""
+    if choice not in known:
+        raise ValueError(f"{choice!r} is none of {', '.join(known)}")
+
+
 def check_output(out: Tensor, x_t: Tensor, times: int) -> None:
-    """ValueError unless a network gives as many numbers as there are pixels, or so many times as
-    many channels: others would be broadcast, and the loss be of something else."""
+    """ValueError unless a network's output has the shape of x_t, with `times` as many channels:
+    another would be broadcast, and the loss be of something else."""
     *batch, C, H, W = x_t.shape
     if list(out.shape) != (wanted := [*batch, times * C, H, W]):
         raise ValueError(f"the network must give {wanted}, not {list(out.shape)}")

@@ -1,7 +1,7 @@
 """What goes wrong for a reason that a user can be told in a sentence. Imports nothing, so that a
 refusal waits for nothing."""
 
-WRONG, FAILED = 2, 1  # exit codes: of a request, of what was right to ask for
+WRONG, FAILED = 2, 1  # exit codes: the request is wrong; it was right, and could not be done
 
 
 class UserError(Exception):

@@ -4,9 +4,9 @@ arXiv:2106.05931).
 
     p(x) = E_p(z)[p(x|z)],    p(z) a DDPM in place of the VAE's own prior
 
-First a beta-VAE is trained. Its weights are then still, and the DDPM learns its aggregate posterior
-q(z) = E_x[q(z|x)]. With a small beta that lies far from the VAE's prior, and only a learned p(z)
-can find it.
+First a beta-VAE is trained. Then its weights stay as they are, and the DDPM learns its aggregate
+posterior q(z) = E_x[q(z|x)]. With a small beta, q(z) lies far from the VAE's prior, and only a
+learned p(z) can find it.
 """
 
 from typing import Any

@@ -72,20 +72,21 @@ class ContinuousBernoulli(nn.Module):
         logits = self.net(z)
         far = away_from_zero(logits, 0.1)  # nearer, the two terms cancel
         size = far.abs()
-        below = 1 / size + size.neg().exp() / torch.expm1(-size)  # of -|l|; 1 less it of |l|
-        exact = torch.where(far > 0, 1 - below, below)
+        # at -|l|, where exp does not overflow; at l it is one minus that at -l
+        negative = 1 / size + size.neg().exp() / torch.expm1(-size)
+        exact = torch.where(far > 0, 1 - negative, negative)
         mean = torch.where(logits == far, exact, 0.5 + logits / 12)
         return mean.unflatten(-1, self.shape)
 
     def sample(
         self, z: Float[Tensor, "*batch M"], generator: Generator | None = None
     ) -> Float[Tensor, "*batch C H W"]:
-        """x = (levels - 1) y, not rounded; y by inversion, log(1 + u (exp l - 1)) / l, mirrored
-        where l > 0 so that exp l <= 1."""
+        """x = (levels - 1) y, not rounded; y by inversion, log(1 + u (exp l - 1)) / l, which at
+        l > 0 is taken at -l and mirrored, so that exp does not overflow."""
         logits = self.net(z)
         u = torch.rand(logits.shape, generator=generator, device=z.device, dtype=z.dtype)
-        far = -away_from_zero(logits).abs()
-        y = torch.log1p(u * torch.expm1(far)) / far
+        negative = -away_from_zero(logits).abs()
+        y = torch.log1p(u * torch.expm1(negative)) / negative
         y = torch.where(logits > 0, 1 - y, y)
         return (self.levels - 1) * y.clamp(0, 1).unflatten(-1, self.shape)
 
@@ -189,7 +190,8 @@ class DiscretizedLogisticMixture(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """log P(x|z) in nats, summed over pixels; x holds integers."""
         log_w, mu, log_s = self.parts(z)
-        k, h = x.flatten(-3)[..., None, :], 1 / (self.levels - 1)
+        h = 1 / (self.levels - 1)
+        k = x.flatten(-3)[..., None, :]
         y = 2.0 * k * h - 1
         first, last = k < 0.5, k > self.levels - 1.5
         upper = torch.where(last, math.inf, (y + h - mu) / log_s.exp())
@@ -200,7 +202,8 @@ class DiscretizedLogisticMixture(nn.Module):
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """E[k|z] / (levels-1), as the sum of P(k > e) over the edges e between levels."""
         log_w, mu, log_s = self.parts(z)
-        total, h = torch.zeros_like(mu[..., 0, :]), 1 / (self.levels - 1)
+        h = 1 / (self.levels - 1)
+        total = torch.zeros_like(mu[..., 0, :])
         for k in range(self.levels - 1):
             edge = 2 * k * h - 1 + h
             above = torch.sigmoid((mu - edge) / log_s.exp())

@@ -94,7 +94,10 @@ class RunningLogMeanExp:
 
 
 class RunningTiltedMean:
-    """sum_k w_k log w_k / sum_k w_k of importance weights that arrive in chunks."""
+    """`mean`, sum_k w_k log w_k / sum_k w_k, of importance weights that arrive in chunks.
+
+    Each chunk moves it towards its own mean, by the chunk's share of all the weight so far.
+    """
 
     def __init__(self) -> None:
         self.total, self.mean = RunningLogMeanExp(), torch.zeros(())
@@ -108,9 +111,10 @@ class RunningTiltedMean:
 
 
 class RunningMeanOfBlocks:
-    """The mean over blocks of m samples, one after the other, of each block's log-mean-exp.
+    """The mean log-mean-exp of blocks of m samples, cut in the order in which samples arrive.
 
-    Its expectation is that of one block, and its noise that of as many as there are whole.
+    It estimates IWAE-m from all the samples of a larger K. A last block that is not whole does not
+    count.
     """
 
     def __init__(self, m: int) -> None:
@@ -119,7 +123,7 @@ class RunningMeanOfBlocks:
 
     def update(self, log_w: Float[Tensor, "k B"]) -> None:
         """Take in k further samples of each image."""
-        first = -self.begun.count % self.m  # as many as the block begun still wants
+        first = -self.begun.count % self.m  # as many as the block that is begun still needs
         whole = max(0, len(log_w) - first) // self.m * self.m
         head, body, tail = log_w[:first], log_w[first : first + whole], log_w[first + whole :]
         if len(head):

@@ -43,8 +43,9 @@ class BetaELBO:
         self.beta, self.warmup = beta, warmup
 
     def at(self, progress: float) -> dict[str, float]:
-        """The weight when `progress` of the training is done."""
-        return {"beta": self.beta * min(1.0, progress / self.warmup if self.warmup else 1.0)}
+        """beta when the share `progress` of the training is done."""
+        share = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return {"beta": self.beta * share}
 
     def loss(
         self, model: VAE, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
@@ -66,7 +67,7 @@ class ImportanceWeighted:
     def loss(
         self, model: VAE, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> Float[Tensor, "B"]:
-        """-IWAE_K of each image; what differs is the gradient alone."""
+        """-IWAE_K of each image, with either gradient."""
         eps, draws = noise["eps"], noise.get("draws")
         eps = eps if eps.dim() == 3 else eps[None]
         if not self.doubly:
@@ -75,10 +76,11 @@ class ImportanceWeighted:
         with torch.no_grad():
             v = model.log_weight(x, eps, h, draws).softmax(0)
         z, _ = model.posterior.rsample(h, eps)
-        z = with_gradient_times(z, v[..., None])
+        z = with_gradient_times(z, v[..., None])  # phi's v_k^2: once here, once below
         log_qz = frozen_log_prob(model.posterior, z, h)
         log_w = model.log_px(x, z) + model.log_pz(z, draws) - log_qz
         surrogate = (v * log_w).sum(0)
+        # The value is the bound's, the gradient the surrogate's.
         return surrogate.detach() - log_mean_exp(log_w.detach()) - surrogate
 
 

@@ -53,11 +53,11 @@ class AutoregressiveBernoulli(nn.Module):
         return pad(self.weight, (0, after)).unflatten(-1, (1, self.window, self.window))
 
     def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
-        """What the decoder gives for each pixel."""
+        """a(z), what the decoder gives for each pixel."""
         return self.net(z).unflatten(-1, (self.features, -1))
 
     def logits(self, sums: Float[Tensor, "*batch J D"]) -> Float[Tensor, "*batch D"]:
-        """f, pixel by pixel."""
+        """f of the sums a + W x_near, pixel by pixel."""
         return self.head(silu(sums).mT).squeeze(-1)
 
     def sample(
@@ -77,14 +77,15 @@ class AutoregressiveBernoulli(nn.Module):
     def _in_turn(self, z: Tensor, pixel: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The image whose pixel d is pixel(d, p(x_d = 1 | z, x_<d)), in the order of d."""
         _, H, W = self.shape
-        sums, edge = self.features_of(z), self.window // 2
+        features, edge = self.features_of(z), self.window // 2
         canvas = pad(z.new_zeros(*z.shape[:-1], H, W), [edge] * 4)
         for d in range(H * W):
             i, j = divmod(d, W)
             square = canvas[..., i : i + self.window, j : j + self.window].flatten(-2)
             near = square[..., : self.before]
-            logits = self.logits((sums[..., d] + near @ self.weight.mT)[..., None])
-            canvas[..., i + edge, j + edge] = pixel(d, logits.sigmoid()[..., 0])
+            sums = features[..., d] + near @ self.weight.mT
+            p = self.logits(sums[..., None])[..., 0].sigmoid()
+            canvas[..., i + edge, j + edge] = pixel(d, p)
         return canvas[..., None, edge : edge + H, edge : edge + W]
 
     def grey(self, x: Tensor) -> Tensor:

@@ -23,6 +23,12 @@ def bounded(log_sigma: Tensor) -> Tensor:
     return log_sigma.clamp(-LARGEST_LOG_SIGMA, LARGEST_LOG_SIGMA)
 
 
+def check_encoder(out: Tensor, wanted: int) -> None:
+    """ValueError unless an encoder gives `wanted` numbers an image: fewer might be broadcast."""
+    if out.shape[-1] != wanted:
+        raise ValueError(f"the encoder must give {wanted} numbers an image, not {out.shape[-1]}")
+
+
 class GaussianParameters(NamedTuple):
     """N(mu, diag sigma^2), which a network gives for an image, or for other latents."""
 
@@ -59,9 +65,8 @@ class DiagonalGaussian(nn.Module):
 
     def encode(self, x: Float[Tensor, "B C H W"]) -> GaussianParameters:
         """Run the encoder, once however many samples follow."""
-        out, both = self.net(x), 2 * self.latent_dim
-        if out.shape[-1] != both:  # half as many would be broadcast
-            raise ValueError(f"the encoder must give {both} numbers an image, not {out.shape[-1]}")
+        out = self.net(x)
+        check_encoder(out, 2 * self.latent_dim)
         return GaussianParameters.of(out)
 
     def rsample(
@@ -88,11 +93,14 @@ class FullGaussian(nn.Module):
     """q(z|x) = N(z; mu(x), L(x) L(x)^T) with L lower triangular (Kingma & Welling 2019,
     arXiv:1906.02691, section 2.5.1).
 
-    `net` maps images to mean, log diagonal of L and the M (M - 1) / 2 entries below it.
+    `net` maps images to mean, log diagonal of L and the M (M - 1) / 2 entries below it, row by row.
     """
 
-    place: Tensor
     strictly_below: Tensor
+    """[M, M]: 1 below the diagonal, else 0."""
+    place: Tensor
+    """[M M]: for each cell of L, row by row, which of the net's entries stands there; any one where
+    `strictly_below` is 0. vmap can index by it, and could not assign to the cells."""
 
     def __init__(self, net: nn.Module, latent_dim: int) -> None:
         super().__init__()
@@ -105,12 +113,10 @@ class FullGaussian(nn.Module):
     def encode(self, x: Float[Tensor, "B C H W"]) -> FullGaussianParameters:
         """Run the encoder, once however many samples follow."""
         M, out = self.latent_dim, self.net(x)
-        if out.shape[-1] != (wanted := M * (M + 3) // 2):
-            raise ValueError(
-                f"the encoder must give {wanted} numbers an image, not {out.shape[-1]}"
-            )
-        mu, log_sigma, entries = out.split([M, M, M * (M - 1) // 2], -1)
-        padded = torch.nn.functional.pad(entries, (0, 1))  # of one dimension there are none
+        sizes = [M, M, M * (M - 1) // 2]
+        check_encoder(out, sum(sizes))
+        mu, log_sigma, entries = out.split(sizes, -1)
+        padded = torch.nn.functional.pad(entries, (0, 1))  # with M = 1 there are none to index
         square = padded.index_select(-1, self.place).unflatten(-1, (M, M))
         return FullGaussianParameters(mu, bounded(log_sigma), square * self.strictly_below)
 

@@ -4,12 +4,16 @@ Everything is structural: a class that has these methods is one of these things.
 flow is made of is an `nn.Module` too. Leading batch dimensions are free (`*batch`), so the same
 code serves one sample per image and K importance samples per image.
 
-Optional, and used where it is there: any part may have `prepare(x, noise)`, which starts it from
-data, `images_to_prepare`, and `frozen` where it is trained already; a prior `noise(generator)`,
-whose draws its `log_prob` then takes, and `as_mixture()`; a posterior `passes`, how many passes of
-its network one `log_prob` costs; a likelihood `of_integers`; a model or its likelihood `shape` and
-`levels`, which images are checked by; a denoising network, or a model, `drops`, how many uniform
-numbers its dropout takes; an objective `at(progress)`.
+Optional, and used where it is there:
+
+- of any part `prepare(x, noise)`, which starts it from data, with `images_to_prepare`, how many it
+  needs; and `frozen`, true of a part that is trained already;
+- of a prior `noise(generator)`, draws that its `log_prob` then takes, and `as_mixture()`;
+- of a posterior `passes`, how many passes of its network one `log_prob` costs;
+- of a likelihood `of_integers` (see `Likelihood`);
+- of a model or its likelihood `shape` and `levels`, by which images are checked;
+- of a denoising network or a model `drops`, how many uniform numbers its dropout takes;
+- of an objective `at(progress)` (see `Objective`).
 """
 
 from dataclasses import dataclass, field
@@ -100,14 +104,14 @@ class Objective(Protocol):
     """What a VAE is trained on, where that is not the ELBO itself."""
 
     samples: int
-    """Of z for each image."""
+    """How many z it takes of each image."""
 
     def loss(self, model: Any, x: Tensor, noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
-        """To be minimised, in nats, as a function of the model's noise; `eps` is [K, B, M], of one
-        sample [B, M]. Its value counts too: weights are chosen by it.
+        """To be minimised, in nats. In the noise, `eps` is [K, B, M], or [B, M] where `samples` is
+        1. The value counts, not only its gradient: the best weights are chosen by it.
 
-        What an optional `at(progress)` returns, numbers by name, is in the noise as well: of each
-        step's share of the training, of 1 at validation."""
+        An optional `at(progress)` returns numbers by name, which are put into the noise; `progress`
+        is the share of the training that is done, and 1 at validation."""
         ...
 
 

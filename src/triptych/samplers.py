@@ -37,10 +37,9 @@ class Autoguidance(nn.Module):
         return torch.cat([bad + self.weight * (good - bad), variance], -3)
 
 
-def spaced_times(T: int, steps: int) -> list[int]:
+def times_even_in_t(T: int, steps: int) -> list[int]:
     """`steps` times from 0 to T-1, both included, as evenly spaced as integers can be."""
-    if not 2 <= steps <= T:
-        raise ValueError(f"steps must lie in 2..{T}, not {steps}")
+    check_steps(T, steps)
     return torch.linspace(0, T - 1, steps, dtype=torch.float64).round().long().tolist()
 
 
@@ -67,7 +66,7 @@ def ddim(
     """
     check_eta(eta)
     x = model.gaussian_noise(n, generator)
-    times = spaced_times(model.T, steps)
+    times = times_even_in_t(model.T, steps)
     alpha, sigma, _ = noise_levels(model)
     for t, s in pairwise(times[::-1]):
         x_0 = x_0_hat(model, x, t)
@@ -104,12 +103,12 @@ def dpm_solver(
     and t', h' those of the step before, which costs nothing and makes it of second order. The first
     and the last step are of first order. eta = 0 is deterministic, eta = 1 the SDE version; between
     them it scales the rate of the noise, not its size as in `ddim`. `noise_below` is as there.
-    Times are those of `evenly_less_noisy_times`; even in t, the second order would be lost on a
+    Times are those of `times_even_in_noise`; even in t, the second order would be lost on a
     cosine schedule.
     """
     check_eta(eta)
     x = model.gaussian_noise(n, generator)
-    times = evenly_less_noisy_times(model, steps, rho)
+    times = times_even_in_noise(model, steps, rho)
     alpha, sigma, half_log_snr = noise_levels(model)
     before, h_before = None, 1.0
     for t, s in pairwise(times[::-1]):
@@ -141,7 +140,7 @@ def unipc(
     h and the times are those of `dpm_solver`; the first steps and the last are of lower order. It
     is deterministic.
     """
-    times = evenly_less_noisy_times(model, steps, rho)[::-1]
+    times = times_even_in_noise(model, steps, rho)[::-1]
     alpha, sigma, half_log_snr = noise_levels(model)
     x = model.gaussian_noise(n, generator)
 
@@ -175,7 +174,7 @@ def heun(
     Two network evaluations a step, but one from t = 0 to the image itself: 2 steps - 1 in all. The
     times are those of `dpm_solver`. It is deterministic.
     """
-    times = evenly_less_noisy_times(model, steps, rho)[::-1]
+    times = times_even_in_noise(model, steps, rho)[::-1]
     alpha, sigma, _ = noise_levels(model)
     s = [b / a for a, b in zip(alpha, sigma, strict=True)]
 
@@ -199,12 +198,20 @@ def exponential_integral(
     """
     h = end - begin
     r = torch.tensor([(u - begin) / h for u, _ in points], dtype=torch.float64)
-    moments = [-math.expm1(-h)]  # of r^0, r^1, ... by parts
+    moments = [-math.expm1(-h)]  # int e^(u - end) r^k du of k = 0, 1, ..., by parts
     for k in range(1, len(points)):
-        moments.append(moments[0] / 2 if len(points) == 2 else 1 - k / h * moments[-1])
+        moments.append(1 - k / h * moments[-1])
+    if len(points) == 2:
+        moments[1] = moments[0] / 2  # in the middle r is 1/2
     powers = r ** torch.arange(len(points))[:, None]
     w = torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64))
     return torch.stack([a * value for a, (_, value) in zip(w.tolist(), points, strict=True)]).sum(0)
+
+
+def check_steps(T: int, steps: int) -> None:
+    """ValueError unless the times are 2 or more, and no more than the chain has."""
+    if not 2 <= steps <= T:
+        raise ValueError(f"steps must lie in 2..{T}, not {steps}")
 
 
 def check_eta(eta: float) -> None:
@@ -226,7 +233,7 @@ def noise_levels(model: DDPM) -> tuple[list[float], list[float], list[float]]:
     return alpha.tolist(), sigma.tolist(), (alpha / sigma).log().tolist()
 
 
-def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -> list[int]:
+def times_even_in_noise(model: DDPM, steps: int, rho: float | None = None) -> list[int]:
     """`steps` different times from 0 up, as even in s^(1/rho), s = sigma / alpha, as integers can
     be (Karras et al. 2022, arXiv:2206.00364, eq. 5); without rho, its limit: even in log s.
 
@@ -235,15 +242,17 @@ def evenly_less_noisy_times(model: DDPM, steps: int, rho: float | None = None) -
     ratio runs away, are left out unless so many steps need them (as in diffusers,
     `lambda_min_clipped`).
     """
-    if not 2 <= steps <= model.T:
-        raise ValueError(f"steps must lie in 2..{model.T}, not {steps}")
+    check_steps(model.T, steps)
     if rho is not None and rho < 1:
         raise ValueError(f"rho must be 1 or more, not {rho}")
     half_log_snr = torch.tensor(noise_levels(model)[2], dtype=torch.float64)
-    top = max(min(int((half_log_snr >= LEAST_HALF_LOG_SNR).sum()), model.T - 1), steps - 1)
+    first_without_image = int((half_log_snr >= LEAST_HALF_LOG_SNR).sum())
+    top = max(min(first_without_image, model.T - 1), steps - 1)
     noise = -half_log_snr if rho is None else (-half_log_snr / rho).exp()  # log s, or its root
     even = torch.linspace(0, 1, steps, dtype=torch.float64) * (noise[top] - noise[0])
     nearest = (noise[: top + 1, None] - noise[0] - even).abs().argmin(0)
+    # Several may have the same nearest time. Each is moved up to one above the time before it, then
+    # down to where those that follow have room up to the top.
     i = torch.arange(steps)
     rising = (nearest - i).cummax(0).values + i
     return rising.minimum(top - (steps - 1 - i)).tolist()

@@ -55,12 +55,12 @@ def chain_coefficients(beta: Float[Tensor, "T"]) -> dict[str, Float[Tensor, "T"]
 def min_snr_weight(
     coefficients: dict[str, Tensor], prediction: str, gamma: float | None
 ) -> Float[Tensor, "T"]:
-    """The factor that makes the squared error of eps, v or x_0 min(SNR_t, gamma) times that of x_0.
+    """w_t such that w_t times the squared error of what is predicted (eps, v or x_0) is
+    min(SNR_t, gamma) times that of x_0; without gamma, ones.
 
     Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy*,
-    arXiv:2303.09556, section 3.4.
-    With SNR = alpha_bar / (1 - alpha_bar), the error of x_0 is that of eps over SNR, and that of v
-    over SNR + 1. Ones without gamma.
+    arXiv:2303.09556, section 3.4. With SNR = alpha_bar / (1 - alpha_bar), the error of eps is SNR
+    times that of x_0, and the error of v is SNR + 1 times that of x_0.
     """
     a, s = coefficients["sqrt_alpha_bar"], coefficients["sqrt_one_minus_alpha_bar"]
     if gamma is None:
@@ -68,8 +68,8 @@ def min_snr_weight(
     if gamma <= 0:
         raise ValueError(f"gamma of min-SNR must be above 0, not {gamma}")
     snr = (a / s).square()
-    error = {"eps": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}[prediction]
-    return snr.clamp(max=gamma) / error
+    error_over_that_of_x_0 = {"eps": snr, "v": snr + 1, "x_0": torch.ones_like(snr)}
+    return snr.clamp(max=gamma) / error_over_that_of_x_0[prediction]
 
 
 SCHEDULES = {"linear": linear_beta, "cosine": cosine_beta}

@@ -73,8 +73,8 @@ class VAE(nn.Module):
         self, z: Float[Tensor, "*K B M"], draws: Tensor | None = None
     ) -> Float[Tensor, "*K B"]:
         """log p(z), normalised by `draws` if the prior's normaliser is estimated from some."""
-        log_pz = self.prior.log_prob(z, *(() if draws is None else (draws,)))
-        return one_each(log_pz, z, "prior's log_prob")
+        rest = () if draws is None else (draws,)  # most priors take no second argument
+        return one_each(self.prior.log_prob(z, *rest), z, "prior's log_prob")
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
         """The negative ELBO of each image, one sample; or the loss of the objective."""

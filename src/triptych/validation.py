@@ -28,7 +28,7 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         words, _ = _follow(cls, first["loc"])
-        place = " ".join(".".join(words).split()) or what
+        place = " ".join(".".join(words).split()) or what  # a key may hold line breaks
         if first["type"] == "unexpected_keyword_argument":
             _, known = _follow(cls, first["loc"][:-1])
             instead = f"it has {', '.join(known)}" if known else "leave it out"
@@ -40,8 +40,12 @@ def validated(cls: Any, plain: Any, what: str) -> Any:
 
 
 def _follow(cls: Any, path: Sequence[int | str]) -> tuple[list[str], list[str]]:
-    """A path into nested dataclasses as who wrote it knows it, without the `kind` by which a choice
-    between some is told, and the settings of the one at its end, if it is known which."""
+    """Where pydantic's `path` into nested dataclasses leads.
+
+    Returns the path in the words of the file, and the settings of the dataclass at its end (none
+    where the end is not one known dataclass). Inside a choice between dataclasses pydantic's path
+    names the `kind` of the one that was chosen; the file does not, so it is left out.
+    """
     words, choices = list[str](), _dataclasses(cls)
     for part in path:
         if len(choices) > 1:

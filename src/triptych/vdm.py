@@ -11,13 +11,14 @@ bound, not the path (section 5.1). So gamma is a straight line in t, and its end
 """
 
 import math
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from triptych.ddpm import DDPM, Prediction, bin_nll, check_output
+from triptych.ddpm import DDPM, Prediction, bin_nll, check_choice, check_output, stratified
 from triptych.maths import nats_per_bit
 
 # Of gamma before training, as in the paper's code; weight decay pulls back to them.
@@ -40,6 +41,7 @@ class VDM(nn.Module):
         timesteps: int = 1000,
     ) -> None:
         super().__init__()
+        check_choice(prediction, get_args(Prediction))
         self.net, self.shape, self.levels = FineScale(net, levels), shape, levels
         self.prediction: Prediction = prediction
         self.timesteps = timesteps
@@ -57,13 +59,10 @@ class VDM(nn.Module):
         return END + self.moved_1
 
     def noise(self, n: int, generator: Generator) -> dict[str, Tensor]:
-        """t, stratified: one in each n-th of [0, 1); and eps of z_t and of z_0."""
-        device = generator.device
-        u = torch.rand(n, generator=generator, device=device)
-        eps, eps_0 = (
-            torch.randn(n, *self.shape, generator=generator, device=device) for _ in range(2)
-        )
-        return {"t": (torch.arange(n, device=device) + u) / n, "eps": eps, "eps_0": eps_0}
+        """Times t, stratified, and eps of z_t and of z_0."""
+        t, size, device = stratified(n, generator), (n, *self.shape), generator.device
+        eps, eps_0 = (torch.randn(size, generator=generator, device=device) for _ in range(2))
+        return {"t": t, "eps": eps, "eps_0": eps_0}
 
     def loss(self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]) -> Float[Tensor, "B"]:
         """The bound on -log P(x) in bits/dim: its gradients are about as large as L_simple's."""
@@ -72,8 +71,8 @@ class VDM(nn.Module):
     def terms(
         self, x: Float[Tensor, "B C H W"], noise: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B"]]:
-        """The bound's three terms, in bits/dim of the integers x. The noise may bring the weights 1
-        / q of times t that are not uniform but of density q."""
+        """The bound's three terms, in bits/dim of the integers x. Where times t are not uniform but
+        of density q, the noise has `weight`, 1 / q(t) of each."""
         x_0 = self.scale(x)
         nats = {
             "prior": self.prior_term(x_0),
@@ -109,13 +108,19 @@ class VDM(nn.Module):
         that no error grows; in training a pixel that is clipped would have no gradient.
         """
         gamma = self.gamma(t)
-        a, s = ((sign * gamma[..., None, None, None]).sigmoid().sqrt() for sign in (-1, 1))
-        z = a * x_0 + s * eps
+        alpha = (-gamma[..., None, None, None]).sigmoid().sqrt()
+        sigma = gamma[..., None, None, None].sigmoid().sqrt()
+        z = alpha * x_0 + sigma * eps
         out = self.net(z, network_time(gamma), dropout)
         check_output(out, z, 1)
-        eps_hat = {"eps": out, "v": s * z + a * out, "x_0": (z - a * out) / s}[self.prediction]
+        eps_hat = {
+            "eps": out,
+            "v": sigma * z + alpha * out,
+            "x_0": (z - alpha * out) / sigma,
+        }[self.prediction]
         if not self.training:
-            eps_hat = (z - a * ((z - s * eps_hat) / a).clamp(-1, 1)) / s
+            x_0_hat = ((z - sigma * eps_hat) / alpha).clamp(-1, 1)
+            eps_hat = (z - alpha * x_0_hat) / sigma
         slope = self.gamma_1 - self.gamma_0
         return 0.5 * slope * (eps - eps_hat).square().flatten(1).sum(1)
 

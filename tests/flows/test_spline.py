@@ -43,7 +43,7 @@ def test_a_spline_is_nflows_of_the_same_parameters():
     free, z = theta(200), 2 * torch.randn(200)
     widths, heights, slopes = free.split([6, 6, 5])
     # Theirs has slope softplus(0) where the parameter is zero, ours one.
-    start = math.log(math.expm1(1 - SPLINE.smallest))
+    start = math.log(math.expm1(1 - SPLINE.SMALLEST))
     parameters = (widths.T, heights.T, slopes.T + start)
     for move, inverse in ((SPLINE.forward, False), (SPLINE.inverse, True)):
         expected, ladj = splines.unconstrained_rational_quadratic_spline(

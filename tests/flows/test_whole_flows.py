@@ -53,7 +53,7 @@ def nflows_of(flow):
             theirs = WithoutContext(MLP([inputs, *HIDDEN, outputs]))
             theirs.net.load_state_dict(ours.net.state_dict())
             last, rows = theirs.net[-1], torch.arange(outputs).view(SPLINE.per_coordinate, -1)
-            last.bias[rows[2 * SPLINE.bins :]] += math.log(math.expm1(1 - SPLINE.smallest))
+            last.bias[rows[2 * SPLINE.bins :]] += math.log(math.expm1(1 - SPLINE.SMALLEST))
             for p in last.parameters():
                 p.copy_(p[rows.T.flatten()])
             return theirs

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from triptych.flows.coupling import Elementwise, beside
@@ -45,17 +45,21 @@ class MADE(nn.Sequential):
     def __init__(self, dim: int, hidden: Sequence[int], parameters: int, context: int = 0) -> None:
         outputs = torch.arange(dim) + 1
         degrees = [torch.cat([outputs, torch.zeros(context)])]
-        if context:  # units of degree 0, which see nothing else, let the first output see it
-            degrees += [torch.linspace(0, dim - 1, h).round() for h in hidden]
-        else:
-            # ceil(k (D-1) / h) of k = 1 .. h
-            degrees += [-(-torch.arange(1, h + 1) * max(1, dim - 1) // h) for h in hidden]
+        degrees += [hidden_degrees(h, dim, context > 0) for h in hidden]
         layers: list[nn.Module] = []
         for seen, by in pairwise(degrees):
             layers += [MaskedLinear((by[:, None] >= seen).float()), nn.SiLU()]
         strictly = (outputs[:, None] > degrees[-1]).float()
         last = at_zero(MaskedLinear(strictly.repeat(parameters, 1)))
         super().__init__(*layers, last)
+
+
+def hidden_degrees(units: int, dim: int, context: bool) -> Shaped[Tensor, "units"]:
+    """ceil(k (D-1) / h) of units k = 1 .. h; with a context evenly from 0 to D-1, since units of
+    degree 0, which see nothing else, let the first output see it."""
+    if context:
+        return torch.linspace(0, dim - 1, units).round()
+    return -(-torch.arange(1, units + 1) * max(1, dim - 1) // units)
 
 
 class Autoregressive(nn.Module):
@@ -93,7 +97,7 @@ class Autoregressive(nn.Module):
         return x.index_select(-1, self.order), log_slope.sum(-1)
 
     def ordered(self, x: Tensor) -> Float[Tensor, "*batch D"]:
-        """The coordinates in the layer's order."""
+        """The coordinates in the layer's order, which is its own inverse."""
         check_coordinates(x, self.dim)
         return x.index_select(-1, self.order)
 

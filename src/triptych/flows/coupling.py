@@ -67,8 +67,8 @@ class Affine:
         return self.cap * (s / self.cap).tanh(), t
 
 
-def own(f: Elementwise) -> Elementwise:
-    """A map for one layer of several: of one that has parameters, a copy."""
+def own_copy(f: Elementwise) -> Elementwise:
+    """f for one layer of several, so that layers share no parameters: a copy where f has any."""
     return copy.deepcopy(f) if isinstance(f, nn.Module) else f
 
 

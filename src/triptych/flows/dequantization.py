@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from triptych.flows.coupling import Affine, Coupling, Elementwise, own
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own_copy
 from triptych.flows.multiscale import Logit, NetFor
 from triptych.nets.conv import ConvNet
 
@@ -48,13 +48,14 @@ class VariationalDequantization(nn.Module):
         c, h, w = shape
         if h % 2 or w % 2:
             raise ValueError(f"{h}x{w} images cannot be cut into 2x2 patches")
-        f, corner = f or Affine(), torch.arange(4 * c) % 4
+        f = f or Affine()
+        corner = torch.arange(4 * c) % 4  # of its 2x2 patch, that a channel of pixel_unshuffle is
         diagonal = (corner == 0) | (corner == 3)
         self.couplings = nn.ModuleList()
         for i in range(steps):
             net = net_for((6 * c, h // 2, w // 2), hidden, f.per_coordinate * 2 * c)
             mask = diagonal if i % 2 == 0 else ~diagonal
-            self.couplings.append(Coupling(mask, net, own(f), 3))
+            self.couplings.append(Coupling(mask, net, own_copy(f), 3))
         self.sigmoid, self.white = Logit(0.0), levels - 1
 
     def forward(

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor, nn
 
 from triptych.flows.autoregressive import Autoregressive
-from triptych.flows.coupling import Affine, Coupling, Elementwise, own
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own_copy
 from triptych.nets.mlp import MLP
 from triptych.protocols import Bijector, Density, WithLogDet
 
@@ -117,7 +117,7 @@ def coupling_on(
     an `f` that has parameters the layer takes a copy."""
     n_a = int(mask.sum())
     outputs = f.per_coordinate * (len(mask) - n_a)
-    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), own(f))
+    return Coupling(mask, MLP([n_a + context, *hidden, outputs], zero_last=True), own_copy(f))
 
 
 def autoregressions(
@@ -126,7 +126,7 @@ def autoregressions(
     """Autoregressive layers that alternate the coordinates' order; else as `couplings`."""
     check_size(dim, layers)
     f = f or Affine()
-    return [Autoregressive(dim, hidden, own(f), i % 2 == 1, context) for i in range(layers)]
+    return [Autoregressive(dim, hidden, own_copy(f), i % 2 == 1, context) for i in range(layers)]
 
 
 def check_size(dim: int, layers: int) -> None:

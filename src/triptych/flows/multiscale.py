@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.flows.coupling import Affine, Coupling, Elementwise, own
+from triptych.flows.coupling import Affine, Coupling, Elementwise, own_copy
 from triptych.nets.conv import ConvNet
 from triptych.protocols import WithLogDet
 
@@ -21,15 +21,16 @@ NetFor = Callable[[tuple[int, int, int], int, int], nn.Module]
 
 
 class Logit(nn.Module):
-    """x = (sigmoid(z) - low) / (1 - 2 low): the real line to (0, 1) and a little beyond.
+    """x = (sigmoid(z) - low) / (1 - 2 low) of each pixel: the real line to (0, 1) and a little
+    beyond.
 
     `low` keeps the inverse finite at the borders; the price is the mass outside [0, 1], which
     whoever samples has to account for.
     """
 
-    def __init__(self, low: float, event_dims: int = 3) -> None:
+    def __init__(self, low: float) -> None:
         super().__init__()
-        self.low, self.event_dims = low, event_dims
+        self.low = low
 
     def forward(self, z: Tensor) -> WithLogDet:
         return (z.sigmoid() - self.low) / (1 - 2 * self.low), -self.log_det_inverse(z)
@@ -43,7 +44,7 @@ class Logit(nn.Module):
         """log|dz/dx| = log(1 - 2 low) - log p (1 - p), p = sigmoid(z)."""
         softplus = nn.functional.softplus
         per_pixel = math.log(1 - 2 * self.low) + softplus(z) + softplus(-z)
-        return per_pixel.flatten(-self.event_dims).sum(-1)
+        return per_pixel.flatten(-3).sum(-1)
 
 
 class ActNorm(nn.Module):
@@ -183,6 +184,6 @@ def flow_steps(
     layers: list[nn.Module] = []
     for _ in range(steps):
         net = net_for((half, h, w), hidden, f.per_coordinate * half)
-        layers.append(Coupling(first_half, net, own(f), 3))
+        layers.append(Coupling(first_half, net, own_copy(f), 3))
         layers += [Invertible1x1(channels), ActNorm(channels)]
     return layers

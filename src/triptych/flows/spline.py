@@ -13,7 +13,7 @@ and the inverse is the root of a quadratic (eq. 6 to 8).
 
 import math
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,29 +26,31 @@ TINY = 1e-30
 
 
 class Bin(NamedTuple):
-    """The bin that each number falls in: left knot, size, mean slope, slopes at its ends."""
+    """The bin k that each number falls in."""
 
-    x: Tensor
+    x: Tensor  # its left knot
     y: Tensor
-    w: Tensor
+    w: Tensor  # its width and height
     h: Tensor
-    s: Tensor
-    d: Tensor
+    s: Tensor  # h / w
+    d: Tensor  # the slopes at its ends, d_k and d_{k+1}
     d_next: Tensor
 
 
 class RationalQuadratic:
     """The spline as the map of a coupling or autoregressive layer: 3 bins - 1 parameters each.
 
-    Bins are at least `smallest` of [-reach, reach] wide and high, slopes at least `smallest`.
+    Bins are at least `SMALLEST` of [-reach, reach] wide and high, slopes at least `SMALLEST`.
     """
 
-    def __init__(self, bins: int = 8, reach: float = 5.0, smallest: float = 1e-3) -> None:
-        if bins < 2 or bins * smallest >= 1:
+    SMALLEST = 1e-3
+
+    def __init__(self, bins: int = 8, reach: float = 5.0) -> None:
+        if bins < 2 or bins * self.SMALLEST >= 1:
             raise ValueError(
-                f"a spline needs 2 or more bins, and fewer than {1 / smallest:g}, not {bins}"
+                f"a spline needs 2 or more bins, and fewer than {1 / self.SMALLEST:g}, not {bins}"
             )
-        self.bins, self.reach, self.smallest = bins, reach, smallest
+        self.bins, self.reach = bins, reach
         self.per_coordinate = 3 * bins - 1
 
     def forward(self, z: Tensor, theta: Float[Tensor, "P ..."]) -> WithLogDet:
@@ -79,7 +81,7 @@ class RationalQuadratic:
         z = at.x + xi * at.w
         return torch.where(inside, z, x), torch.where(inside, -log_slope(at, xi), 0.0)
 
-    def find(self, u: Tensor, theta: Float[Tensor, "P ..."], axis: str) -> Bin:
+    def find(self, u: Tensor, theta: Float[Tensor, "P ..."], axis: Literal["x", "y"]) -> Bin:
         """The bin of each u, which lies on the named axis."""
         widths, heights, slopes = theta.split([self.bins, self.bins, self.bins - 1])
         x, y = self.knots(widths), self.knots(heights)
@@ -96,7 +98,7 @@ class RationalQuadratic:
 
     def knots(self, free: Float[Tensor, "n ..."]) -> Float[Tensor, "n+1 ..."]:
         """From -reach to reach in steps that are a softmax, none too small."""
-        step = self.smallest + (1 - self.smallest * self.bins) * free.softmax(0)
+        step = self.SMALLEST + (1 - self.SMALLEST * self.bins) * free.softmax(0)
         # Not cumsum, which adds in no fixed order on a GPU.
         inner = self.reach * (2 * torch.stack(list(accumulate(step[:-1]))) - 1)
         end = torch.full_like(inner[:1], self.reach)
@@ -104,8 +106,8 @@ class RationalQuadratic:
 
     def slopes(self, free: Float[Tensor, "n ..."]) -> Float[Tensor, "n+2 ..."]:
         """Positive, 1 where `free` is 0, and 1 at both ends, where the identity goes on."""
-        start = math.log(math.expm1(1 - self.smallest))
-        inner = self.smallest + softplus(free + start)
+        start = math.log(math.expm1(1 - self.SMALLEST))
+        inner = self.SMALLEST + softplus(free + start)
         end = torch.ones_like(inner[:1])
         return torch.cat([end, inner, end])
 

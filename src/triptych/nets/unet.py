@@ -18,17 +18,16 @@ from triptych.nets.conv import GROUPS, check_levels
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t at geometrically spaced frequencies (Vaswani et al. 2017,
-    arXiv:1706.03762, section 3.5)."""
+    """sin and cos of omega_i t, with omega_i = 10,000^(-i / n), i = 0 .. n-1, n = dim // 2 (Vaswani
+    et al. 2017, arXiv:1706.03762, section 3.5)."""
 
     omega: Tensor
 
-    def __init__(self, dim: int, max_period: float = 10_000.0) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        half = torch.arange(dim // 2)
-        self.register_buffer(
-            "omega", torch.exp(-math.log(max_period) * half / (dim // 2)), persistent=False
-        )
+        n = dim // 2
+        omega = torch.exp(-math.log(10_000.0) * torch.arange(n) / n)
+        self.register_buffer("omega", omega, persistent=False)
 
     def forward(self, t: Tensor) -> Float[Tensor, "B dim"]:
         angle = t[..., None] * self.omega
@@ -41,9 +40,10 @@ class SelfAttention(nn.Module):
     Written out: torch's fused kernel takes six times as long on a CPU in bfloat16, backward.
     """
 
-    def __init__(self, c: int, heads: int = 4) -> None:
+    HEADS = 4
+
+    def __init__(self, c: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = nn.GroupNorm(GROUPS, c)
         self.qkv = nn.Conv2d(c, 3 * c, 1)
         self.out = nn.Conv2d(c, c, 1)
@@ -51,8 +51,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         B, C, H, W = x.shape
-        d = C // self.heads
-        q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.heads, d, H * W).unbind(1)
+        d = C // self.HEADS
+        q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.HEADS, d, H * W).unbind(1)
         weight = (q.transpose(-1, -2) @ k * d**-0.5).softmax(-1)
         seen = v @ weight.transpose(-1, -2)
         # autocast, which does not see convolutions under vmap, would leave its bias in float32
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """Norm, SiLU, conv, twice; time enters between as scale and shift. The last convolution starts
     with zero weights, so that the block starts as its skip and a bias. With `attend`,
-    self-attention follows."""
+    self-attention follows. `keep` is what dropout multiplies the channels by."""
 
     def __init__(self, c_in: int, c_out: int, c_time: int, attend: bool) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ResidualBlock(nn.Module):
         x: Float[Tensor, "B C H W"],
         e: Float[Tensor, "B E"],
         keep: Float[Tensor, "B D"] | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "B D H W"]:
         scale, shift = self.time(e)[..., None, None].chunk(2, -3)
         h = self.conv1(self.act(self.norm1(x)))
         h = self.act(self.norm2(h) * (1 + scale) + shift)
@@ -114,17 +114,20 @@ class UNet(nn.Module):
         super().__init__()
         c = shape[0]
         check_levels(shape, widths)
-        time = 4 * widths[0]
+        c_time = 4 * widths[0]
         self.time = nn.Sequential(
-            TimeEmbedding(widths[0]), nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time)
+            TimeEmbedding(widths[0]),
+            nn.Linear(widths[0], c_time),
+            nn.SiLU(),
+            nn.Linear(c_time, c_time),
         )
         self.door = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(4 * c * inputs, widths[0], 3, padding=1)
         )
-        self.down, skips = way_down(widths, blocks, time)
+        self.down, skips = way_down(widths, blocks, c_time)
         low = widths[-1]
-        self.middle = nn.ModuleList(ResidualBlock(low, low, time, a) for a in (True, False))
-        self.up = way_up(widths, blocks, time, skips)
+        self.middle = nn.ModuleList(ResidualBlock(low, low, c_time, a) for a in (True, False))
+        self.up = way_up(widths, blocks, c_time, skips)
         self.out = nn.Sequential(
             nn.GroupNorm(GROUPS, widths[0]),
             nn.SiLU(),
@@ -165,7 +168,7 @@ class UNet(nn.Module):
         return (u >= self.dropout).to(u.dtype) / (1 - self.dropout)
 
 
-def way_down(widths: Sequence[int], blocks: int, time: int) -> tuple[nn.ModuleList, list[int]]:
+def way_down(widths: Sequence[int], blocks: int, c_time: int) -> tuple[nn.ModuleList, list[int]]:
     """Residual blocks at each level, a strided convolution between two; and the channels of what
     the way up reads: the door's, then each layer's. The lowest level has attention."""
     layers, outputs = nn.ModuleList(), [widths[0]]
@@ -175,19 +178,19 @@ def way_down(widths: Sequence[int], blocks: int, time: int) -> tuple[nn.ModuleLi
             outputs.append(width)
         attends = level == len(widths) - 1
         for _ in range(blocks):
-            layers.append(ResidualBlock(outputs[-1], width, time, attends))
+            layers.append(ResidualBlock(outputs[-1], width, c_time, attends))
             outputs.append(width)
     return layers, outputs
 
 
-def way_up(widths: Sequence[int], blocks: int, time: int, skips: Sequence[int]) -> nn.ModuleList:
+def way_up(widths: Sequence[int], blocks: int, c_time: int, skips: Sequence[int]) -> nn.ModuleList:
     """At each level a block more than on the way down, each of which reads the last output there
     that is not yet read."""
     layers, unread, now = nn.ModuleList(), list(skips), widths[-1]
     for level, width in reversed(list(enumerate(widths))):
         attends = level == len(widths) - 1
         for _ in range(blocks + 1):
-            layers.append(ResidualBlock(now + unread.pop(), width, time, attends))
+            layers.append(ResidualBlock(now + unread.pop(), width, c_time, attends))
             now = width
         if level > 0:
             now = widths[level - 1]

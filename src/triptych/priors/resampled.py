@@ -30,8 +30,9 @@ class ResampledPrior(nn.Module):
     no draws: each training step then takes all the points, so choose fewer.
     """
 
-    fixed: Tensor
-    settled: Tensor | None
+    points: Tensor
+    cached_log_normaliser: Tensor | None
+    """Of the points, in evaluation mode."""
 
     def __init__(
         self,
@@ -42,24 +43,25 @@ class ResampledPrior(nn.Module):
         points: int = 2**18,
     ) -> None:
         super().__init__()
-        if any(True for _ in base.parameters()):
+        if list(base.parameters()):
             raise ValueError("a base that learns would leave the fixed points of Z behind")
         self.base, self.net, self.truncation, self.draws = base, net, truncation, draws
-        fixed = base.sample(points, torch.Generator().manual_seed(0))
-        self.register_buffer("fixed", fixed, persistent=False)
-        self.register_buffer("settled", None, persistent=False)
-        self.register_load_state_dict_post_hook(settle_again)
+        always_the_same = torch.Generator().manual_seed(0)
+        self.register_buffer("points", base.sample(points, always_the_same), persistent=False)
+        self.register_buffer("cached_log_normaliser", None, persistent=False)
+        self.register_load_state_dict_post_hook(cache_after_loading)
 
     def train(self, mode: bool = True) -> "ResampledPrior":
         """As for every module; Z follows."""
         super().train(mode)
-        self.settle()
+        self.cache_log_normaliser()
         return self
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """In evaluation mode the weights stay as they are, and so does Z."""
-        self.settled = None if self.training else self.log_normaliser(self.fixed)
+    def cache_log_normaliser(self) -> None:
+        """In evaluation mode the weights stay as they are, and so does Z; in training it is not
+        cached."""
+        self.cached_log_normaliser = None if self.training else self.log_normaliser(self.points)
 
     def noise(self, generator: Generator) -> Float[Tensor, "S D"]:
         """Draws of the base, to estimate Z from."""
@@ -69,16 +71,18 @@ class ResampledPrior(nn.Module):
         self, z: Float[Tensor, "*batch D"], draws: Float[Tensor, "S D"] | None = None
     ) -> Float[Tensor, "*batch"]:
         """log p(z) in nats."""
-        log_Z = self.settled if draws is None else self.log_normaliser(draws)
-        log_Z = self.log_normaliser(self.fixed) if log_Z is None else log_Z
-        return self.normalised(z, log_Z)
+        if draws is not None:
+            return self.normalised(z, self.log_normaliser(draws))
+        if self.cached_log_normaliser is not None:
+            return self.normalised(z, self.cached_log_normaliser)
+        return self.normalised(z, self.log_normaliser(self.points))
 
     def normalised(
         self, z: Float[Tensor, "*batch D"], log_Z: Float[Tensor, ""]
     ) -> Float[Tensor, "*batch"]:
         """Eq. 5 at this log Z."""
-        log_missed = (self.truncation - 1) * log_of_rest(log_Z)
-        log_thinned = self.log_a(z) + log_of_rest(log_missed) - log_Z
+        log_missed = (self.truncation - 1) * log1mexp(log_Z)  # log (1 - Z)^(T-1)
+        log_thinned = self.log_a(z) + log1mexp(log_missed) - log_Z
         return self.base.log_prob(z) + torch.logaddexp(log_thinned, log_missed)
 
     @torch.no_grad()
@@ -102,7 +106,7 @@ class ResampledPrior(nn.Module):
         That of log Z is std(a) / (Z sqrt(points)), and log p(z) follows by its slope: -1 where
         nothing is missed; over draws of p itself, -(1 - (1 - Z)^(T-1)).
         """
-        a = self.log_a(self.fixed).detach().double().exp()
+        a = self.log_a(self.points).detach().double().exp()
         log_Z = a.mean().log().to(z.dtype).requires_grad_()
         with torch.enable_grad():
             (slope,) = torch.autograd.grad(self.normalised(z, log_Z).mean(), log_Z)
@@ -113,13 +117,14 @@ class ResampledPrior(nn.Module):
         return logsigmoid(self.net(z).squeeze(-1))
 
 
-def settle_again(prior: ResampledPrior, _: object) -> None:
+def cache_after_loading(prior: ResampledPrior, _: object) -> None:
     """Z of weights that were just loaded."""
-    prior.settle()
+    prior.cache_log_normaliser()
 
 
-def log_of_rest(log_p: Tensor) -> Tensor:
-    """log(1 - p), finite where p rounds to one, and exact where 1 - p does."""
+def log1mexp(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log p, finite where p rounds to one, and exact where 1 - p does (Maechler
+    2012, *Accurately Computing log(1 - exp(-|a|))*)."""
     half = -math.log(2)
     of_large = (-torch.expm1(log_p.clamp(min=half))).clamp(min=torch.finfo(log_p.dtype).tiny).log()
     return torch.where(log_p < half, torch.log1p(-log_p.clamp(max=half).exp()), of_large)
