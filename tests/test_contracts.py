@@ -41,9 +41,15 @@ from triptych.evaluate.likelihood import flow_bounds, importance_bounds
 from triptych.evaluate.ode import ode_bound
 from triptych.evaluate.units import gaussian_marginals
 from triptych.flows.coupling import Affine, Coupling
-from triptych.likelihoods import Bernoulli
+from triptych.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    DiscretizedLogisticMixture,
+    Gaussian,
+)
 from triptych.nets.mlp import MLP
 from triptych.nets.unet import UNet
+from triptych.pixelvae import AutoregressiveBernoulli
 from triptych.posteriors import DiagonalGaussian, FlowPosterior, FullGaussian
 from triptych.priors.gaussian import StandardGaussian
 from triptych.samplers import ddim, dpm_solver, heun
@@ -230,9 +236,22 @@ def test_an_encoder_gives_a_mean_and_a_deviation_for_each_dimension(outputs):
             FlowPosterior(encoder, 2, [nn.Identity()]).encode(torch.rand(3, *SHAPE))
 
 
-def test_every_pixel_has_a_logit():
-    with pytest.raises(ValueError, match="64 pixels have so many logits, not 1"):
-        Bernoulli(MLP([2, 1]), SHAPE).log_prob(torch.rand(3, *SHAPE), torch.randn(3, 2))
+@pytest.mark.parametrize(
+    ("likelihood", "wanted", "given"),
+    [
+        (lambda net: Bernoulli(net, SHAPE), 64, 1),
+        (lambda net: ContinuousBernoulli(net, SHAPE, LEVELS), 64, 1),
+        (lambda net: Gaussian(net, SHAPE, LEVELS), 64, 1),
+        (lambda net: DiscretizedLogisticMixture(net, SHAPE, LEVELS, 2), 384, 6),
+        (lambda net: AutoregressiveBernoulli(net, SHAPE, 5, 3), 320, 5),
+    ],
+)
+def test_a_decoder_gives_each_pixel_its_own_numbers(likelihood, wanted, given):
+    """One for all would be broadcast."""
+    x, z = torch.ones(3, *SHAPE), torch.randn(3, 2)
+    likelihood(MLP([2, wanted])).log_prob(x, z)
+    with pytest.raises(ValueError, match=f"must give {wanted} numbers an image, not {given}"):
+        likelihood(MLP([2, given])).log_prob(x, z)
 
 
 @pytest.mark.parametrize("part", ["prior", "posterior", "likelihood"])

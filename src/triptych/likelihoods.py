@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from triptych.maths import normal_log_prob
+from triptych.maths import check_outputs, normal_log_prob
 
 
 class Bernoulli(nn.Module):
@@ -26,8 +26,7 @@ class Bernoulli(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """log p(x|z) in nats, summed over pixels; x in [0, 1]."""
         logits, x = self.net(z), x.flatten(-3)
-        if logits.shape[-1] != x.shape[-1]:  # one for all would be counted once
-            raise ValueError(f"{x.shape[-1]} pixels have so many logits, not {logits.shape[-1]}")
+        check_outputs(logits, x.shape[-1], "decoder")
         return (x * logits).sum(-1) - softplus(logits).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
@@ -65,6 +64,7 @@ class ContinuousBernoulli(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
         logits, y = self.net(z), x.flatten(-3) / (self.levels - 1)
+        check_outputs(logits, y.shape[-1], "decoder")
         return (y * logits - softplus(logits) + log_constant(logits)).sum(-1)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
@@ -137,9 +137,10 @@ class Gaussian(nn.Module):
         self, x: Float[Tensor, "B C H W"], z: Float[Tensor, "*batch M"]
     ) -> Float[Tensor, "*batch"]:
         """log p(y|z) in nats, summed over pixels."""
-        y = x.flatten(-3) / (self.levels - 1)
+        mu, y = self.net(z), x.flatten(-3) / (self.levels - 1)
+        check_outputs(mu, y.shape[-1], "decoder")
         # mu first, which alone has all of *batch: the density is symmetric in the two
-        return normal_log_prob(self.net(z), y, self.log_sigma)
+        return normal_log_prob(mu, y, self.log_sigma)
 
     def mean(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch C H W"]:
         """mu, moved into the range of grey values."""
@@ -181,8 +182,9 @@ class DiscretizedLogisticMixture(nn.Module):
 
     def parts(self, z: Float[Tensor, "*batch M"]) -> tuple[Tensor, Tensor, Tensor]:
         """log w, mu and log s, each [*batch, J, D]."""
-        out = self.net(z).unflatten(-1, (3, self.components, -1))
-        log_w, mu, log_s = out.unbind(-3)
+        out = self.net(z)
+        check_outputs(out, 3 * self.components * math.prod(self.shape), "decoder")
+        log_w, mu, log_s = out.unflatten(-1, (3, self.components, -1)).unbind(-3)
         return log_w.log_softmax(-2), mu, log_s.clamp(*self.LOG_SCALES)
 
     def log_prob(

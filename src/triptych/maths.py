@@ -26,6 +26,12 @@ def check_coordinates(x: Tensor, wanted: int, dim: int = -1) -> None:
         raise ValueError(f"the density is of {wanted} coordinates, and was given {x.shape[dim]}")
 
 
+def check_outputs(out: Tensor, wanted: int, whose: str) -> None:
+    """ValueError unless a network gives `wanted` numbers: fewer might be broadcast."""
+    if out.shape[-1] != wanted:
+        raise ValueError(f"the {whose} must give {wanted} numbers an image, not {out.shape[-1]}")
+
+
 def mixture_log_prob(
     z: Float[Tensor, "*batch D"],
     log_w: Float[Tensor, "K"],

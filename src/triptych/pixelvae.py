@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import conv2d, pad, silu, softplus
 
+from triptych.maths import check_outputs
 from triptych.nets.conv import pixels_before
 from triptych.nets.mlp import MLP
 
@@ -54,7 +55,9 @@ class AutoregressiveBernoulli(nn.Module):
 
     def features_of(self, z: Float[Tensor, "*batch M"]) -> Float[Tensor, "*batch J D"]:
         """a(z), what the decoder gives for each pixel."""
-        return self.net(z).unflatten(-1, (self.features, -1))
+        out = self.net(z)
+        check_outputs(out, self.features * math.prod(self.shape), "decoder")
+        return out.unflatten(-1, (self.features, -1))
 
     def logits(self, sums: Float[Tensor, "*batch J D"]) -> Float[Tensor, "*batch D"]:
         """f of the sums a + W x_near, pixel by pixel."""

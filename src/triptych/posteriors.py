@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from triptych.maths import normal_log_prob
+from triptych.maths import check_outputs, normal_log_prob
 
 # In size. About 2 at most in a trained VAE; with beta = 1e-6, whose q is nearly a point, one in 200
 # comes to -10.
@@ -21,12 +21,6 @@ def bounded(log_sigma: Tensor) -> Tensor:
     precision, which would end a training (Tomczak & Welling's code keeps it in -3 .. 1).
     """
     return log_sigma.clamp(-LARGEST_LOG_SIGMA, LARGEST_LOG_SIGMA)
-
-
-def check_encoder(out: Tensor, wanted: int) -> None:
-    """ValueError unless an encoder gives `wanted` numbers an image: fewer might be broadcast."""
-    if out.shape[-1] != wanted:
-        raise ValueError(f"the encoder must give {wanted} numbers an image, not {out.shape[-1]}")
 
 
 class GaussianParameters(NamedTuple):
@@ -66,7 +60,7 @@ class DiagonalGaussian(nn.Module):
     def encode(self, x: Float[Tensor, "B C H W"]) -> GaussianParameters:
         """Run the encoder, once however many samples follow."""
         out = self.net(x)
-        check_encoder(out, 2 * self.latent_dim)
+        check_outputs(out, 2 * self.latent_dim, "encoder")
         return GaussianParameters.of(out)
 
     def rsample(
@@ -114,7 +108,7 @@ class FullGaussian(nn.Module):
         """Run the encoder, once however many samples follow."""
         M, out = self.latent_dim, self.net(x)
         sizes = [M, M, M * (M - 1) // 2]
-        check_encoder(out, sum(sizes))
+        check_outputs(out, sum(sizes), "encoder")
         mu, log_sigma, entries = out.split(sizes, -1)
         padded = torch.nn.functional.pad(entries, (0, 1))  # with M = 1 there are none to index
         square = padded.index_select(-1, self.place).unflatten(-1, (M, M))
