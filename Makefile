@@ -8,22 +8,19 @@ BIN := $(VENV)/bin
 demo: $(VENV)/product
 	$(BIN)/triptych demo
 
-test: $(VENV)/checks
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright
-	$(BIN)/lint-imports
+test: check
 	$(BIN)/pytest -n auto
 
 check: $(VENV)/checks
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 bench: $(VENV)/peers
 	$(BIN)/python bench/run.py $(or $(DEVICE),cpu) $(ONLY)
 
-# pip, which a Python without its venv package leaves out: the rule is tried again.
+# The target is pip: a Python without its venv package makes the folder without it, and fails.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 14) and "Python %d.%d cannot install the versions of constraints.txt; 3.11 to 3.14 can: make PYTHON=python3.14" % v)'
 	$(PYTHON) -m venv $(VENV)

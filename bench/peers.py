@@ -30,7 +30,7 @@ class BroadcastMixture(MixtureOfGaussians):
         return MixtureSameFamily(Categorical(logits=self.logits), parts).log_prob(z)
 
 
-def plain_rounds(model: Any, images: Tensor) -> Callable[[], None]:
+def plain_vae_rounds(model: Any, images: Tensor) -> Callable[[], None]:
     """The loop of public answers: fp32, default Adam, a DataLoader (over images thresholded
     beforehand; public ones do it image by image) and a one-sample ELBO of torch.distributions."""
     optimizer = torch.optim.Adam(model.to(DEVICE).parameters(), lr=1e-3)

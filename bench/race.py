@@ -36,11 +36,12 @@ def our_rounds(
     data = TrainingData(images, images[:1], view(look), 256)
     runs = [Run(seed, Path(".")) for seed in range(len(models))]
     trainer = Trainer(models, runs, data, config)
-    whole = ExitStack()  # what a training enters once, and torch.compile would see anew
+    # A training enters these once; entered in each round, they would be new to torch.compile.
+    whole = ExitStack()
     for m in models:
         whole.enter_context(networks_in_bf16(m, bf16 and bf16_helps(DEVICE)))
 
-    def round_(_: ExitStack = whole) -> None:
+    def round_(_: ExitStack = whole) -> None:  # held here: the contexts end with it
         keep_freed_memory()  # as triptych's commands do
         for _step in range(steps):
             trainer.train_step()

@@ -176,7 +176,7 @@ def test_a_run_goes_on_wherever_its_fetching_broke_off(tmp_path, monkeypatch):
                 with pytest.raises(OSError, match="No space"):
                     put_back(there, files)
             train(there, load("digits"))
-            assert not there.folder(0).where()
+            assert not there.folder(0).unfinished_at()
 
 
 def test_what_another_process_began_meanwhile_is_not_written_over(tmp_path):

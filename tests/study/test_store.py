@@ -147,13 +147,13 @@ def test_other_images_of_the_same_name_are_refused(folder, digits):
 
 
 def test_resuming_needs_a_checkpoint_and_starting_needs_none(folder):
-    folder.ready(resume=False)
+    folder.check_resume(resume=False)
     with pytest.raises(UserError, match="leave out --resume"):
-        folder.ready(resume=True)
+        folder.check_resume(resume=True)
     checkpoint.save(folder.path, Checkpoint({}, {}, {}, {}, {}))
-    folder.ready(resume=True)
+    folder.check_resume(resume=True)
     with pytest.raises(UserError, match="go on with --resume"):
-        folder.ready(resume=False)
+        folder.check_resume(resume=False)
 
 
 def test_weights_of_unknown_settings_are_no_ones(folder):

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from triptych.cli import options, runs
+from triptych.cli import options
 from triptych.errors import UserError
 from triptych.evaluate.evaluation import Drawing, Evaluation, SamplerName
 from triptych.study.build import build, check_images
@@ -613,7 +613,7 @@ def test_the_command_line_knows_every_choice():
     assert get_args(options.PriorName) == get_args(Prior)
     assert get_args(options.SamplerName) == get_args(SamplerName)
     for setting in ("posterior", "objective", "network"):
-        known = getattr(runs, setting.capitalize())
+        known = getattr(options, f"{setting.capitalize()}Name")
         assert get_args(known) == get_args(VAEConfig.__annotations__[setting])
 
 

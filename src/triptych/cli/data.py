@@ -53,12 +53,10 @@ class TrainFeatures:
         from triptych.data import load
         from triptych.evaluate.classifier import train_classifier, write_features
         from triptych.train.allocation import keep_freed_memory, keep_to_granted_cores
-        from triptych.train.files import check_place
 
         if self.out.suffix != ".safetensors":
             raise UserError(f"--out {self.out} cannot be written; name a .safetensors file")
         check_out(self.out)
-        check_place(self.out)
         keep_freed_memory()
         keep_to_granted_cores()
         net, accuracy = train_classifier(load(self.dataset, self.data))

@@ -56,19 +56,16 @@ class Evaluate:
         from triptych.study.uses import check_use, judged_by
         from triptych.validation import validated
 
-        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
-        usual = asdict(Evaluation())
-        ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
-        asked = merged(ours | self.sampling.asked(), parsed(self.settings))
-        folder = RunFolder(self.path)
+        asked, folder = self.asked(), RunFolder(self.path)
         recipe, dataset, _ = folder.config()
-        if (study := folder.study_judges()) is None:
-            check_use(recipe.model, asked, asked.get("sampler", usual["sampler"]))
+        study = folder.study_judges()
+        if study is None:
+            check_use(recipe.model, asked, asked.get("sampler", Evaluation().sampler))
         how = validated(Evaluation, asked, "evaluate")
-        if study:
-            theirs, asked_for = judged_by(recipe, study), judged_by(recipe, how)
+        if study is not None:
+            theirs, ours = judged_by(recipe, study), judged_by(recipe, how)
             for name, value in theirs.items():
-                if name not in asked_for or asked_for[name] != value:
+                if name not in ours or ours[name] != value:
                     raise self._of_a_study(f"with {name} = {value}, as its study.json says")
         if recipe.part == "A" and self.where.features is not None:
             raise UserError(
@@ -76,7 +73,7 @@ class Evaluate:
                 f"get no FID; leave it out, or evaluate a model of part B"
             )
         data = load(dataset, self.where.data).to(self.where.ready())
-        if study and recipe.part == "B":
+        if study is not None and recipe.part == "B":
             features = features_for(data, self.where.features)
             if theirs := folder.other_features(features.hash):
                 raise self._of_a_study(f"on the features {theirs!r}")
@@ -85,6 +82,15 @@ class Evaluate:
         for score in folder.scores():
             print(said(score))
         print(f"wrote {self.path / 'scores.json'}")
+
+    def asked(self) -> dict[str, Any]:
+        """The settings of judging that are not as usual."""
+        from triptych.evaluate.evaluation import Evaluation
+
+        names = ("importance_samples", "images", "ais_images", "ais_steps", "ode_images", "bf16")
+        usual = asdict(Evaluation())
+        ours = {n: v for n in names if (v := getattr(self, n)) != usual[n]}
+        return merged(ours | self.sampling.asked(), parsed(self.settings))
 
     def _of_a_study(self, judged: str) -> UserError:
         return UserError(
@@ -112,13 +118,11 @@ class Score:
         from triptych.evaluate.judge import judge_samples
         from triptych.study.run import judging_device
         from triptych.study.store import write_scores
-        from triptych.train.files import check_place
 
         if self.out is not None and self.out.suffix != ".json":
             raise UserError(f"--out {self.out} cannot be written; name a .json file")
         if self.out is not None:
             check_out(self.out)
-            check_place(self.out)
         check_data(self.dataset, self.where.data)
         device = judging_device(self.where.ready())
         data = load(self.dataset, self.where.data)

@@ -28,6 +28,9 @@ PriorName = Literal[
     "hierarchical",
     "hierarchical-vamp",
 ]
+PosteriorName = Literal["gaussian", "full", "coupling", "iaf"]
+ObjectiveName = Literal["elbo", "iwae"]
+NetworkName = Literal["mlp", "gated", "residual"]
 IMAGES = "{digits,mnist,fashion,kmnist,OWN}"
 SamplerName = Literal["ancestral", "ddim", "dpm-solver++", "unipc", "heun"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -151,7 +154,7 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def check_data(dataset: str, data: Path | None) -> None:
-    """UserError where files are given and images that need none are meant, as by default."""
+    """UserError where files are named for the digits, the default, which need none."""
     if data is not None and dataset == "digits":
         raise UserError(
             f"--data {data} has no effect on the digits, which come without files; name the images "
@@ -160,7 +163,10 @@ def check_data(dataset: str, data: Path | None) -> None:
 
 
 def check_out(out: Path) -> None:
-    """UserError for a place among the files of a run, or for one of those of a study."""
+    """Refuse a place among the files of a run, or one of those of a study (UserError), and one that
+    cannot be written (OSError)."""
+    from triptych.train.files import check_place
+
     folders, of_run = (out.parent, out.parent.parent), ("config.json", "checkpoint")
     run = any(all((folder / name).exists() for name in of_run) for folder in folders)
     study = out.name in ("study.json", "results.json") and (out.parent / "study.json").exists()
@@ -169,6 +175,7 @@ def check_out(out: Path) -> None:
             f"--out {out} is among the files of a {'run' if run else 'study'}, one of which it "
             f"might replace; choose another place"
         )
+    check_place(out)
 
 
 def merged(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -13,6 +13,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from triptych.cli.options import (
     IMAGES,
     Computing,
+    NetworkName,
+    ObjectiveName,
+    PosteriorName,
     PriorName,
     Sampling,
     Settings,
@@ -30,9 +33,6 @@ from triptych.errors import RunFailed, UserError
 
 RECIPES_OWN = "the recipe's"
 MOST_DRAWN = 1_000_000
-Posterior = Literal["gaussian", "full", "coupling", "iaf"]
-Objective = Literal["elbo", "iwae"]
-Network = Literal["mlp", "gated", "residual"]
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class Train:
     ] = None
     """prior of a VAE"""
     posterior: Annotated[
-        Posterior | None, choice(Posterior), usually(one_of(Posterior), RECIPES_OWN)
+        PosteriorName | None, choice(PosteriorName), usually(one_of(PosteriorName), RECIPES_OWN)
     ] = None
     """posterior of a VAE"""
     objective: Annotated[
-        Objective | None, choice(Objective), usually(one_of(Objective), RECIPES_OWN)
+        ObjectiveName | None, choice(ObjectiveName), usually(one_of(ObjectiveName), RECIPES_OWN)
     ] = None
     """training objective of a VAE"""
     beta: Annotated[float | None, usually("FLOAT", RECIPES_OWN)] = None
     """weight of the KL term in a VAE's ELBO"""
-    network: Annotated[Network | None, choice(Network), usually(one_of(Network), RECIPES_OWN)] = (
-        None
-    )
+    network: Annotated[
+        NetworkName | None, choice(NetworkName), usually(one_of(NetworkName), RECIPES_OWN)
+    ] = None
     """encoder and decoder of a VAE"""
     latent_dim: Annotated[int | None, usually("INT", RECIPES_OWN)] = None
     """dimensions of a VAE's latent space"""
@@ -100,10 +100,10 @@ class Train:
             job = Job(recipe, (self.seed,), self.out)
             folder = job.folder(self.seed)
             if self.resume:
-                folder.ready(resume=True)  # before the folder is made
+                folder.check_resume(resume=True)  # before the folder is made
             with locked(folder.path) if leads() else nullcontext():
                 if leads():
-                    folder.ready(self.resume)
+                    folder.check_resume(self.resume)
                 told = bar_for(recipe.name) if leads() else lambda p: None
                 train(job, data, progress=told, track=Track(self.track, self.out))
             failed, first = folder.failure(), leads()
@@ -129,11 +129,13 @@ class Train:
 
     def begun(self) -> bool:
         """Whether there is a run that --resume goes on with."""
+        from triptych.study.store import RunFolder
+
         try:
-            run = self.out / self.asked().name / f"seed-{self.seed}"
+            run = RunFolder.of(self.out, self.asked().name, self.seed)
         except UserError:
             return False
-        return os.path.exists(run / "config.json")  # a name too long is none
+        return os.path.exists(run.path / "config.json")  # a name too long is none
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,6 @@ class Sample:
         from triptych.study.run import sampling_model
         from triptych.study.store import RunFolder
         from triptych.study.uses import check_use
-        from triptych.train.files import check_place
         from triptych.train.order import Stream, generator_for
         from triptych.validation import validated
 
@@ -172,7 +173,6 @@ class Sample:
                 f"and for a file that ends in .png or .npz"
             )
         check_out(self.out)
-        check_place(self.out)
         asked, folder = self.sampling.asked(), RunFolder(self.path)
         recipe, dataset, _ = folder.config()
         check_use(recipe.model, asked, asked.get("sampler", "ancestral"))
@@ -184,5 +184,5 @@ class Sample:
         with line_for(f"drawing from {recipe.name}") as say:
             images = enough(draw(min(self.n, TOGETHER)), draw, self.n, say)
         write_images(self.out, (255 * images).round().byte().cpu().numpy())
-        at = folder.where()
+        at = folder.unfinished_at()
         print(f"wrote {self.out}" + (f", drawn by the weights of {at}" if at else ""))

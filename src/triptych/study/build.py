@@ -54,7 +54,8 @@ def build(
 
 
 def check_images(config: ModelConfig, n: int) -> None:
-    """UserError where so many training images are too few for the model to start from."""
+    """UserError where a VampPrior has more pseudo-inputs than the n training images that they
+    start from."""
     vae = config.vae if isinstance(config, LatentDDPMConfig) else config
     if not isinstance(vae, VAEConfig) or vae.prior not in ("vamp", "hierarchical-vamp"):
         return
@@ -83,15 +84,19 @@ def _pixelflow(config: PixelFlowConfig, shape: Shape, levels: int) -> PixelFlow:
 
 
 def _autoregressive(config: PixelFlowConfig, shape: Shape, f: Elementwise) -> list[Bijector]:
-    """Layers of pixels in turn, the last one of which goes forwards, and a scale and a shift before
-    the pixels' logits reach it."""
-    backwards = [i % 2 == 1 for i in reversed(range(config.autoregressive_layers))]
-    layers = [RasterAutoregressive(shape, config.width, config.window, f, b) for b in backwards]
+    """Layers that go through the pixels forwards and backwards by turns, then a scale and a shift
+    of each channel, which standardises the pixels' logits for them. The last layer, next to the
+    pixels, goes forwards."""
+    layers: list[Bijector] = []
+    for i in reversed(range(config.autoregressive_layers)):
+        backwards = i % 2 == 1
+        layers.append(RasterAutoregressive(shape, config.width, config.window, f, backwards))
     return [*layers, ActNorm(shape[0])] if layers else []
 
 
 def _coupling_net(config: PixelFlowConfig) -> NetFor:
-    """Of convolutions, RealNVP's residual blocks where there are any, else Glow's."""
+    """The network of a coupling: MLPs of patches, or convolutions, RealNVP's residual ones if it is
+    to have residual blocks, else Glow's."""
     if config.network == "patch":
         return PatchNet
     return partial(ResidualConvNet, blocks=config.blocks) if config.blocks else ConvNet
@@ -99,7 +104,8 @@ def _coupling_net(config: PixelFlowConfig) -> NetFor:
 
 def _ddpm(config: DDPMConfig, shape: Shape, levels: int) -> DDPM | VDM:
     if config.schedule == "learned":
-        net = UNet(shape, config.widths, config.blocks, inputs=5, dropout=config.dropout)
+        inputs = 5  # z_t and its Fourier features
+        net = UNet(shape, config.widths, config.blocks, inputs=inputs, dropout=config.dropout)
         return VDM(net, shape, levels, config.prediction, config.timesteps)
     outputs = 2 if config.variance == "learned" else 1
     net = UNet(shape, config.widths, config.blocks, outputs, dropout=config.dropout)

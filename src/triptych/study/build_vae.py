@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -38,9 +39,9 @@ Shape = tuple[int, int, int]
 
 def build_vae(config: VAEConfig, shape: Shape, levels: int) -> VAE:
     """The VAE of a config, for images of this shape and number of grey levels."""
-    top = 1 if config.likelihood in BINARY else levels - 1
-    posterior = posterior_of(config, shape, top)
-    prior = prior_of(config, posterior, shape, top)
+    white = 1 if config.likelihood in BINARY else levels - 1
+    posterior = posterior_of(config, shape, white)
+    prior = prior_of(config, posterior, shape, white)
     likelihood = likelihood_of(config, posterior.latent_dim, shape, levels)
     return VAE(prior, posterior, likelihood, config.mean_samples, objective_of(config))
 
@@ -53,36 +54,32 @@ def objective_of(config: VAEConfig) -> Objective | None:
     return None if plain else BetaELBO(config.beta, config.kl_warmup)
 
 
-def encoder_of(config: VAEConfig, shape: Shape, top: int, n_out: int) -> nn.Module:
-    """Images of values in [0, top] to `n_out` numbers."""
-    door = [Scale(1 / top)] if top > 1 else []
+def encoder_of(config: VAEConfig, shape: Shape, white: int, n_out: int) -> nn.Module:
+    """Images of values in [0, white] to `n_out` numbers."""
+    to_unit = [Scale(1 / white)] if white > 1 else []
     if config.network == "residual":
         net = ResidualEncoder(shape, config.channels, config.blocks, n_out)
-        return nn.Sequential(*door, net)
+        return nn.Sequential(*to_unit, net)
     sizes = [math.prod(shape), *config.hidden, n_out]
     net = MLP(sizes) if config.network == "mlp" else GatedMLP(sizes)
-    return nn.Sequential(*door, nn.Flatten(-3), net)
+    return nn.Sequential(*to_unit, nn.Flatten(-3), net)
 
 
 def likelihood_of(config: VAEConfig, n_in: int, shape: Shape, levels: int) -> Likelihood:
     """The likelihood that the config names, on a decoder that mirrors the encoder."""
+    decoder = partial(decoder_of, config, n_in, shape)
     makers: dict[str, Callable[[], Likelihood]] = {
-        "bernoulli": lambda: Bernoulli(decoder_of(config, n_in, shape), shape),
+        "bernoulli": lambda: Bernoulli(decoder(), shape),
         "autoregressive": lambda: AutoregressiveBernoulli(
-            decoder_of(config, n_in, shape, config.features), shape, config.features, config.window
+            decoder(config.features), shape, config.features, config.window
         ),
-        "continuous-bernoulli": lambda: ContinuousBernoulli(
-            decoder_of(config, n_in, shape), shape, levels
-        ),
+        "continuous-bernoulli": lambda: ContinuousBernoulli(decoder(), shape, levels),
         # Most pixels are 0, where a linear end would leave a haze.
         "gaussian": lambda: Gaussian(
-            nn.Sequential(decoder_of(config, n_in, shape), nn.Sigmoid()),
-            shape,
-            levels,
-            config.sigma,
+            nn.Sequential(decoder(), nn.Sigmoid()), shape, levels, config.sigma
         ),
         "logistic": lambda: DiscretizedLogisticMixture(
-            decoder_of(config, n_in, shape, 3 * config.logistics), shape, levels, config.logistics
+            decoder(3 * config.logistics), shape, levels, config.logistics
         ),
     }
     return makers[config.likelihood]()
@@ -97,14 +94,14 @@ def decoder_of(config: VAEConfig, n_in: int, shape: Shape, per_pixel: int = 1) -
     return MLP(sizes) if config.network == "mlp" else GatedMLP(sizes)
 
 
-def posterior_of(config: VAEConfig, shape: Shape, top: int) -> Posterior:
+def posterior_of(config: VAEConfig, shape: Shape, white: int) -> Posterior:
     """The posterior that the config names, or two Gaussian levels of latent_dim each under a
     hierarchical prior."""
     M, last = config.latent_dim, config.hidden[-1]
-    net = encoder_of(config, shape, top, encoder_outputs(config))
+    net = encoder_of(config, shape, white, encoder_outputs(config))
     layers, hidden, context = config.posterior_layers, config.coupling_hidden, config.context
     if config.prior in HIERARCHICAL:
-        eye = nn.Sequential(encoder_of(config, shape, top, last), nn.SiLU())
+        eye = nn.Sequential(encoder_of(config, shape, white, last), nn.SiLU())
         return TwoLevelPosterior(DiagonalGaussian(net, M), eye, MLP([last + M, last, 2 * M]), M)
     if config.posterior == "full":
         return FullGaussian(net, M)
@@ -116,13 +113,13 @@ def posterior_of(config: VAEConfig, shape: Shape, top: int) -> Posterior:
     return DiagonalGaussian(net, M)
 
 
-def prior_of(config: VAEConfig, posterior: Posterior, shape: Shape, top: int) -> Density:
+def prior_of(config: VAEConfig, posterior: Posterior, shape: Shape, white: int) -> Density:
     """The prior that the config names. Flow priors start from the standard Gaussian."""
     M = config.latent_dim
     base, layers, hidden = StandardGaussian(M), config.couplings, config.coupling_hidden
     if isinstance(posterior, TwoLevelPosterior):
         vamp = config.prior == "hierarchical-vamp"
-        above = VampPrior(posterior.top, shape, config.pseudo_inputs, top) if vamp else base
+        above = VampPrior(posterior.top, shape, config.pseudo_inputs, white) if vamp else base
         net = MLP([M, config.hidden[-1], 2 * M], zero_last=True)
         return TwoLevelPrior(above, net, M)
     makers: dict[Prior, Callable[[], Density]] = {
@@ -131,7 +128,7 @@ def prior_of(config: VAEConfig, posterior: Posterior, shape: Shape, top: int) ->
         "flow": lambda: coupling_flow(base, M, layers, hidden),
         "spline": lambda: coupling_flow(base, M, layers, hidden, RationalQuadratic(config.bins)),
         "maf": lambda: autoregressive_flow(base, M, layers, hidden),
-        "vamp": lambda: VampPrior(posterior, shape, config.pseudo_inputs, top),  # pyright: ignore
+        "vamp": lambda: VampPrior(posterior, shape, config.pseudo_inputs, white),  # pyright: ignore
         "resampled": lambda: ResampledPrior(
             base, MLP([M, *config.acceptance_hidden, 1], zero_last=True), config.truncation
         ),

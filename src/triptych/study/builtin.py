@@ -56,9 +56,11 @@ def brief_2026(preset: Preset, dataset: str) -> Study:
     """The 2026 assignment: the same priors; and a VAE, a DDPM, and latent DDPMs on beta-VAEs of
     several beta for part B. In the cpu preset these draw with noise at all levels, at times even in
     log s, which is better for latents and worse for images (results/choices.md)."""
-    before, latent = brief_2024(preset, dataset), recipes_for(dataset)["latent-ddpm"]
-    ddpm, grey = (next(p for p in before.plans if p.recipe.name == n) for n in ("ddpm", "vae-grey"))
-    latent = latent if preset == "cpu" else on_gpu(latent, dataset)
+    before = brief_2024(preset, dataset)
+    named = {plan.recipe.name: plan for plan in before.plans}
+    latent = recipes_for(dataset)["latent-ddpm"]
+    if preset == "gpu":
+        latent = on_gpu(latent, dataset)
     latents = [
         override(
             latent,
@@ -69,8 +71,8 @@ def brief_2026(preset: Preset, dataset: str) -> Study:
         for word, beta in BETAS.items()
     ]
     part_a = [p for p in before.plans if p.recipe.part == "A"]
-    chains = [Plan(recipe, ddpm.seeds) for recipe in latents]
-    plans = (*part_a, ddpm, *chains, grey)
+    chains = [Plan(recipe, named["ddpm"].seeds) for recipe in latents]
+    plans = (*part_a, named["ddpm"], *chains, named["vae-grey"])
     noisy = Drawing("dpm-solver++", steps=20, eta=1.0, guidance=2.0)
     how = replace(before.evaluation, latent=noisy if preset == "cpu" else None)
     return Study("brief-2026", dataset, plans, how, edition="2026")

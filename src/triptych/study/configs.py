@@ -58,7 +58,7 @@ class VAEConfig:
     channels: EightChannels = (64, 128)
     """Of the residual network, at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
-    """Residual blocks at each of them."""
+    """Residual blocks at each of these sizes."""
     components: Count = 50
     """Components of the mixture prior."""
     pseudo_inputs: Count = 500
@@ -76,11 +76,12 @@ class VAEConfig:
     posterior: Literal["gaussian", "full", "coupling", "iaf"] = "gaussian"
     """Diagonal or full Gaussian, or a diagonal one pushed through a flow that reads the image."""
     posterior_layers: Annotated[int, Field(ge=2, le=64)] = 4
+    """Layers of a flow posterior."""
     context: Count = 64
     """How many numbers the layers of a flow posterior read of the image."""
     objective: Literal["elbo", "iwae"] = "elbo"
     beta: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """Weight of the divergence in the ELBO."""
+    """Weight of KL(q(z|x) || p(z)) in the ELBO."""
     kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of training in which that weight rises from zero."""
     iwae_samples: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -147,9 +148,10 @@ class PixelFlowConfig:
     bins: Annotated[int, Field(ge=2, le=64)] = 8
     """Of the spline maps."""
     autoregressive_layers: Annotated[int, Field(ge=0, le=8)] = 0
-    """Between couplings and pixels, forwards and backwards by turns, of networks as wide."""
+    """Layers of pixel after pixel between couplings and pixels, forwards and backwards by turns;
+    their networks are `width` wide too."""
     window: Annotated[int, Field(ge=3, le=99)] = 9
-    """Side of the square in which they see the pixels before its centre; odd."""
+    """Side of the square in which such a layer sees the pixels before its centre; odd."""
     low: Annotated[float, Field(ge=1e-7, lt=0.5)] = 1e-6
     """The logit is of low + (1 - 2 low) y; of less, 1 - low would be rounded to 1."""
     dequantization: Literal["uniform", "variational"] = "uniform"
@@ -176,6 +178,7 @@ class DDPMConfig:
     widths: EightChannels = (64, 128)
     """Channels at half, a quarter, ... of the image's size; multiples of 8."""
     blocks: Count = 1
+    """Residual blocks at each of these sizes, on the way down and on the way up."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the feature maps that each residual block drops in training."""
     timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000

@@ -1,6 +1,7 @@
 """The sentences with which the report describes a model."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from triptych.study.configs import (
@@ -32,10 +33,9 @@ def describe(recipe: Recipe, shape: Shape) -> str:
         return f"{vae}; {chain}{describe_bending(train)}, beta = {_short(config.vae.beta)}."
     if isinstance(config, PixelFlowConfig):
         return f"{describe_flow(config)}{describe_bending(train)}."
-    widths = "-".join(str(w) for w in config.widths)
     dropout = f"dropout {config.dropout:g}, " if config.dropout else ""
     return (
-        f"U-Net behind a pixel-unshuffle, {widths} channels, "
+        f"U-Net behind a pixel-unshuffle, {_dashed(config.widths)} channels, "
         f"{_count(config.blocks, 'residual block')} a level with GroupNorm, {dropout}attention at "
         f"the lowest, sinusoidal time embedding; "
         f"{describe_chain(config)}{describe_bending(train)}."
@@ -131,29 +131,29 @@ def describe_training(config: VAEConfig) -> str:
 
 
 def describe_bending(train: TrainConfig) -> str:
-    """What was done to the training images."""
-    share = f"{100 * train.bent:g}%"
-    return f", images distorted at random ({share} at first, none at the end)" if train.bent else ""
+    """What was done to the training images, if anything."""
+    if not train.bent:
+        return ""
+    return f", images distorted at random ({100 * train.bent:g}% at first, none at the end)"
 
 
 def describe_network(config: VAEConfig, shape: Shape) -> str:
-    """The encoder, without its end."""
+    """The encoder and its sizes."""
     if config.network == "residual":
-        channels = "-".join(str(c) for c in config.channels)
         return (
-            f"Residual convolutional encoder of 2x2 patches, {channels} channels, "
+            f"Residual convolutional encoder of 2x2 patches, {_dashed(config.channels)} channels, "
             f"{_count(config.blocks, 'block')} a level"
         )
-    widths = "-".join(str(w) for w in (math.prod(shape), *config.hidden))
-    kind = "MLP encoder" if config.network == "mlp" else "Gated MLP encoder"
-    end = f"{widths}-{encoder_outputs(config)}"
-    return f"{kind} {end} with SiLU" if config.network == "mlp" else f"{kind} {end}"
+    widths = _dashed((math.prod(shape), *config.hidden, encoder_outputs(config)))
+    if config.network == "mlp":
+        return f"MLP encoder {widths} with SiLU"
+    return f"Gated MLP encoder {widths}"
 
 
 def describe_prior(config: VAEConfig) -> str:
     """The prior in half a sentence."""
     layers = config.couplings
-    nets = f"({'-'.join(str(h) for h in config.coupling_hidden)} hidden units)"
+    nets = f"({_dashed(config.coupling_hidden)} hidden units)"
     said: dict[Prior, str] = {
         "gaussian": "a standard Gaussian prior",
         "mixture": f"a prior of {config.components} learned diagonal Gaussians",
@@ -163,7 +163,7 @@ def describe_prior(config: VAEConfig) -> str:
         "maf": f"a prior of {layers} masked autoregressive layers {nets}",
         "vamp": f"a VampPrior of {config.pseudo_inputs} pseudo-inputs",
         "resampled": f"a standard Gaussian prior resampled at most {config.truncation} times by a "
-        f"network ({'-'.join(str(h) for h in config.acceptance_hidden)} hidden units)",
+        f"network ({_dashed(config.acceptance_hidden)} hidden units)",
         "hierarchical": "two levels of M, p(z1|z2) a Gaussian by a network, p(z2) a standard one",
         "hierarchical-vamp": "two levels of M, p(z1|z2) a Gaussian by a network, p(z2) a VampPrior "
         f"of {config.pseudo_inputs} pseudo-inputs",
@@ -177,6 +177,11 @@ def _short(value: float) -> str:
         return "0"
     digits, power = f"{value:e}".split("e")
     return f"{value:g}" if value >= 0.01 else f"{float(digits):g}e{int(power)}"
+
+
+def _dashed(widths: Iterable[int]) -> str:
+    """784-512-64, as papers write the widths of layers."""
+    return "-".join(str(width) for width in widths)
 
 
 def _count(n: int, what: str) -> str:

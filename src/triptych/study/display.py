@@ -12,7 +12,8 @@ from triptych.train.fit import Progress
 
 
 class Bars:
-    """Shows what `run_here` and `run_processes` tell. Where nobody watches, a line at each end."""
+    """Shows what the engines tell of jobs, as their `Display`. Where nobody watches, a bar seldom
+    (`pause`), and a line when a job has ended."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
@@ -46,7 +47,7 @@ def label(job: Job) -> str:
 
 
 def line(title: str) -> tqdm:
-    """What is being done, and for how long: a bar without one, where somebody watches."""
+    """A line that says what is being done and for how long, where somebody watches."""
     return tqdm(
         desc=title,
         bar_format="{desc}{postfix} [{elapsed}]",

@@ -17,6 +17,7 @@ from triptych.study.grid import Study, naming, study_json
 from triptych.study.local import Display, Place, default_workers, run_here, run_processes
 from triptych.study.lock import locked
 from triptych.study.on_ray import Cluster, run_on_ray
+from triptych.study.recipes import Recipe
 from triptych.study.results import results
 from triptych.study.run import Job
 from triptych.study.store import RunFolder, of_this_version, pretty
@@ -33,8 +34,8 @@ class Outcome:
     @property
     def unfinished(self) -> int:
         """How many runs the same command would take up again."""
-        runs = (self.folder / f["model"] / f"seed-{f['seed']}" for f in self.results["failures"])
-        return sum(not RunFolder(path).settled for path in runs)
+        failed = self.results["failures"]
+        return sum(not RunFolder.of(self.folder, f["model"], f["seed"]).settled for f in failed)
 
 
 def execute(
@@ -48,7 +49,7 @@ def execute(
 ) -> Outcome:
     """Train and judge all runs that are not finished, then write results.json.
 
-    `rejudge` those too that were judged otherwise, which are refused else.
+    Runs that were judged otherwise are refused, or with `rejudge` judged anew.
     """
     part_b = any(plan.recipe.part == "B" for plan in study.plans)
     check_options(study, place, workers, part_b)
@@ -61,25 +62,38 @@ def execute(
     check_claim(folder, asked, jobs, study.evaluation, data, rejudge)
     # Fails before anything is written, and trains once what is cached.
     features = features_for(data, place.features) if part_b else None
+    # Where nothing is left to judge, only features that are asked for must be those of the scores.
     if features is not None and not rejudge and (unsettled(jobs) or place.features):
         check_features(jobs, features)
     with locked(folder, wait=True):
         claim(folder, asked, jobs, study.evaluation, data, rejudge)
     if rejudge:
         forget_others(folder, jobs, study.evaluation, features)
-    todo = unsettled(jobs)
     # By all jobs: the last one, alone with all threads, would round otherwise than those before it.
     count = workers or (default_workers(len(jobs)) if place.device.type == "cpu" else 1)
-    for wait in (False, True):  # what other processes have is waited for when all else is done
-        if cluster is not None:
-            todo = run_on_ray(cluster, todo, place, study.evaluation, display, wait)
-        elif count == 1:
-            todo = run_here(todo, place, study.evaluation, display, wait)
-        else:
-            todo = run_processes(todo, place, study.evaluation, display, count, wait)
+    run_jobs(unsettled(jobs), place, study.evaluation, display, count, cluster)
     with locked(folder, wait=True):
         claim(folder, asked, jobs, study.evaluation, data)  # another study may have been here
         return Outcome(folder, gather(study, folder))
+
+
+def run_jobs(
+    todo: list[Job],
+    place: Place,
+    how: Evaluation,
+    display: Display,
+    workers: int,
+    cluster: Cluster | None,
+) -> None:
+    """Run the jobs on the cluster, else on this machine: first those that no other process has,
+    then, when these have ended, wait for the others."""
+    for wait in (False, True):
+        if cluster is not None:
+            todo = run_on_ray(cluster, todo, place, how, display, wait)
+        elif workers == 1:
+            todo = run_here(todo, place, how, display, wait)
+        else:
+            todo = run_processes(todo, place, how, display, workers, wait)
 
 
 def unsettled(jobs: Sequence[Job]) -> list[Job]:
@@ -135,50 +149,57 @@ def forget_others(
 
 def claim(
     folder: Path,
-    plain: dict[str, Any],
+    asked: dict[str, Any],
     jobs: Sequence[Job],
     how: Evaluation,
     data: Dataset,
     rejudge: bool = False,
 ) -> None:
     """Write study.json, if nothing speaks against it."""
-    check_claim(folder, plain, jobs, how, data, rejudge)
-    write_text(folder / "study.json", pretty(sealed(plain)))
+    check_claim(folder, asked, jobs, how, data, rejudge)
+    write_text(folder / "study.json", pretty(sealed(asked)))
 
 
 def check_claim(
     folder: Path,
-    plain: dict[str, Any],
+    asked: dict[str, Any],
     jobs: Sequence[Job],
     how: Evaluation,
     data: Dataset,
     rejudge: bool,
 ) -> None:
-    """Refuse a folder that holds a study of another name or data set, or of a later version, and
-    runs that were trained or (unless they are to be judged anew) judged otherwise, of which the
-    report would say what is not so. Recipes and seeds may come and go."""
+    """Refuse a folder that holds a study of another name or data set, or of a later version, or a
+    run that is not as asked for. Recipes and seeds may come and go."""
     path = folder / "study.json"
-    before = of_this_version(path) if path.exists() else plain
+    before = of_this_version(path) if path.exists() else asked
     if not isinstance(before, dict):
         raise UserError(f"{path} holds no study; delete it, or choose another folder with --out")
     for key in ("name", "dataset"):
-        if before.get(key) != plain[key]:
+        if before.get(key) != asked[key]:
             raise UserError(
-                f"{folder} holds a study with {key} = {before.get(key)!r}, not {plain[key]!r}; "
+                f"{folder} holds a study with {key} = {before.get(key)!r}, not {asked[key]!r}; "
                 f"choose another folder with --out"
             )
     for job in jobs:
         for seed in job.seeds:
-            run = job.folder(seed)
-            if run.finished:
-                run.config()  # or there is no saying of what its scores are
-            if run.readable:  # else its job says what is wrong, and the others are run
-                run.check_config(job.recipe, data.name, seed)
-                run.check_data(data)
-                if not rejudge:
-                    run.check_judged(job.recipe, how)
-                elif run.judged_otherwise(job.recipe, how):
-                    run.check_weights()
+            check_run(job.folder(seed), job.recipe, seed, how, data, rejudge)
+
+
+def check_run(
+    run: RunFolder, recipe: Recipe, seed: int, how: Evaluation, data: Dataset, rejudge: bool
+) -> None:
+    """Refuse a run that was trained with other settings or images, or judged otherwise unless it is
+    to be judged anew: of either the report would say what is not so."""
+    if run.finished:
+        run.config()  # or there is no saying of what its scores are
+    if not run.readable:  # its job says what is wrong, and the others are run
+        return
+    run.check_config(recipe, data.name, seed)
+    run.check_data(data)
+    if not rejudge:
+        run.check_judged(recipe, how)
+    elif run.judged_otherwise(recipe, how):
+        run.check_weights()
 
 
 def jobs_of(study: Study, folder: Path, side_by_side: bool) -> list[Job]:
@@ -202,7 +223,7 @@ def gather(study: Study, folder: Path) -> dict[str, Any]:
     scores, failures = {}, []
     for plan in study.plans:
         for seed in plan.seeds:
-            run = RunFolder(folder / plan.recipe.name / f"seed-{seed}")
+            run = RunFolder.of(folder, plan.recipe.name, seed)
             if run.finished:
                 scores.setdefault(plan.recipe.name, {})[seed] = run.scores()
             else:

@@ -11,6 +11,7 @@ from triptych.study.build import build
 from triptych.study.configs import LatentDDPMConfig, ModelConfig
 from triptych.study.describe import describe
 from triptych.study.recipes import Recipe, to_dict
+from triptych.study.store import SCHEMA
 
 MOST_SEEDS = 1000
 
@@ -56,7 +57,7 @@ def with_seeds(study: Study, n: int | None) -> Study:
 
 @contextmanager
 def naming(recipe: Recipe) -> Iterator[None]:
-    """What is refused within is of this recipe of several."""
+    """Put the recipe's name before what is refused within: a study has several."""
     try:
         yield
     except UserError as error:
@@ -71,7 +72,8 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
         with naming(recipe):
             parts = [build(config, shape, levels)]
             if isinstance(config, LatentDDPMConfig):
-                parts.append(build(config.vae, shape, levels))  # buffers in the model itself
+                # The model itself has the VAE's weights as buffers, as they stay fixed.
+                parts.append(build(config.vae, shape, levels))
         recipes.append(
             {
                 **to_dict(recipe),
@@ -85,7 +87,7 @@ def study_json(study: Study, shape: tuple[int, int, int], levels: int) -> dict[s
             }
         )
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": study.name,
         "dataset": study.dataset,
         "levels": levels,

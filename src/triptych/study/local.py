@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from typing import Any
@@ -113,26 +114,29 @@ def run_here(
     """One job after another in this process. Returns those that other processes have."""
     held = []
     for job in jobs:
-        word = attempt(job, place, how, lambda p, job=job: display(job, p), wait)
+        word = attempt(job, place, how, partial(display, job), wait)
         display(job, word)
-        held += [job] if word.startswith(HELD) else []
+        if word.startswith(HELD):
+            held.append(job)
     return held
 
 
 class Worker:
     """A process of one thread that does one job after another; a new one if it is killed."""
 
-    def __init__(self, *what: Any) -> None:
-        self.what = what
+    def __init__(self, place: Place, how: Evaluation, wait: bool) -> None:
+        self.place, self.how, self.wait = place, how, wait
         self.job: Job | None = None
         self.start()
 
     def start(self) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, *self.what), daemon=True)
-        # The process inherits the mask: Ctrl-C reaches the study, and that asks its workers. The
-        # tracker would be started with the first of them, which unblocks the signal.
+        given = (theirs, self.place, self.how, self.wait)
+        self.process = context.Process(target=_serve, args=given, daemon=True)
+        # The process inherits the mask: Ctrl-C reaches the study alone, which asks its workers to
+        # stop. Starting the resource tracker unblocks the signal, so it is not left to the first
+        # process's start.
         resource_tracker.ensure_running()
         kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-SCHEMA = 1
+from triptych.study.store import SCHEMA
 
 
 def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) -> dict[str, Any]:
     """Versions, hardware, commit, data and cost of a run."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, kibibytes elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         name = torch.cuda.get_device_name(device)
@@ -34,7 +35,7 @@ def manifest(data_sha256: str, device: torch.device, seconds: dict[str, float]) 
         "git_commit": git_commit(),
         "data_sha256": data_sha256,
         "seconds": {k: round(v, 1) for k, v in seconds.items()},
-        "peak_memory_bytes": peak if sys.platform != "darwin" else peak // 1024,
+        "peak_memory_bytes": peak,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

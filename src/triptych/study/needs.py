@@ -7,6 +7,7 @@ from triptych.errors import UserError
 from triptych.study.configs import HIERARCHICAL, LatentDDPMConfig, ModelConfig
 
 Needs = dict[str, Mapping[str, Sequence[Any]]]
+"""By setting: others, each with the values that give this one a use; one of them is enough."""
 
 OF_COUPLINGS = {"prior": ("flow", "spline", "maf")}
 OF_FLOW_POSTERIOR = {"posterior": ("coupling", "iaf")}
@@ -48,10 +49,10 @@ def check_needs(model: ModelConfig, asked: dict[str, Any]) -> None:
         own = {key: value for key, value in asked.items() if not hasattr(model, key)}
         nested = asked.get("vae")
         check_needs(model.vae, own | (nested if isinstance(nested, dict) else {}))
-    for key, places in NEEDS.get(model.kind, {}).items():
-        if key in asked and not any(getattr(model, p) in fit for p, fit in places.items()):
-            now = " and ".join(f"{place} = {getattr(model, place)!r}" for place in places)
-            instead = ", or ".join(_choice(place, fit) for place, fit in places.items())
+    for key, others in NEEDS.get(model.kind, {}).items():
+        if key in asked and not any(getattr(model, name) in fit for name, fit in others.items()):
+            now = " and ".join(f"{name} = {getattr(model, name)!r}" for name in others)
+            instead = ", or ".join(_choice(name, fit) for name, fit in others.items())
             raise UserError(
                 f"{key} = {asked[key]!r} has no effect with {now}; leave it out, or choose "
                 f"{instead}"
@@ -63,8 +64,8 @@ def check_needs(model: ModelConfig, asked: dict[str, Any]) -> None:
         )
 
 
-def _choice(place: str, fit: Sequence[Any]) -> str:
+def _choice(name: str, fit: Sequence[Any]) -> str:
     """ "prior = 'flow' or 'spline'", "autoregressive_layers = 1 to 8"."""
     if isinstance(fit, range):
-        return f"{place} = {fit[0]} to {fit[-1]}"
-    return f"{place} = {' or '.join(map(repr, fit))}"
+        return f"{name} = {fit[0]} to {fit[-1]}"
+    return f"{name} = {' or '.join(map(repr, fit))}"

@@ -48,9 +48,11 @@ class Cluster:
 
 def cluster_named(on: str | None, cores: int, gpus: float | None) -> Cluster | None:
     """The cluster of --on; None without it."""
-    if on is None and gpus is not None:
-        raise UserError(f"--gpus-per-run {gpus:g} is of runs on Ray; give --on, or leave it out")
     if on is None:
+        if gpus is not None:
+            raise UserError(
+                f"--gpus-per-run {gpus:g} is of runs on Ray; give --on, or leave it out"
+            )
         return None
     gpus = 1.0 if gpus is None else gpus
     if on != "ray" and not on.startswith("ray://"):
@@ -138,7 +140,8 @@ def follow(
                 note_failure(job, reason)
                 word = f"failed: {reason}"
             display(job, word)
-            held += [job] if word.startswith(HELD) else []
+            if word.startswith(HELD):
+                held.append(job)
     return held
 
 
@@ -213,8 +216,9 @@ def files_of(job: Job) -> Files:
 
 
 def put_back(job: Job, files: Files, wait: bool = False) -> None:
-    """Write them. A failure that is not among them was of an earlier try. What another process has
-    finished meanwhile is left as it is.
+    """Write what a worker sent into the study's folder. A failure noted there that is not sent too
+    was of an earlier try, and is dropped. What another process has finished meanwhile is left as it
+    is.
 
     Raises:
         HeldError: another process began a run while the worker, which sees no locks, was at it, and
@@ -231,16 +235,18 @@ def put_back(job: Job, files: Files, wait: bool = False) -> None:
 
 
 def _write(study: Path, files: Files) -> None:
-    """Such that the run can go on wherever this breaks off: what a checkpoint is of before it, each
-    whole or not at all, the one before first; scores last, as a run that has them is whole."""
+    """Write in an order that lets the run go on wherever this breaks off: config.json first, which
+    says what a checkpoint is of; then the older checkpoint before the newer, each whole or not at
+    all; scores.json last, as a run that has it counts as finished."""
     paths = sorted(map(PurePath, files))
     plain = [p for p in paths if p.parent.name not in checkpoint.PLACES]
+    scores = [p for p in plain if p.name == "scores.json"]
     for path in sorted(plain, key=lambda p: p.name != "config.json"):
-        if path.name != "scores.json":
+        if path not in scores:
             write_bytes(study / path, files[str(path)])
     for place in reversed(checkpoint.PLACES):
         for folder in dict.fromkeys(p.parent for p in paths if p.parent.name == place):
             found = {p.name: files[str(p)] for p in paths if p.parent == folder}
             checkpoint.put(study / folder, found)
-    for path in (p for p in plain if p.name == "scores.json"):
+    for path in scores:
         write_bytes(study / path, files[str(path)])

@@ -24,8 +24,8 @@ from triptych.study.needs import check_needs
 from triptych.train.order import TrainConfig
 from triptych.validation import validated
 
-FOLDER = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # a name of a recipe
-TAKEN = ("figures", "lock")  # in a study's folder, beside those of its recipes
+FOLDER = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # the name of a recipe, whose runs' folder it names
+TAKEN = ("figures", "lock")  # names of other things in a study's folder
 ViewName = Literal["threshold", "dynamic", "raw"]
 
 
@@ -188,29 +188,28 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     """A recipe with settings replaced where they live: in it, in the model, in the training, in
     the VAE of a latent DDPM. Of a table, those are replaced that are given."""
     plain = to_dict(recipe)
-    rooms = (plain, plain["model"], plain["train"], plain["model"].get("vae", {}))
+    tables = (plain, plain["model"], plain["train"], plain["model"].get("vae", {}))
 
-    def home(key: str) -> dict[str, Any] | None:
-        return next((room for room in rooms if key in room and key != "kind"), None)
+    def table_with(key: str) -> dict[str, Any] | None:
+        return next((table for table in tables if key in table and key != "kind"), None)
 
     for key, value in values.items():
-        if (room := home(key)) is None:
-            allowed = sorted({key for room in rooms for key in room} - {"model", "train", "kind"})
+        if (table := table_with(key)) is None:
+            allowed = sorted({k for table in tables for k in table} - {"model", "train", "kind"})
             raise UserError(f"{recipe.name} has no setting {key!r}; it has {', '.join(allowed)}")
-        if twice := [
-            k for k in values if isinstance(value, dict) and k in value and home(k) is room[key]
-        ]:
+        inner = value if isinstance(value, dict) else {}
+        if twice := [k for k in values if k in inner and table_with(k) is table[key]]:
             raise UserError(
                 f"{recipe.name}: {twice[0]} is given by itself and in {key}; leave one of them out"
             )
-        merge(room, {key: value})
-    named = re.fullmatch(FOLDER, str(plain["name"]))
-    return validated(Recipe, plain, named[0] if named else recipe.name)
+        merge(table, {key: value})
+    name = str(plain["name"])  # the new one, by which errors are told if it can be one
+    return validated(Recipe, plain, name if re.fullmatch(FOLDER, name) else recipe.name)
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Put what is new in the place of what is old: of a table, what it has, in the very same table,
-    in which others may have been put."""
+    """Replace old values by new ones, of a table only those that are given. Each table stays the
+    same object: `override` finds settings in it afterwards."""
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(old.get(key), dict):
             merge(old[key], value)

@@ -12,6 +12,7 @@ import torch
 
 from triptych.data import Dataset
 from triptych.errors import UserError
+from triptych.protocols import Score
 from triptych.study.lock import locked
 from triptych.study.run import Job, OnProgress, evaluate, train
 from triptych.study.store import RunFolder
@@ -42,8 +43,7 @@ def reproduce(
     recipe, _, seed = run.config()
     run.check_data(data)
     first = checkpoint.load(run.path)
-    if at := run.where():
-        raise UserError(f"{run.path} is at {at}; train it to its end first")
+    run.check_trained()
     if first.loop.get("world", 1) != 1:
         raise UserError(
             f"{run.path} was trained by {first.loop['world']} processes together, and one of them "
@@ -55,14 +55,7 @@ def reproduce(
     with ExitStack() as held:
         for folder in map(job.folder, sorted(job.seeds)):
             held.enter_context(locked(folder.path))
-            done = folder.finished or not run.finished
-            if checkpoint.exists(folder.path) and done and not folder.where():
-                itself = folder.path.resolve() == run.path.resolve()
-                raise UserError(
-                    f"{folder.path} is the run itself; choose another --out"
-                    if itself
-                    else f"{folder.path} exists; delete it, or choose another --out"
-                )
+            check_not_done(folder, run)
         threads = first.loop.get("threads")  # sums are rounded differently by another number
         if isinstance(threads, int) and 0 < threads <= 1024:
             torch.set_num_threads(threads)
@@ -76,17 +69,31 @@ def reproduce(
     return rows
 
 
+def check_not_done(folder: RunFolder, run: RunFolder) -> None:
+    """UserError for a folder that already has all that the run has; one that was only begun is gone
+    on with."""
+    judged = folder.finished or not run.finished
+    if not (checkpoint.exists(folder.path) and judged) or folder.unfinished_at():
+        return
+    if folder.path.resolve() == run.path.resolve():
+        raise UserError(f"{folder.path} is the run itself; choose another --out")
+    raise UserError(f"{folder.path} exists; delete it, or choose another --out")
+
+
 def compare_training(run: RunFolder, first: Checkpoint, again: RunFolder) -> list[Row]:
     """All that a checkpoint holds, and the log but for its clock."""
     second = checkpoint.load(again.path)
+    names = [*checkpoint.FILES]
+    if first.early or second.early:
+        names.append("early")
     rows = []
-    for name in (*checkpoint.FILES, *(["early"] if first.early or second.early else [])):
-        ours, theirs = digest(getattr(first, name)), digest(getattr(second, name))
-        rows.append(Row(name, ours[:12], theirs[:12], ours == theirs))
-    ours, theirs = logged(run), logged(again)
-    known = {key for row in ours for key in row}  # an earlier version logged less
-    theirs = [{k: v for k, v in row.items() if k in known} for row in theirs]
-    return [*rows, Row("metrics", f"{len(ours)} lines", f"{len(theirs)} lines", ours == theirs)]
+    for name in names:
+        then, now = digest(getattr(first, name)), digest(getattr(second, name))
+        rows.append(Row(name, then[:12], now[:12], then == now))
+    then, now = logged(run), logged(again)
+    known = {key for line in then for key in line}  # an earlier version logged less
+    now = [{k: v for k, v in line.items() if k in known} for line in now]
+    return [*rows, Row("metrics", f"{len(then)} lines", f"{len(now)} lines", then == now)]
 
 
 def digest(tensors: Tensors) -> str:
@@ -110,16 +117,20 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
 
 def compare_scores(run: RunFolder, again: RunFolder) -> list[Row]:
     """Every score with its protocol, but those of a clock."""
-    found = [{s.metric: s for s in folder.scores()} for folder in (run, again)]
-    names = [name for name in found[0] | found[1] if name not in WALL_CLOCK]
+    first, second = ({s.metric: s for s in folder.scores()} for folder in (run, again))
     rows = []
-    for name in names:
-        ours, theirs = (scores.get(name) for scores in found)
+    for name in first | second:
+        if name in WALL_CLOCK:
+            continue
+        then, now = first.get(name), second.get(name)
         # As text, because nan is not itself.
-        same = ours and theirs and json.dumps(asdict(ours)) == json.dumps(asdict(theirs))
-        then, now = (f"{s.value:.6g}" if s else "none" for s in (ours, theirs))
-        rows.append(Row(name, then, now, bool(same)))
+        same = then and now and json.dumps(asdict(then)) == json.dumps(asdict(now))
+        rows.append(Row(name, _printed(then), _printed(now), bool(same)))
     return rows
+
+
+def _printed(score: Score | None) -> str:
+    return f"{score.value:.6g}" if score else "none"
 
 
 def table(rows: Sequence[Row]) -> str:

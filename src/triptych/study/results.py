@@ -9,6 +9,7 @@ from typing import Any
 
 from triptych.evaluate.stats import paired_difference, summarise
 from triptych.protocols import Score
+from triptych.study.store import SCHEMA
 
 # What a score is set beside, and may differ between the seeds of one model without making another
 # protocol of it.
@@ -32,8 +33,8 @@ SAMPLING = (
     "temperature",
     "pixels",
 )
-# What two models may differ in and still be compared on a metric, besides: it describes the model's
-# side of the measurement, not what was measured.
+# In what else two models may differ and still be compared on a metric: it says how the model was
+# measured, not what was.
 PER_MODEL = {
     "kl-aggregate": ("draws",),
     "mutual-information": ("draws",),
@@ -54,7 +55,7 @@ def results(study: str, scores: Scores, failures: list[dict[str, Any]]) -> dict[
                 groups[model, score.metric, _key(score, PER_SEED)][seed] = score
     rows = [_row(model, metric, group) for (model, metric, _), group in groups.items()]
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "study": study,
         "scores": rows,
         "differences": differences(groups),
@@ -63,9 +64,9 @@ def results(study: str, scores: Scores, failures: list[dict[str, Any]]) -> dict[
 
 
 def _row(model: str, metric: str, group: dict[int, Score]) -> dict[str, Any]:
-    """One model's metric over its seeds. `mc_std` is the estimator's error of the mean; that of the
-    images, which are the same for all seeds, is as large as that of one. `levels` are 95% of each
-    run's null."""
+    """One model's metric over its seeds. `mc_std` is the estimator's error of the mean over seeds.
+    `image_std` is not smaller than that of one seed, as all are judged on the same images. `levels`
+    are the 95% null levels, one of each seed."""
     seeds = sorted(group)
     values, first = [group[s].value for s in seeds], group[seeds[0]]
     errors = [e for s in seeds if (e := group[s].mc_std) is not None]
@@ -94,13 +95,12 @@ def _means(group: dict[int, Score], seeds: list[int]) -> dict[str, float]:
 def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[dict[str, Any]]:
     """a - b over shared seeds, for each pair of models scored under the same protocol."""
     rows = []
-    for ((a, metric, _), ours), ((b, other, _), theirs) in itertools.combinations(
-        groups.items(), 2
-    ):
+    for (left, ours), (right, theirs) in itertools.combinations(groups.items(), 2):
+        (a, metric, _), (b, other, _) = left, right
         one, two = next(iter(ours.values())), next(iter(theirs.values()))
         if a == b or metric != other or _key(one, _free(one)) != _key(two, _free(two)):
             continue
-        found = paired_difference(*({s: v.value for s, v in g.items()} for g in (ours, theirs)))
+        found = paired_difference(_values(ours), _values(theirs))
         if found is None:
             continue
         summary, seeds = found
@@ -108,6 +108,10 @@ def differences(groups: dict[tuple[str, str, str], dict[int, Score]]) -> list[di
         protocol = {k: v for k, v in one.protocol.items() if k not in _free(one)}
         rows.append({**head, **asdict(summary), "seeds": seeds, "protocol": protocol})
     return rows
+
+
+def _values(group: dict[int, Score]) -> dict[int, float]:
+    return {seed: score.value for seed, score in group.items()}
 
 
 def sampling_keys(protocol: dict[str, Any]) -> tuple[str, ...]:

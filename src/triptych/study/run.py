@@ -45,7 +45,7 @@ class Job:
     study: Path
 
     def folder(self, seed: int) -> RunFolder:
-        return RunFolder(self.study / self.recipe.name / f"seed-{seed}")
+        return RunFolder.of(self.study, self.recipe.name, seed)
 
 
 def train(
@@ -60,9 +60,10 @@ def train(
     """
     check_images(job.recipe.model, len(data.train_images))
     new_model(job.recipe, job.seeds[0], data)  # what does not fit the images claims no folder
-    for seed in job.seeds if leads() else ():
-        job.folder(seed).claim(job.recipe, data, seed)
-        job.folder(seed).forget_failure()
+    if leads():
+        for seed in job.seeds:
+            job.folder(seed).claim(job.recipe, data, seed)
+            job.folder(seed).forget_failure()
     wait()
     stacks = stacks_of(job)
     fresh = [s for s in job.seeds if not any(s in stack for stack in stacks)]
@@ -78,21 +79,23 @@ def stacks_of(job: Job) -> list[tuple[int, ...]]:
     """The seeds that have a checkpoint, those together that were trained side by side.
 
     They must go on so to the last bit: a stack rounds differently from its seeds alone. Where
-    members are missing, have another checkpoint or were started anew, each goes on alone.
+    members are missing, have another checkpoint or were started anew, each goes on alone; where
+    they have no step behind them, they are begun anew.
     """
     begun = [s for s in job.seeds if checkpoint.exists(job.folder(s).path)]
     saved = {s: checkpoint.loops(job.folder(s).path) for s in begun}
-    stack_of = {
-        s: tuple(found[0].get("stack", (s,))) if found else (s,) for s, found in saved.items()
-    }
+    stack_of = {}
+    for s, loops in saved.items():
+        stack_of[s] = tuple(loops[0].get("stack", (s,))) if loops else (s,)
     stacks, alone = [], []
     for stack in sorted(set(stack_of.values())):
         members = [s for s in begun if stack_of[s] == stack]
         folders = [job.folder(s).path for s in members]
+        steps = [loop["step"] for s in members for loop in saved[s]]
         if members == list(stack) and common_step(folders) is not None:
             stacks.append(stack)
         # Where no checkpoint can be read, whoever goes on with it says which file is damaged.
-        elif max((loop["step"] for s in members for loop in saved[s]), default=1) > 0:
+        elif not steps or max(steps) > 0:
             alone += [(s,) for s in members]
     return stacks + alone
 
@@ -111,21 +114,21 @@ def _with_autoencoders(
 ) -> tuple[list[int], OnProgress]:
     """Train the VAEs of these seeds. Returns the seeds whose VAE did not fail, and a progress that
     counts the steps of both trainings."""
-    first = replace(autoencoder_job(job), seeds=tuple(seeds))
-    n, config = len(data.train_images), first.recipe.train
-    before, after = total_steps(config, n), total_steps(job.recipe.train, n)
+    vaes = replace(autoencoder_job(job), seeds=tuple(seeds))
+    n = len(data.train_images)
+    its_steps, own_steps = total_steps(vaes.recipe.train, n), total_steps(job.recipe.train, n)
 
-    def at_first(p: Progress) -> None:
-        progress(Progress(p.step, before + after, p.loss))
+    def counted_from(before: int) -> OnProgress:
+        return lambda p: progress(Progress(before + p.step, its_steps + own_steps, p.loss))
 
     if seeds:
-        train(first, data, at_first, track)
+        train(vaes, data, counted_from(0), track)
     for seed in seeds:
-        reason = first.folder(seed).failure()
+        reason = vaes.folder(seed).failure()
         if reason and leads():
             job.folder(seed).write_failure(f"{ITS_VAE}{reason}")
-    whole = [s for s in seeds if first.folder(s).failure() is None]
-    return whole, lambda p: progress(Progress(before + p.step, before + after, p.loss))
+    whole = [s for s in seeds if vaes.folder(s).failure() is None]
+    return whole, counted_from(its_steps)
 
 
 def _fit(
@@ -151,8 +154,9 @@ def _fit(
         failures = fit(
             models, seeds, folders, training, job.recipe.train, resume, progress, listeners=heard
         )
-        for failure in failures if leads() else ():
-            job.folder(failure.seed).write_failure(str(failure))
+        if leads():
+            for failure in failures:
+                job.folder(failure.seed).write_failure(str(failure))
     wait()
 
 
@@ -173,7 +177,8 @@ def trained_model(folder: RunFolder, data: Dataset) -> nn.Module:
 
 
 def sampling_model(folder: RunFolder, data: Dataset, guidance: float) -> nn.Module:
-    """The model to draw from: the trained one, its chain if it has one guided by its early self."""
+    """The model to draw from: the trained one, of a VDM its chain in discrete time. With guidance
+    other than 1, a chain's network is guided by its early self (`samplers.Autoguidance`)."""
     trained = trained_model(folder, data)
     model = trained.chain() if isinstance(trained, VDM) else trained
     chain = chain_of(model)
@@ -210,8 +215,7 @@ def evaluate(
     recipe, _, seed = folder.config()
     how = how.of_latents(recipe.model.kind == "latent")
     began, loop = time.monotonic(), checkpoint.load(folder.path).loop
-    if at := folder.where():
-        raise UserError(f"{folder.path} is at {at}; train it to its end first")
+    folder.check_trained()
     features = features_for(data, feature_file).to(device) if recipe.part == "B" else None
     model = trained_model(folder, data)
     drawn_by = None if how.guidance == 1 else sampling_model(folder, data, how.guidance)

@@ -28,6 +28,11 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def of(cls, study: Path, model: str, seed: int) -> "RunFolder":
+        """Where a study has this run."""
+        return cls(study / model / f"seed-{seed}")
+
     @property
     def finished(self) -> bool:
         """Scores are written last: a run that has them, and the arrays that came with them, is
@@ -46,7 +51,7 @@ class RunFolder:
         self.check_data(data)
         target = self.path / "config.json"
         if not target.exists():
-            if checkpoint.exists(self.path):  # of which nothing says what settings it is of
+            if checkpoint.exists(self.path):  # of a model that nothing describes
                 raise UserError(
                     f"{self.path} has a checkpoint, and no config.json that says what it is of; "
                     f"restore that, or delete the folder, and it is trained anew"
@@ -75,8 +80,9 @@ class RunFolder:
         """UserError for a run that was trained with other settings, its title apart."""
         if not (self.path / "config.json").exists():
             return
-        was, *where = self.config()
-        theirs = {"dataset": where[0], "seed": where[1]} | to_dict(was) | {"title": recipe.title}
+        was, its_dataset, its_seed = self.config()
+        theirs = {"dataset": its_dataset, "seed": its_seed} | to_dict(was)
+        theirs["title"] = recipe.title
         mine = {"dataset": dataset, "seed": seed} | to_dict(recipe)
         if found := first_difference(theirs, mine):
             raise UserError(
@@ -112,8 +118,8 @@ class RunFolder:
             (self.path / f"{name}.npz").unlink(missing_ok=True)
         (self.path / "scores.json").unlink(missing_ok=True)
 
-    def ready(self, resume: bool) -> None:
-        """Refuse to overwrite a run, or to go on with one that never began."""
+    def check_resume(self, resume: bool) -> None:
+        """UserError where a run would be overwritten, or gone on with that never began."""
         begun = checkpoint.exists(self.path)
         if resume and not begun and not (self.path / "config.json").exists():
             raise UserError(f"{self.path} has no checkpoint to go on from; leave out --resume")
@@ -167,11 +173,16 @@ class RunFolder:
         rows = plain.get("scores") if isinstance(plain, dict) else plain
         return validated(list[Score], rows, f"{self.path}/scores.json")
 
-    def where(self) -> str:
+    def unfinished_at(self) -> str:
         """ "step 3 of 9" of a training that is not at its end; else nothing."""
         loop = checkpoint.load(self.path).loop
         steps = loop.get("steps", 0)  # which earlier versions did not note
         return f"step {loop['step']} of {steps}" if loop["step"] < steps else ""
+
+    def check_trained(self) -> None:
+        """UserError for a training that is not at its end."""
+        if at := self.unfinished_at():
+            raise UserError(f"{self.path} is at {at}; train it to its end first")
 
     def judged_how(self) -> Evaluation | None:
         """The settings noted with its scores, if there are any."""

@@ -49,7 +49,7 @@ class _Record:
 
 def from_json(path: Path, dataset: str | None = None) -> Study:
     """The study that a study.json is of, every setting as it stands there, whatever the recipes of
-    that name have become; on its data set if not on another."""
+    that name have become; on its own data set unless another is given."""
     if not path.exists():
         raise _missing(path)
     plain = of_this_version(path)
@@ -72,7 +72,7 @@ def _recorded(row: dict[str, Any], path: Path) -> Plan:
 
 def from_toml(path: Path, dataset: str | None = None) -> Study:
     """A user's study: recipes, each a built-in one (`base`) with settings of its own, on the file's
-    data set if not on another."""
+    data set unless another is given."""
     asked = _checked(_read(path), path)
     dataset = dataset or asked.dataset
     check_name(dataset)
@@ -120,8 +120,8 @@ def _checked(plain: dict[str, Any], path: Path) -> _File:
 
 
 def _check_together(plans: Sequence[Plan], how: Evaluation, path: Path) -> None:
-    """Folders, titles and seeds are names, one table has bounds of one kind of images, and the
-    temperature is of all models."""
+    """UserError for a name, a title or a seed that is there twice, for bounds of different kinds of
+    images, which would share a table, and for a temperature where a model has none."""
     recipes = [plan.recipe for plan in plans]
     for seeds in (list(plan.seeds) for plan in plans):
         if len(set(seeds)) < len(seeds):

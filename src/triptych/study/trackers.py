@@ -123,10 +123,10 @@ class MLflow:
         with lock:  # only one may make the tables
             self.client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", here))
             found = self.client.get_experiment_by_name(study.name)
-            where = found.experiment_id if found else self.client.create_experiment(study.name)
-            same = self.client.search_runs([where], f"tags.id = '{id}'")
+            experiment = found.experiment_id if found else self.client.create_experiment(study.name)
+            same = self.client.search_runs([experiment], f"tags.id = '{id}'")
             tags = {"id": id}
-            mine = same[0] if same else self.client.create_run(where, None, tags, name)
+            mine = same[0] if same else self.client.create_run(experiment, None, tags, name)
         self.id = mine.info.run_id
         self.client.update_run(self.id, status="RUNNING")
 
@@ -176,12 +176,16 @@ def knows_wandb() -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
+given_up: set[str] = set()
+"""Trackers that this process has lost."""
+
+
 @contextmanager
 def tracking(run: Path, track: Track) -> Iterator[Listener]:
     """What is to be told of a run's numbers, for as long as the context lasts."""
     names = [name for name in track.names if name not in given_up]
     id = id_of(run) if names else ""
-    mine = [Careful(name, run, track, id) for name in names]
+    mine = [TrackerThread(name, run, track, id) for name in names]
 
     def listener(step: int, values: Values) -> None:
         finite = {name: float(v) for name, v in values.items() if math.isfinite(v)}
@@ -200,11 +204,7 @@ def tracking(run: Path, track: Track) -> Iterator[Listener]:
             tracker.finish(end - time.monotonic())
 
 
-given_up: set[str] = set()
-"""Trackers that this process has lost."""
-
-
-class Careful:
+class TrackerThread:
     """A tracker in a thread, which begins with the first number and cannot stop a run."""
 
     def __init__(self, name: str, run: Path, track: Track, id: str) -> None:

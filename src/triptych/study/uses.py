@@ -11,9 +11,9 @@ from triptych.study.recipes import Recipe
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 OF_STEPS = ("steps", "eta", "noise_below", "rho")  # which ancestral sampling has no choice of
 OF_AIS = ("ais_steps", "ais_chains", "ais_leapfrog")
-NEEDS = {**dict.fromkeys(OF_AIS, "ais_images"), "ode_trace": "ode_images"}
+NEEDS = {**dict.fromkeys(OF_AIS, "ais_images"), "ode_trace": "ode_images"}  # which must not be 0
 OF_WEIGHTS = ("importance_samples", "importance_images", "elbo_samples")
-USERS: dict[str, tuple[str, ...]] = {
+USERS: dict[str, tuple[str, ...]] = {  # by setting, the kinds of models; of others, all
     **dict.fromkeys((*OF_WEIGHTS, "ais_images", *OF_AIS), ("vae",)),
     **dict.fromkeys(("sampler", *OF_STEPS, "guidance"), ("ddpm", "latent")),
     **dict.fromkeys(("ode_images", "ode_trace"), ("ddpm",)),
@@ -27,9 +27,11 @@ def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
     """The settings that the scores of a recipe's runs depend on."""
     how = how.of_latents(recipe.model.kind == "latent")
     unused = {name for name, kinds in USERS.items() if recipe.model.kind not in kinds}
-    unused |= {"tradeoff_images"} if recipe.part == "A" else set()
-    unused |= set(OF_STEPS) if how.sampler == "ancestral" else set()
     unused |= {name for name, images in NEEDS.items() if not getattr(how, images)}
+    if recipe.part == "A":
+        unused.add("tradeoff_images")
+    if how.sampler == "ancestral":
+        unused.update(OF_STEPS)
     return {name: value for name, value in asdict(how).items() if name not in unused}
 
 
