@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from synthetic import OF_2026, Synthetic, edit, write_study
 
+from triptych.errors import UserError
 from triptych.report.content import _posterior_caption, _samples_caption
 from triptych.report.load import read_study
 from triptych.report.runs import read_latent
@@ -85,6 +86,17 @@ def test_a_chain_has_the_last_panel(tmp_path, latent_dim, axes):
     assert "posterior of Latent (beta = 1e-6) (seed 0)" in text
     assert (PLANE in text) == (latent_dim > 2)
     assert text.endswith("grey: 50, 80, 95% of its VAE's prior; lines: of the chain.")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("prior", (50, 3)), ("posterior", ()), ("grid_x", (1, 120))]
+)
+def test_arrays_that_do_not_belong_together_are_refused(folder, name, shape):
+    change(folder / "vae-flow/seed-0/latent.npz", **{name: np.zeros(shape)})
+    study = read_study(folder)
+    recipe = next(r for r in study.recipes if r.name == "vae-flow")
+    with pytest.raises(UserError, match=f"holds {name} of type float64 and shape"):
+        read_latent(study, recipe)
 
 
 def test_draws_of_a_chain_are_read_where_there_are_some(tmp_path):

@@ -28,7 +28,8 @@ def bend_noise(n: int, generator: Generator) -> Float[Tensor, "n D"]:
 
 
 def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8[Tensor, "B C H W"]:
-    """Each image distorted in its own way, which `bend_noise` draws; its edges go on outside."""
+    """Each image distorted in its own way, given by the noise that `bend_noise` draws. What comes
+    from outside of an image has the grey of its nearest edge."""
     B, device = len(images), images.device
     angle, matrix, shift, field = noise.split([1, 4, 2, 2 * KNOTS**2], -1)
     a = TURN * angle.squeeze(-1)
@@ -47,7 +48,7 @@ def bend(images: UInt8[Tensor, "B C H W"], noise: Float[Tensor, "B D"]) -> UInt8
 
 
 def cubic(side: int, device: torch.device) -> Float[Tensor, "side KNOTS"]:
-    """The matrix that takes the values at the knots to those at `side` points from the first knot
-    to the last: torch's bicubic interpolation, which on a GPU is slow for many small images."""
+    """torch's bicubic interpolation from the knots to `side` points, the first and the last of them
+    knots, as a matrix: called on many small fields itself, it is slow on a GPU."""
     one_by_one = torch.eye(KNOTS, device=device)[None, None]
     return interpolate(one_by_one, (side, KNOTS), mode="bicubic", align_corners=True)[0, 0]

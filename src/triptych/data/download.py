@@ -18,7 +18,7 @@ def cache_folder(name: str, cache: Path | None = None) -> Path:
 
 
 def fetch(name: str, mirrors: Sequence[str] | None = None, cache: Path | None = None) -> Path:
-    """Download what is missing or damaged of a data set; the folder that then holds its .gz files.
+    """Download what is missing or damaged of a data set, and return the folder of its .gz files.
 
     Each file is tried at each mirror in turn. It gets its name only when it is complete and its
     md5 is right. An embedded data set downloads nothing.

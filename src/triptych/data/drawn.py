@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from triptych.data.idx import times
 from triptych.data.own import read_arrays
 from triptych.errors import UserError
 
@@ -52,30 +53,35 @@ def _of_archive(path: Path) -> NDArray[Any]:
 
 
 def _of_folder(path: Path) -> UInt8[np.ndarray, "n H W"]:
-    """Its .png files."""
+    """Its .png files, by name."""
     images: list[NDArray[np.uint8]] = []
     for file in sorted(f for f in path.iterdir() if f.suffix.lower() == ".png"):
-        try:
-            image = Image.open(file)
-            frames = getattr(image, "n_frames", 1)
-            opaque = (np.asarray(image.convert("RGBA"))[..., 3] == 255).all()
-            deep = image.mode.startswith("I")  # of which `convert` would make 255 of all above it
-            colours = np.asarray(image.convert("RGB"))
-            images.append(np.asarray(image.convert("L")))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{file} cannot be read ({error}); draw it again") from None
-        if deep:
-            raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")
-        if frames > 1 or not opaque:
-            what = f"{frames} frames" if frames > 1 else "transparent pixels"
-            raise UserError(f"{file} has {what}; write one opaque image a file")
-        if (colours != colours[..., :1]).any():
-            raise UserError(f"{file} is in colour; write it grey")
+        images.append(_grey_image(file))
         if images[-1].shape != images[0].shape:
             raise UserError(
-                f"{file} is of {images[-1].shape[0]} x {images[-1].shape[1]} pixels, others are "
-                f"of {images[0].shape[0]} x {images[0].shape[1]}; give images of one size"
+                f"{file} is of {times(images[-1].shape)} pixels, others are of "
+                f"{times(images[0].shape)}; give images of one size"
             )
     if not images:
         raise UserError(f"{path} has no .png files; name a folder of images, or a .npz file")
     return np.stack(images)
+
+
+def _grey_image(file: Path) -> UInt8[np.ndarray, "H W"]:
+    try:
+        image = Image.open(file)
+        frames = getattr(image, "n_frames", 1)
+        opaque = (np.asarray(image.convert("RGBA"))[..., 3] == 255).all()
+        deep = image.mode.startswith("I")  # `convert` would make 255 of all values above it
+        colours = np.asarray(image.convert("RGB"))
+        grey = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} cannot be read ({error}); draw it again") from None
+    if deep:
+        raise UserError(f"{file} has 16 bits a pixel; write 8, grey values 0 to 255")
+    if frames > 1 or not opaque:
+        what = f"{frames} frames" if frames > 1 else "transparent pixels"
+        raise UserError(f"{file} has {what}; write one opaque image a file")
+    if (colours != colours[..., :1]).any():
+        raise UserError(f"{file} is in colour; write it grey")
+    return grey

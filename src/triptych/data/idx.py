@@ -41,7 +41,7 @@ def read_idx(path: Path, shape: Sequence[int]) -> bytearray:
             found = stream.read(len(expected))
             if found != expected:
                 raise UserError(
-                    f"{path} {_describe(found)}, where {_times(shape)} unsigned bytes in IDX "
+                    f"{path} {_describe(found)}, where {times(shape)} unsigned bytes in IDX "
                     "format are needed: replace it with the official file"
                 )
             body = stream.read(size + 1)
@@ -81,8 +81,9 @@ def _describe(found: bytes) -> str:
         return f"holds IDX values of type 0x{kind:02x}"
     if len(found) != 4 + 4 * n_dims:
         return f"holds an array of {n_dims} dimension(s)"
-    return f"holds {_times(struct.unpack(f'>{n_dims}I', found[4:]))} values"
+    return f"holds {times(struct.unpack(f'>{n_dims}I', found[4:]))} values"
 
 
-def _times(shape: Sequence[int]) -> str:
+def times(shape: Sequence[int]) -> str:
+    """ "60000 x 28 x 28"."""
     return " x ".join(str(length) for length in shape)

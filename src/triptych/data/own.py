@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triptych.data.idx import times
 from triptych.errors import UserError
 
 OWN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -24,10 +25,9 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 IMAGES, LABELS = ARRAYS[::2], ARRAYS[1::2]
 FEWEST = 20  # training images; with fewer there is nothing to split
 MOST_LEVELS = MOST_CLASSES = 256
-Own = tuple[int, list[Tensor], str]
 
 
-def read_own(path: Path) -> Own:
+def read_own(path: Path) -> tuple[int, list[Tensor], str]:
     """Levels, the four arrays in the order of `ARRAYS`, and the sha256 of all of it.
 
     Raises:
@@ -40,25 +40,13 @@ def read_own(path: Path) -> Own:
         raise UserError(f"{path} has no array {absent[0]!r}; it needs {', '.join(needed)}")
     levels = _levels(arrays.get("levels", np.array(MOST_LEVELS)), path)
     found = {name: _images(arrays[name], name, path) for name in IMAGES}
-    for name, images in found.items():
-        if (top := int(images.max())) >= levels:
-            raise UserError(
-                f"{path}: {name} has a grey value {top}, where levels = {levels} leave 0 to "
-                f"{levels - 1}; write levels = {top + 1}, or more"
-            )
-    brightest = max(int(images.max()) for images in found.values())
-    if brightest == 0:
-        raise UserError(f"{path}: all of its pixels are 0; write grey values from 0 to 255")
-    if "levels" not in arrays and brightest < MOST_LEVELS // 2:
-        raise UserError(
-            f"{path}: its brightest pixel is {brightest} of 255; add the array levels, the number "
-            f"of grey values that a pixel can have ({brightest + 1}, if that one is white)"
-        )
+    _check_grey_values(found, levels, "levels" in arrays, path)
     train, test = found.values()
     if train.shape[1:] != test.shape[1:] or len(train) < FEWEST or len(test) < 2:
         raise UserError(
-            f"{path} has training images of {_times(train)} and test images of {_times(test)}; "
-            f"both must be of one height and width, {FEWEST} or more to train on and 2 to test on"
+            f"{path} has training images of {times(train.shape)} and test images of "
+            f"{times(test.shape)}; both must be of one height and width, {FEWEST} or more to train "
+            f"on and 2 to test on"
         )
     for name, images in zip(LABELS, (train, test), strict=True):
         given = arrays[name] if labelled else np.zeros(len(images), np.uint8)
@@ -107,6 +95,27 @@ def _images(array: NDArray[Any], name: str, path: Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array)
 
 
+def _check_grey_values(
+    found: Mapping[str, NDArray[np.uint8]], levels: int, is_given: bool, path: Path
+) -> None:
+    """Refuse images brighter than their levels, all black ones, and, where the file does not give
+    levels, ones so dark that they seem to have fewer than the 256 that are assumed."""
+    for name, images in found.items():
+        if (top := int(images.max())) >= levels:
+            raise UserError(
+                f"{path}: {name} has a grey value {top}, where levels = {levels} leave 0 to "
+                f"{levels - 1}; write levels = {top + 1}, or more"
+            )
+    brightest = max(int(images.max()) for images in found.values())
+    if brightest == 0:
+        raise UserError(f"{path}: all of its pixels are 0; write grey values from 0 to 255")
+    if not is_given and brightest < MOST_LEVELS // 2:
+        raise UserError(
+            f"{path}: its brightest pixel is {brightest} of 255; add the array levels, the number "
+            f"of grey values that a pixel can have ({brightest + 1}, if that one is white)"
+        )
+
+
 def _labels(array: NDArray[Any], n: int, name: str, path: Path) -> NDArray[np.uint8]:
     whole = array.dtype.kind in "iu" and array.shape == (n,)
     if not whole or array.min() < 0 or array.max() >= MOST_CLASSES:
@@ -115,7 +124,3 @@ def _labels(array: NDArray[Any], n: int, name: str, path: Path) -> NDArray[np.ui
             f"for each image, not {array.dtype} {list(array.shape)}"
         )
     return array.astype(np.uint8)
-
-
-def _times(images: NDArray[Any]) -> str:
-    return " x ".join(map(str, images.shape))

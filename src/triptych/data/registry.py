@@ -21,8 +21,8 @@ class Source:
 
     `files` are train images, train labels, test images, test labels, in this order; none for an
     embedded set, which has the sha256 of all its content instead. `folder` is torchvision's name
-    for the set. `validation` and `test` are the numbers of images that we split off; `test` is 0
-    where the set has an official test part.
+    for the set. `validation` and `test` are the numbers of images that are split off; `test` is 0
+    where the set has an official test part. Pixels are integers 0 .. `levels` - 1.
     """
 
     name: str

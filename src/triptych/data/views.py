@@ -66,8 +66,8 @@ def view(name: str) -> View:
 
 
 def check_shown(model: Any, x: Tensor) -> None:
-    """ValueError for images that are not as the model takes them: any have a bound, and theirs is
-    of nothing.
+    """ValueError for images that are not as the model takes them: it gives a bound for any, but of
+    these it would mean nothing.
 
     A model or likelihood that has `levels` takes the whole numbers from 0 on, in floating point; a
     Bernoulli likelihood numbers from 0 to 1.
@@ -83,12 +83,14 @@ def check_shown(model: Any, x: Tensor) -> None:
             f"convert one to the other"
         )
     binary = isinstance(part, Bernoulli | AutoregressiveBernoulli)
-    top = 1 if binary else levels - 1 if levels is not None else None
-    if top is None:
+    if binary:
+        kind, top = "numbers", 1
+    elif levels is not None:
+        kind, top = "whole numbers", levels - 1
+    else:
         return
     low, high = x.min().item(), x.max().item()
     if not 0 <= low <= high <= top or (not binary and bool((x != x.round()).any())):
-        kind = "numbers" if binary else "whole numbers"
         raise ValueError(
             f"the model takes {kind} from 0 to {top}, and was given some from {low:g} to {high:g}; "
             f"choose another view of the images"
@@ -102,7 +104,7 @@ def check_levels(model: Any, levels: int) -> None:
 
 
 def seen_by(model: Any) -> Any:
-    """The part of a model by which images come in: of a VAE, a latent DDPM's too, its
+    """The part of a model that says which images it takes: of a VAE, a latent DDPM's too, its
     likelihood."""
     part = getattr(model, "autoencoder", model)
     return getattr(part, "likelihood", part)

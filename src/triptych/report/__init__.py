@@ -17,16 +17,26 @@ from triptych.report.snippets import Ask
 
 __all__ = ["handin", "not_their_own", "other_features", "write_explorer", "write_report"]
 
+# Each draws one figure of the study and returns its PDF, or None where there is nothing to draw.
 DRAWN = (
     prior_posterior,
-    *(likelihood, growth, dimensions, frechet, classes, terms, tradeoff),
-    *(manifold, reconstructions, nearest, latent_ddpm),
+    likelihood,
+    growth,
+    dimensions,
+    frechet,
+    classes,
+    terms,
+    tradeoff,
+    manifold,
+    reconstructions,
+    nearest,
+    latent_ddpm,
 )
 
 
 def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> Path:
-    """Draws the figures, the page's own as large as it can be, sets the page and measures it, and
-    in any case writes the page that has room for all, report.html; returns report.pdf.
+    """Draws the figures, sets the report, page 1 with its own figures as large as fit, and measures
+    it; returns report.pdf. In any case writes report.html, which has room for everything.
 
     Raises UserError when the study lacks what the report needs, LimitError when the assignment's
     limits cannot be kept; report.pdf exists only where they are.
@@ -42,7 +52,8 @@ def write_report(study_folder: Path, snippets: Sequence[Ask] | None = None) -> P
 
 
 def _forget_figures(study: Study, drawn: set[str]) -> None:
-    """Remove those of models or scores that the study had once; the page draws the samples."""
+    """Remove figures of models or scores that the study had once. `drawn` is without the samples,
+    which are drawn with the page."""
     sampled = any(study.first_run(recipe, "samples.npz") for recipe in study.part("B"))
     kept = drawn | ({"samples"} if sampled else set())
     for name in CAPTIONS.keys() - kept:

@@ -34,23 +34,23 @@ PAPERS = {
 }
 
 
-def is_(*wanted: str) -> Callable[[Any], bool]:
+def one_of(*wanted: str) -> Callable[[Any], bool]:
     """Whether a setting is one of these."""
     return lambda setting: setting in wanted
 
 
-# By a setting, and what it is where the paper's method is used.
+# A setting; whether its value means that a paper's method is used; the method's name and the paper.
 METHODS: tuple[tuple[str, Callable[[Any], bool], tuple[str, str]], ...] = (
-    ("coupling", is_("spline"), ("spline flows", PAPERS["spline"][1])),
-    ("network", is_("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
+    ("coupling", one_of("spline"), ("spline flows", PAPERS["spline"][1])),
+    ("network", one_of("conv", "patch"), ("invertible 1x1 convolutions", "kingma2018")),
     ("autoregressive_layers", lambda n: n > 0, ("autoregressive layers on pixels", "ma2019")),
-    ("dequantization", is_("variational"), ("variational dequantization", "ho2019")),
-    ("likelihood", is_("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
+    ("dequantization", one_of("variational"), ("variational dequantization", "ho2019")),
+    ("likelihood", one_of("autoregressive"), ("the autoregressive likelihood", "gulrajani2017")),
     ("bent", lambda share: share > 0, ("elastic distortion of images", "simard2003")),
-    ("optimizer", is_("muon"), ("Muon", "jordan2024")),
-    ("schedule", is_("cosine"), ("the cosine schedule", "nichol2021")),
-    ("variance", is_("learned"), ("learned variances", "nichol2021")),
-    ("prediction", is_("v"), ("v-prediction", "salimans2022")),
+    ("optimizer", one_of("muon"), ("Muon", "jordan2024")),
+    ("schedule", one_of("cosine"), ("the cosine schedule", "nichol2021")),
+    ("variance", one_of("learned"), ("learned variances", "nichol2021")),
+    ("prediction", one_of("v"), ("v-prediction", "salimans2022")),
 )
 
 
@@ -58,29 +58,33 @@ def papers(study: Study, brief: bool) -> list[Span]:
     """Which papers the models are from and, unless `brief`, their parts, as far as the study has
     them."""
     present = Counter(kind for recipe in study.recipes for kind in _kinds(recipe))
-    models = [(PAPERS[kind], present[kind]) for kind in PAPERS if kind in present]
-    rooms = [room for recipe in study.recipes for room in _settings(recipe)]
-    parts = [
-        paper
-        for name, is_used, paper in METHODS
-        if paper[1] not in {key for (_, key), _ in models}
-        and any(name in room and is_used(room[name]) for room in rooms)
-    ]
+    models = [(*PAPERS[kind], present[kind]) for kind in PAPERS if kind in present]
     if not models:
         return []
-    first, *rest = _cited([(f"the {name}{'s' * (n > 1)}", key) for (name, key), n in models])
-    one = [n for _, n in models] == [1]
-    verb, they = ("is", "It makes") if one else ("are", "They make")
+    first, *rest = _cited([(f"the {name}{'s' * (n > 1)}", key) for name, key, n in models])
+    alone = len(models) == 1 and models[0][2] == 1
+    verb, they = ("is", "It makes") if alone else ("are", "They make")
     spans = [capital(str(first)), *rest, f" {verb} trained on {dataset_name(study.dataset)}."]
+    parts = _parts(study, {key for _, key, _ in models})
     if parts and not brief:
         spans += [f" {they} use of ", *_cited(parts), "."]
     return spans
 
 
+def _parts(study: Study, cited: set[str]) -> list[tuple[str, str]]:
+    """The methods that models are made of, each with its paper, but for papers cited already."""
+    tables = [table for recipe in study.recipes for table in _settings(recipe)]
+    return [
+        (method, key)
+        for setting, is_used, (method, key) in METHODS
+        if key not in cited and any(setting in t and is_used(t[setting]) for t in tables)
+    ]
+
+
 def _kinds(recipe: Recipe) -> set[str]:
-    """What a model is called by PAPERS: its family, its prior, and by its beta."""
+    """The keys of PAPERS that a model has, by its family, its prior and its beta."""
     kinds = {recipe.family.removeprefix("pixel"), recipe.prior or ""}
-    beta = any(room.get("beta", 1) != 1 for room in _settings(recipe))
+    beta = any(table.get("beta", 1) != 1 for table in _settings(recipe))
     return kinds | {"beta"} if beta else kinds
 
 

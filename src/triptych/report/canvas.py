@@ -16,9 +16,11 @@ from matplotlib.textpath import text_to_path
 
 from triptych.train.files import write_bytes
 
-TEXT_WIDTH = 17.0
-FONT_SIZE = 10
+TEXT_WIDTH = 17.0  # cm, of the page
+FONT_SIZE = 10  # pt
+# Of titles, in cm: the room that a line takes, from one baseline to the next, below the last.
 LINE_HEIGHT, LEADING, DESCENT = 0.42, 0.36, 0.08
+CM_PER_INCH = 2.54  # matplotlib counts in inches
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 # The first is close to the page's face; the second has the letters that it lacks.
 FAMILIES = ["STIXGeneral", "DejaVu Serif"]
@@ -40,9 +42,10 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def with_letters(text: str) -> Iterator[None]:
-    """Figures with all letters of the text, those that `FAMILIES` lack by this machine's fonts: a
-    letter that no font has is an empty box."""
-    n, lacking = len(FAMILIES), {ord(letter) for letter in text if letter.isprintable()}
+    """Figures drawn inside have all letters of the text: for those that `FAMILIES` lack, fonts of
+    this machine are added. A letter that no font has is an empty box."""
+    n = len(FAMILIES)
+    lacking = {ord(letter) for letter in text if letter.isprintable()}
     for family in FAMILIES:
         lacking -= _letters_of(findfont(family))
     # The last resort, which matplotlib brings, has a box for every letter.
@@ -66,7 +69,7 @@ def _letters_of(file: str) -> frozenset[int]:
 
 def blank(height: float) -> Figure:
     """A figure as wide as the text and `height` cm high, with nothing behind it."""
-    figure = Figure(figsize=(TEXT_WIDTH / 2.54, height / 2.54), dpi=300)
+    figure = Figure(figsize=(TEXT_WIDTH / CM_PER_INCH, height / CM_PER_INCH), dpi=300)
     figure.patch.set_visible(False)
     FigureCanvasAgg(figure)
     return figure
@@ -74,15 +77,15 @@ def blank(height: float) -> Figure:
 
 def axes_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
     """Axes at (left, bottom, width, height) in cm."""
-    full = figure.get_size_inches() * 2.54
+    full = figure.get_size_inches() * CM_PER_INCH
     left, bottom, width, height = place
     return figure.add_axes((left / full[0], bottom / full[1], width / full[0], height / full[1]))
 
 
 def text_at(figure: Figure, x: float, y: float, text: str) -> None:
-    """Text centred over (x, y) in cm. Its last baseline is always as high, so that titles in a row
-    stand on one line, whatever their letters reach."""
-    full = figure.get_size_inches() * 2.54
+    """Text centred above (x, y) in cm. Its last baseline is always at the same height above y, so
+    that titles in a row stand on one line, however deep their letters reach."""
+    full = figure.get_size_inches() * CM_PER_INCH
     for i, line in enumerate(reversed(text.split("\n"))):
         at = (x / full[0], (y + DESCENT + i * LEADING) / full[1])
         figure.text(*at, line, ha="center", va="baseline")
@@ -132,4 +135,4 @@ def _cut(word: str, width: float) -> str:
 def _width(text: str) -> float:
     font = FontProperties(family=FAMILIES, size=FONT_SIZE)
     width, *_ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return width / 72 * 2.54
+    return width / 72 * CM_PER_INCH  # 72 pt to the inch

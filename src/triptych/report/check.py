@@ -16,7 +16,7 @@ POINTS_PER_CM = 72 / 2.54
 A4 = (21.0 * POINTS_PER_CM, 29.7 * POINTS_PER_CM)
 MARGIN = 2.0 * POINTS_PER_CM
 SMALLEST_FONT = 10.0
-TOLERANCE = 0.5
+TOLERANCE = 0.5  # of the paper's size and its margins; all are in points
 # Fonts are stated, not laid out: only rounding in the file may lie between.
 FONT_TOLERANCE = 0.05
 BOX = "\N{WHITE SQUARE}"
@@ -28,7 +28,8 @@ ADVICE = {
 
 
 class LimitError(UserError):
-    """A limit of the assignment is broken: which one, on which page, and what was measured."""
+    """A limit of the assignment is broken: which one, on which page, and what was measured, in
+    words after which the message has "on page N"."""
 
     def __init__(self, limit: str, page: int, measured: str, advice: str = SHORTEN) -> None:
         self.limit, self.page, self.measured = limit, page, measured
@@ -44,7 +45,8 @@ class LetterError(UserError):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a PDF that keeps every limit was found to be."""
+    """What a PDF that keeps every limit was found to be: pages, and those of each part, by its
+    heading; font and margin in points."""
 
     pages: int
     parts: dict[str, int]
@@ -68,7 +70,7 @@ def check_pdf(path: Path, edition: Edition = EDITIONS["2024"]) -> Measured:
     parts = _check_parts(edition, document.headings, len(document.pages))
     fonts = [_check_fonts(page) for page in document.pages]
     margins = [_check_margins(page) for page in document.pages]
-    return Measured(len(fonts), parts, min(fonts), min(margins))
+    return Measured(len(document.pages), parts, min(fonts), min(margins))
 
 
 def _check_letters(page: Page) -> None:

@@ -1,13 +1,14 @@
 """All that the report says, as data for the template. Strings stay strings: none is markup."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from triptych.report.architectures import papers, sentences
-from triptych.report.discussion import HEADS, Paragraph, read_own
+from triptych.report.discussion import HEADS
 from triptych.report.edition import (
     DECLARATION_HEADING,
     REFERENCES_HEADING,
@@ -15,10 +16,12 @@ from triptych.report.edition import (
     Edition,
 )
 from triptych.report.group import Group
+from triptych.report.latent_figure import panels_of
 from triptych.report.likelihood_table import likelihood_table
 from triptych.report.load import Study
 from triptych.report.made_of import own_file
-from triptych.report.runs import Latent, read_latent, read_samples
+from triptych.report.own_text import Paragraph, read_own
+from triptych.report.runs import Latent, read_samples
 from triptych.report.sampling_table import sampling_table, says_how
 from triptych.report.tables import Table
 from triptych.report.wording import Span, called, listed
@@ -75,7 +78,7 @@ def build(
         "table2": None if sampling is None else _table(2 if likelihood else 1, sampling, 6.0),
         "models": sentences(study, details, terse),
         "models-intro": papers(study, brief),
-        "discussion": [{"head": p.head, "spans": p.spans} for p in discussion],
+        "discussion": [asdict(paragraph) for paragraph in discussion],
         "before": _before_table(discussion),
     }
 
@@ -87,10 +90,7 @@ def declaration(edition: Edition, folders: Sequence[Path]) -> dict[str, Any] | N
         return None
     path = own_file("ai.md", folders)
     paragraphs = read_own(path, citations()) if path else []
-    return {
-        "heading": DECLARATION_HEADING,
-        "paragraphs": [{"head": p.head, "spans": p.spans} for p in paragraphs],
-    }
+    return {"heading": DECLARATION_HEADING, "paragraphs": [asdict(p) for p in paragraphs]}
 
 
 def _before_table(discussion: list[Paragraph]) -> int:
@@ -124,41 +124,32 @@ def _table(number: int, table: Table, gap: float) -> dict[str, Any]:
 
 def _posterior_caption(study: Study) -> list[Span]:
     """Of the panels of part A, of a latent DDPM's, or of both."""
-    found = [latent for r in study.part("A") if (latent := read_latent(study, r))]
-    chains = [
-        (called(study, r), latent)
-        for r in study.part("B")
-        if r.family == "latent" and (latent := read_latent(study, r))
-    ]
+    shown = panels_of(study)
+    priors = [latent for _, latent in shown if latent.chain is None]
+    chains = [(recipe, latent) for recipe, latent in shown if latent.chain is not None]
     lead: Span = {"strong": "Prior and aggregate posterior"}
-    coloured = any(latent.classes.size > 1 for latent in (*found, *(last for _, last in chains)))
+    coloured = any(latent.classes.size > 1 for _, latent in shown)
     dots = "Dots: q(z) by class" if coloured else "Dots: q(z)"
     lacking = _not_shown(study, "A", "latent.npz")
-    if not found:
-        ((name, latent), *_) = chains
-        where = f" of {name} ({_seeds([latent])}){_plane([latent])}"
-        return [
-            lead,
-            f"{where}. {dots}; grey: {HELD} of its VAE's prior; lines: of the chain.{lacking}",
-        ]
-    rings = "; rings: its draws" if any(one.projected for one in found) else ""
+    if not priors:
+        [(recipe, chain)] = chains
+        where = f" of {called(study, recipe)} ({_seeds([chain.seed])}){_plane([chain])}"
+        held = f"grey: {HELD} of its VAE's prior; lines: of the chain"
+        return [lead, f"{where}. {dots}; {held}.{lacking}"]
+    seeds = {latent.seed for latent in priors}
+    rings = "; rings: its draws" if any(latent.projected for latent in priors) else ""
     text = f"{dots}; dashed: {HELD} of q(z); grey: the prior's{rings}"
-    if chains:
-        (_, last), *_ = chains
-        axes = "own axes" if last.projected else "own scale"
-        if last.seed not in {latent.seed for latent in found}:
-            axes += f", {_seeds([last])}"
+    for _, chain in chains:
+        axes = "own axes" if chain.projected else "own scale"
+        axes += "" if chain.seed in seeds else f", {_seeds([chain.seed])}"
         text += f". Last panel ({axes}): grey, its VAE's prior; lines, its chain"
-    return [lead, f" on one scale ({_seeds(found)}){_plane(found)}. {text}.{lacking}"]
+    return [lead, f" on one scale ({_seeds(seeds)}){_plane(priors)}. {text}.{lacking}"]
 
 
-def _seeds_named(seeds: set[int]) -> str:
+def _seeds(seeds: Iterable[int]) -> str:
     """ "seed 0", "seeds 0 and 1"."""
-    return f"seed{'s' * (len(seeds) > 1)} {listed([str(s) for s in sorted(seeds)])}"
-
-
-def _seeds(found: list[Latent]) -> str:
-    return _seeds_named({latent.seed for latent in found})
+    found = sorted(set(seeds))
+    return f"seed{'s' * (len(found) > 1)} {listed([str(seed) for seed in found])}"
 
 
 def _plane(found: list[Latent]) -> str:
@@ -170,9 +161,9 @@ def _plane(found: list[Latent]) -> str:
 
 
 def _samples_caption(study: Study, table: int | None) -> list[Span]:
-    """`table`: the number of that which says how they are drawn."""
+    """`table`: the number of the table that says how they are drawn."""
     found = [(r, got) for r in study.part("B") if (got := read_samples(study, r, 4))]
-    seeds = _seeds_named({seed for _, (seed, _) in found})
+    seeds = _seeds(seed for _, (seed, _) in found)
     text = f" first four of each model's first run ({seeds}), none picked"
     text += "" if table is None else f", drawn as Table {table} says"
     noises = [(r.latent_dim, seed) for r, (seed, _) in found if r.family == "latent"]
@@ -183,8 +174,8 @@ def _samples_caption(study: Study, table: int | None) -> list[Span]:
 
 
 def _not_shown(study: Study, part: str, file: str) -> str:
-    """Which models of the tables and the text a figure lacks, as their runs are gone or, latents
-    of one dimension, have no plane."""
+    """Which models of the tables and the text a figure lacks: their runs are gone, or have latents
+    of one dimension and so no plane."""
     scored = {score.model for score in study.scores}
     lost = [
         called(study, recipe)

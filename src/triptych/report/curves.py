@@ -1,4 +1,8 @@
-"""Scores as curves: bounds and latent dimensions of each prior, FID of each model against N."""
+"""Scores as curves: bounds and latent dimensions of each prior, FID of each model against N.
+
+A public function that takes a study draws one figure into its folder and returns the PDF, or None
+where the study has nothing to draw.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from triptych.evaluate.stats import summarise
 from triptych.report.canvas import (
+    CM_PER_INCH,
     FONT_SIZE,
     LINE_HEIGHT,
     STYLE,
@@ -32,8 +37,10 @@ ROOMY = 1000  # largest over smallest of a logarithmic axis with room for three 
 # Colour alone does not survive grey printing; a marker does.
 MARKERS = "osv^D<>P*X"
 LINE_COLOURS = [CLASS_COLOURS[i] for i in (0, 3, 2, 8, 6, 7, 5, 9, 4, 1)]  # the pale ones last
-PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # of the axes, and of the figure: the legend is right
+PLACE, HEIGHT = (1.9, 1.25, 8.6, 7.2), 8.8  # in cm, of the axes, and of the figure
+LEGEND_WIDTH = 4.8  # cm, of its words, right of the axes
 LEAST = 0.1  # cm below a legend
+BOUNDS = (("o", "black", 0.12), ("s", "#888888", -0.12))  # marker, colour, and place above its row
 
 
 def likelihood(study: Study) -> Path | None:
@@ -43,15 +50,15 @@ def likelihood(study: Study) -> Path | None:
     metrics = [m for m in ("elbo", iwae) if m and any(study.score(r.name, m) for r in recipes)]
     if not metrics:
         return None
-    rows = [[study.score(r.name, metric) for r in recipes] for metric in metrics]
-    repeated = any(s is not None and s.interval95 for found in rows for s in found)
+    bounds = [[study.score(r.name, metric) for r in recipes] for metric in metrics]
+    repeated = any(s is not None and s.interval95 for scores in bounds for s in scores)
     with rc_context(STYLE):
         titles = [wrapped(r.title, 5.0) for r in recipes]
         height = 0.3 + max(0.8, LINE_HEIGHT * line_count(titles) + 0.2) * len(recipes)
         figure = blank(height + 2.1)
         ax = axes_at(figure, (5.5, 1.3, 10.8, height))
-        for k, found in enumerate(rows):
-            _draw_intervals(ax, found, _on_images(found), "os"[k], 0.12 * (1 - 2 * k))
+        for scores, look in zip(bounds, BOUNDS, strict=False):
+            _draw_intervals(ax, scores, *look)
         ax.set_yticks(range(len(recipes)), titles)
         ax.set_ylim(len(recipes) - 0.5, -0.5)
         ax.set_xlabel("nats (mean and 95% interval over runs)" if repeated else "nats (one run)")
@@ -71,12 +78,12 @@ def _on_images(found: Sequence[Summary | None]) -> str:
 
 
 def _draw_intervals(
-    ax: Axes, scores: Sequence[Summary | None], name: str, marker: str, shift: float
+    ax: Axes, scores: Sequence[Summary | None], marker: str, colour: str, above: float
 ) -> None:
-    colour = "black" if marker == "o" else "#888888"
-    found = [(row - shift, score) for row, score in enumerate(scores) if score is not None]
+    """One bound: a marker and an interval for each model that has it, `above` the model's row."""
+    found = [(row - above, score) for row, score in enumerate(scores) if score is not None]
     means, rows = [score.mean for _, score in found], [row for row, _ in found]
-    ax.plot(means, rows, marker, color=colour, ms=4, label=name)
+    ax.plot(means, rows, marker, color=colour, ms=4, label=_on_images(scores))
     for row, score in found:
         if score.interval95 is not None:
             ax.plot(score.interval95, [row, row], "-", color=colour, lw=1)
@@ -93,8 +100,7 @@ def growth(study: Study) -> Path | None:
     if not lines:
         return None
     with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
+        figure, ax = empty_plot()
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(tick)
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -115,8 +121,7 @@ def dimensions(study: Study) -> Path | None:
     if not lines:
         return None
     with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
+        figure, ax = empty_plot()
         _draw_lines(ax, lines, least=0.0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("latent dimension, largest first")
@@ -130,10 +135,10 @@ def frechet(study: Study) -> Path | None:
     if not lines:
         return None
     with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
+        figure, ax = empty_plot()
         ax.set(xscale="log", yscale="log", xlabel="N", ylabel="FID of N samples")
-        _draw_means(ax, {name: (r[0]["n"], [a["fid"] for a in r]) for name, r in lines.items()})
+        for i, (name, runs) in enumerate(lines.items()):
+            _draw_mean(ax, i, name, runs[0]["n"], [run["fid"] for run in runs])
         real = next(iter(lines.values()))[0]
         if np.isfinite(real["floor"]).any():  # of as many images as there are samples
             ax.plot(real["n"], real["floor"], "--", color="black", lw=1, label="real images")
@@ -143,29 +148,21 @@ def frechet(study: Study) -> Path | None:
 
 
 def terms(study: Study) -> Path | None:
-    """The terms L_t of each chain's bound against the noise's step: which of them are large. In
-    words that of the last step, L_T."""
+    """The terms L_t of each chain's bound (Ho et al. 2020, eq. 5) in bits/dim against t + 1: which
+    are large. L_T, the divergence from the prior at the chain's end, is a number in the legend."""
     lines = runs_of_part_b(study, "terms.npz", "t", "bits", "prior")
     if not lines:
         return None
     with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
+        figure, ax = empty_plot()
         ax.set(xscale="log", yscale="log", xlabel="t + 1", ylabel="Lₜ in bits/dim")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(tick)
             axis.set_minor_formatter(NullFormatter())
-        ends = {name: float(np.mean([a["prior"] for a in r])) for name, r in lines.items()}
-        _draw_means(
-            ax,
-            {
-                f"{name} (L_T: {ends[name]:.1g})": (
-                    r[0]["t"] + 1,
-                    [worth_drawing(a["bits"]) for a in r],
-                )
-                for name, r in lines.items()
-            },
-        )
+        for i, (name, runs) in enumerate(lines.items()):
+            last = float(np.mean([run["prior"] for run in runs]))
+            bits = [worth_drawing(run["bits"]) for run in runs]
+            _draw_mean(ax, i, f"{name} (L_T: {last:.1g})", runs[0]["t"] + 1, bits)
         legend_beside(ax)
         return write(figure, study.folder / "figures", "bound-terms")
 
@@ -185,23 +182,34 @@ def runs_of_part_b(
     return {name: runs for name, runs in found if runs}
 
 
-def _draw_means(ax: Axes, lines: dict[str, tuple[np.ndarray, list[np.ndarray]]]) -> None:
-    for i, (name, (x, runs)) in enumerate(lines.items()):
-        ax.plot(x, np.mean(runs, 0), label=wrapped(name, 4.8), **style(i))
+def _draw_mean(ax: Axes, i: int, name: str, x: np.ndarray, runs: Sequence[np.ndarray]) -> None:
+    """The i-th line: the mean over the runs, each [points]."""
+    ax.plot(x, np.mean(runs, 0), label=in_legend(name), **style(i))
+
+
+def in_legend(name: str) -> str:
+    """The name in lines that the room beside the axes holds."""
+    return wrapped(name, LEGEND_WIDTH)
+
+
+def empty_plot() -> tuple[Figure, Axes]:
+    """A figure and its axes, which leave room for a legend on their right."""
+    figure = blank(HEIGHT)
+    return figure, axes_at(figure, PLACE)
 
 
 def legend_beside(ax: Axes, *handles: Any, **how: Any) -> None:
-    """The legend right of the axes; a figure that it would leave below grows by as much."""
+    """The legend right of the axes; where it would reach below the figure, the figure grows."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
     legend = ax.legend(*handles, frameon=False, borderaxespad=0.0, **place, **how)
     figure = ax.figure
     assert isinstance(figure, Figure)
-    more = LEAST - legend.get_window_extent().y0 / figure.dpi * 2.54
+    more = LEAST - legend.get_window_extent().y0 / figure.dpi * CM_PER_INCH
     if more > 0:
         (width, height), at = figure.get_size_inches(), ax.get_position()
-        higher = height + more / 2.54
+        higher = height + more / CM_PER_INCH
         figure.set_size_inches(width, higher)
-        bottom = (at.y0 * height + more / 2.54) / higher
+        bottom = (at.y0 * height + more / CM_PER_INCH) / higher
         ax.set_position((at.x0, bottom, at.width, at.height * height / higher))
 
 
@@ -220,6 +228,7 @@ def log_ticks(ax: Axes) -> None:
 
 
 def style(i: int) -> dict[str, Any]:
+    """How the i-th model's line is drawn."""
     marker, colour = MARKERS[i % len(MARKERS)], LINE_COLOURS[i % len(LINE_COLOURS)]
     return {"marker": marker, "ms": 3.5, "lw": 1.0, "color": colour}
 
@@ -227,15 +236,15 @@ def style(i: int) -> dict[str, Any]:
 def _draw_lines(
     ax: Axes, lines: dict[str, tuple[np.ndarray, np.ndarray]], least: float = -np.inf
 ) -> None:
-    """Each of the [runs, points] as its mean and band, which is cut below the `least` that there
-    can be; the legend in the order of their ends."""
+    """The mean of each line and its band. `lines`: of each name, x of [points] and y of [runs,
+    points]; `least`: what no y is below, and so no band. The legend is in the order of the ends."""
     means = np.concatenate([rows.mean(0) for _, rows in lines.values()])
     bands = {name: _band(rows) for name, (_, rows) in lines.items() if len(rows) > 2}
     low, high = frame(means, np.concatenate([means, *(band.ravel() for band in bands.values())]))
     low = max(low, min(least, float(means.min())) - 0.03 * (high - low))
     ax.set_ylim(low, high)
     for i, (name, (x, rows)) in enumerate(lines.items()):
-        ax.plot(x, rows.mean(0), label=wrapped(name, 4.8), **style(i))
+        ax.plot(x, rows.mean(0), label=in_legend(name), **style(i))
         if name in bands:
             band = np.clip(bands[name], low, high)
             ax.fill_between(x, *band, color=style(i)["color"], alpha=0.2, lw=0)
@@ -254,11 +263,11 @@ def _band(rows: np.ndarray) -> np.ndarray:
     return np.array([summarise(column.tolist()).interval95 for column in rows.T]).T
 
 
-def frame(means: np.ndarray, all_: np.ndarray) -> tuple[float, float]:
-    """Ends that hold the means, and the bands too unless these reach beyond the means by more than
-    all that those have to tell: of few runs they may."""
+def frame(means: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
+    """The ends of an axis for all that is drawn, means and bands. Bands of few runs may be far
+    wider than the means are apart: beyond the means the axis has no more than their spread."""
     spread = max(float(np.ptp(means)), 1e-9)
-    low = max(float(all_.min()), float(means.min()) - spread)
-    high = min(float(all_.max()), float(means.max()) + spread)
+    low = max(float(drawn.min()), float(means.min()) - spread)
+    high = min(float(drawn.max()), float(means.max()) + spread)
     margin = 0.15 * spread
     return low - margin, high + margin

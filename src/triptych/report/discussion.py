@@ -5,15 +5,12 @@ it beyond its number. A group's own discussion.md replaces all of this.
 """
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from triptych.errors import UserError
 from triptych.report.claims import compare, in_order, one_run, ranked, told_apart
 from triptych.report.likelihood_table import at_its_limit
 from triptych.report.load import Recipe, Study, Summary
+from triptych.report.own_text import Paragraph, read_own
 from triptych.report.sampling import sampling
 from triptych.report.tables import best_iwae
 from triptych.report.wording import (
@@ -22,38 +19,16 @@ from triptych.report.wording import (
     Span,
     called,
     count,
+    counted,
     few,
     listed,
     number,
-    runs,
 )
 
 HEADS = {"prior-posterior": "Prior and aggregate posterior", "samples": "Sampling quality"}
 LONGEST_REASON = 70
 MOST_FAILURES = 3
 WORTH_A_WARNING = 10.0  # per cent of images
-NOT_SET = {  # of Markdown; KL[q](z) is none
-    "a table": r"^ *\|?( *:?-{3,}:? *\|)+.*",
-    "an image": r"!\[[^\]]*\]\([^)]*\)",
-    "a link": r"\[[^\]]*\]\([^)\s]*[/.:#][^)\s]*\)",
-    "a block of code": r"^ *```.*",
-    "code": r"`[^`\n]+`",
-    "a formula": r"\$(?=[^\s,.;:)])[^$\n]*(?<=\S)\$(?!\d)",  # $5 and $6 are none, nor 5$, or 6$
-    "a quotation": r"^ *> .*",
-    # Not C:\runs, nor a backslash alone.
-    "LaTeX or an escape": r"(?<![A-Za-z:.\\])\\[A-Za-z()\[\]]\S*|\\[%&#_*$]\S*"
-    r"|\\[A-Za-z]+\{.*?\}|\w*[\^_]\{.*?\}",
-    "HTML": r"<!--.*|</?(?:b|i|em|strong|sub|sup|br|div|span|center) ?/?>",  # <x> is a mean
-    "underscores to emphasise": r"(?<![\w/])(__?)(?=[^\W_])[^_\n]*[^\W_]\1(?![\w/])",
-}
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """A run-in heading (or none) and its text."""
-
-    head: str
-    spans: list[Span]
 
 
 def discuss(
@@ -82,8 +57,8 @@ def discuss(
 
 
 def _with_rule(made: list[Paragraph], brief: bool) -> list[Paragraph]:
-    """The rule of claims, once, below the first paragraph that has an interval: a pair may not be
-    told apart although its own holds no zero."""
+    """The rule of claims, once, at the end of the first paragraph that has an interval: a pair may
+    not be told apart by it although its own interval holds no zero."""
     said, end = " Differences: Holm's test over all pairs, 5% ", "."
     if not brief:
         said = " Differences are claimed by Holm's test over all pairs, at 5% "
@@ -102,73 +77,12 @@ def _beside(figure: str, figures: Sequence[str]) -> str:
     return f"{HEADS[figure]}{seen}."
 
 
-def read_own(path: Path, citations: Sequence[str]) -> list[Paragraph]:
-    """Paragraphs of discussion.md: # Heading, - item, 1. item, **strong**, *emphasised* and
-    [@key] are the only markup. Empty where there is no such file."""
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): save it as UTF-8 text.") from error
-    for what, such in NOT_SET.items():
-        if found := re.search(such, text, re.MULTILINE):
-            raise UserError(
-                f"{path} has {what}, {found[0]!r}, which would be printed as it is written; say it "
-                f"in words"
-            )
-    text = re.sub(r"^(#+ .*)$", r"\n\1\n", text, flags=re.MULTILINE)
-    text = re.sub(r"^ *[-*+] +(?=\S)", "\n\n\N{BULLET} ", text, flags=re.MULTILINE)
-    text = _numbered_apart(text)
-    blocks = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text)]
-    return [_own_paragraph(block, citations, path) for block in blocks if block]
-
-
-def _numbered_apart(text: str) -> str:
-    """With an empty line before each numbered item: after such a line, an item, or as number 1. A
-    line that happens to begin with a number goes on with its sentence."""
-    lines, inside = [], True
-    for line in text.split("\n"):
-        item = re.match(r" *(\d{1,2})[.)] +\S", line)
-        if item and (inside or item[1] == "1"):
-            lines.append("")
-        inside = bool(item and (inside or item[1] == "1")) or not line.strip()
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _own_paragraph(block: str, citations: Sequence[str], path: Path) -> Paragraph:
-    heading = re.match(r"#+ (.*)", block)
-    if heading:
-        if "[@" in heading[1]:
-            raise UserError(
-                f"{path} cites in the heading {heading[1]!r}; cite in the text below it"
-            )
-        return Paragraph(heading[1].replace("**", ""), [])
-    emphasised = r"(?<!\w)\*(?P<emph>[^*\s][^*]*)\*(?!\w)"  # and not 2*3*4
-    pattern = rf"\*\*(?P<strong>[^*]+)\*\*|{emphasised}|\[@(?P<cite>[^\]]*)\]"
-    spans: list[Span] = []
-    end = 0
-    for match in re.finditer(pattern, block):
-        if (key := match["cite"]) is not None and key not in citations:
-            raise UserError(
-                f"{path} cites [@{key}], which the report does not know; write one key in each "
-                f"pair of brackets, of {', '.join(citations)}"
-            )
-        spans.append(block[end : match.start()])
-        kind = match.lastgroup or ""
-        spans.append({kind: match[kind]})
-        end = match.end()
-    spans.append(block[end:])
-    return Paragraph("", [span for span in spans if span])
-
-
 def _likelihood(study: Study, brief: bool, terse: bool) -> list[Span]:
     recipes = study.part("A")
     models = ranked(study, recipes, "elbo")
     spans: list[Span] = []
     if models:
-        spans += [one_run(models, brief), *compare(study, models, "The ELBO", terse=terse)]
+        spans += [one_run(models, brief), compare(study, models, "The ELBO", terse=terse)]
     iwae = best_iwae(study, recipes)
     if iwae:
         spans += _importance(study, models, ranked(study, recipes, iwae), terse)
@@ -185,7 +99,7 @@ def _importance(
     alike = len(iwae) > 1 and [s.model for s in iwae] == [s.model for s in elbo]
     if alike and in_order(study, elbo) and in_order(study, iwae):
         return [f" {name} ", {"cite": "burda2016"}, " separates them in the same order."]
-    return [f" {text}" for text in compare(study, iwae, name, terse=terse)]
+    return [f" {compare(study, iwae, name, terse=terse)}"]
 
 
 def _reliability(study: Study, recipes: Sequence[Recipe], iwae: str) -> list[Span]:
@@ -225,7 +139,7 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
     models = ranked(study, recipes, "kl-aggregate")
     spans: list[Span] = []
     if models:
-        spans += compare(study, models, KL, terse=terse)
+        spans.append(compare(study, models, KL, terse=terse))
     if models and at_its_limit(study):
         spans.append(_at_its_limit(int(models[0].protocol["n"]), terse))
     told = _prior_told_from_posterior(study, recipes, "classifier-accuracy", "A classifier", brief)
@@ -241,8 +155,8 @@ def _match(study: Study, brief: bool, terse: bool) -> list[Span]:
 
 
 def _at_its_limit(n: int, terse: bool) -> str:
-    """What KL is where the mutual information is all that it can be, the log of the number of
-    images; or that it depends on that number."""
+    """What KL is where the mutual information is as large as n images allow, log n; `terse`: only
+    that it depends on n."""
     lead = f" The posteriors of {count(n)} images hardly overlap:"
     if terse:
         return f"{lead} with more, {KL} would be smaller."
@@ -278,9 +192,9 @@ def _prior_told_from_posterior(
     rest = [name for name, score in tested if not exceeds_chance(score)]
     if not tested:
         return ""
-    counted = [_above(score) for name, score in tested if name in told or not told]
-    above, n = map(sum, zip(*counted, strict=True))
-    some = f" ({above} of {runs(n)} exceed their 95% null level)" if 0 < above < n else ""
+    counts = [_above(score) for name, score in tested if name in told or not told]
+    above, n = map(sum, zip(*counts, strict=True))
+    some = f" ({above} of {counted(n, 'run')} exceed their 95% null level)" if 0 < above < n else ""
     if not told:
         return f" {test} tells q(z) from p(z) for no model{some}."
     many = len(tested) > (MOST_NAMED if rest else 2)
@@ -292,23 +206,23 @@ def _prior_told_from_posterior(
 
 
 def exceeds_chance(score: Summary) -> bool:
-    """Whether more runs lie above their level, as 5% of them would under q(z) = p(z), than that
-    explains: P(so many or more) <= 5%, binomial. Results of old have the mean level alone."""
+    """Whether more runs lie above their 95% level than chance explains: under q(z) = p(z) each does
+    with probability 5%, and P(so many or more), binomial, is at most 5%."""
     above, n = _above(score)
     chance = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(above, n + 1))
     return chance <= 0.05
 
 
 def _above(score: Summary) -> tuple[int, int]:
-    """How many runs lie above their level, of how many."""
+    """How many runs lie above their level, of how many. Earlier results have but the mean level."""
     levels = score.levels or score.n_seeds * [float(score.protocol["null95"])]
     above = sum(value > level for value, level in zip(score.values, levels, strict=True))
     return above, score.n_seeds
 
 
 def _order_relation(study: Study, recipes: Sequence[Recipe]) -> str:
-    """ELBO beside KL, only where every neighbour of both orders is separated by the runs, and KL is
-    more than the average divergence less a number."""
+    """ELBO beside KL, only where the runs separate all neighbours in both orders, and KL is not at
+    its limit."""
     elbo = ranked(study, recipes, "elbo")
     kl = ranked(study, recipes, "kl-aggregate")
     if len(elbo) < 2 or [s.model for s in elbo] != [s.model for s in kl] or at_its_limit(study):
@@ -329,5 +243,5 @@ def _failures(study: Study) -> list[Span]:
             reason = reason[: LONGEST_REASON - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
         said.append(f"{titles.get(failure.model, failure.model)}, seed {failure.seed} ({reason})")
     rest = len(study.failures) - len(said)
-    more = f"; and {runs(rest)} more" if rest > 0 else ""
-    return [f"{runs(len(study.failures))} gave no score: {'; '.join(said)}{more}."]
+    more = f"; and {counted(rest, 'run')} more" if rest > 0 else ""
+    return [f"{counted(len(study.failures), 'run')} gave no score: {'; '.join(said)}{more}."]

@@ -21,7 +21,7 @@ from triptych.report.load import Recipe, Study, read_study
 from triptych.report.panels import metrics
 from triptych.report.runs import read_images
 from triptych.report.training import HEIGHT, WIDTH, Chart, charts
-from triptych.report.wording import capital, count, dataset_name, labels, number
+from triptych.report.wording import capital, count, counted, dataset_name, labels, number
 from triptych.train.files import read_json, write_text
 from triptych.validation import validated
 
@@ -128,15 +128,15 @@ def _model(study: Study, recipe: Recipe, title: str) -> Model:
         if (folder / "nearest.npz").is_file() and len(images) >= ACROSS:
             near = read_images(folder / "nearest.npz", ACROSS)
             nearest.append(_shown(seed, _in_turn(images, near)))
-    first = [(seed, folder.parent / AUTOENCODER / folder.name) for seed, folder in runs]
+    vaes = [(seed, folder.parent / AUTOENCODER / folder.name) for seed, folder in runs]
     return Model(
-        recipe,
-        title,
-        charts(f"{title}: its VAE", first) | charts(title, runs),
-        samples,
-        nearest,
-        [_cost(seed, folder) for seed, folder in runs if (folder / MANIFEST).is_file()],
-        flat(recipe.model) + flat(recipe.train),
+        recipe=recipe,
+        title=title,
+        charts=charts(f"{title}: its VAE", vaes) | charts(title, runs),
+        samples=samples,
+        nearest=nearest,
+        costs=[_cost(seed, folder) for seed, folder in runs if (folder / MANIFEST).is_file()],
+        settings=flat(recipe.model) + flat(recipe.train),
     )
 
 
@@ -187,7 +187,7 @@ def _cost(seed: int, folder: Path) -> dict[str, str]:
         "seed": str(seed),
         **{k: f"{number(v, 0)} s" for k, v in found.seconds.items()},
         "memory": f"{number(found.peak_memory_bytes / 2**30, 1)} GiB",
-        "device": f"{found.device}, {found.threads} thread{'s' * (found.threads != 1)}",
+        "device": f"{found.device}, {counted(found.threads, 'thread')}",
         "torch": found.libraries.get("torch", ""),
         "commit": found.git_commit or "",
         "finished (UTC)": found.finished[:16].replace("T", " "),

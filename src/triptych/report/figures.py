@@ -19,27 +19,29 @@ from triptych.report.canvas import (
     wrapped,
     write,
 )
+from triptych.report.grid import mosaic
 from triptych.report.load import Recipe, Study
 from triptych.report.runs import read_arrays, read_images, read_samples
 from triptych.report.wording import labels
 
 MOST_GROUPS_IN_ROW, MOST_IN_ONE_ROW = 3, 5
-PAIRS = 6
-GAP = 0.07
+SAMPLES, PAIRS = 4, 6  # images shown of a model
+SIDE, GAP = 1.3, 0.07  # of an image, and between two, in cm
+PLANE = 5.4  # cm, side of a latent plane
 NEAREST, RECONSTRUCTIONS = "nearest.npz", "reconstructions.npz"
 
 
-def samples(study: Study, n: int = 4, side: float = 1.3) -> Path | None:
-    """The first n images of the first seed of every model of part B, `side` cm each at most."""
-    found = [(r, read_samples(study, r, n)) for r in study.part("B")]
+def samples(study: Study) -> Path | None:
+    """The first images of the first seed of every model of part B."""
+    found = [(r, read_samples(study, r, SAMPLES)) for r in study.part("B")]
     groups = [(recipe.title, got[1]) for recipe, got in found if got is not None]
     if not groups:
         return None
     # Many groups stand in one row of small images rather than take a second from the page.
     columns = len(groups) if len(groups) <= MOST_IN_ONE_ROW else MOST_GROUPS_IN_ROW
     widest = (TEXT_WIDTH - (columns - 1) * 0.5) / columns
-    side = min(side, (widest - (n - 1) * GAP) / n)
-    span = n * side + (n - 1) * GAP
+    side = min(SIDE, (widest - (SAMPLES - 1) * GAP) / SAMPLES)
+    span = SAMPLES * side + (SAMPLES - 1) * GAP
     titles = [wrapped(title, span) for title, _ in groups]
     head = 0.15 + LINE_HEIGHT * line_count(titles)
     # A row of groups is as wide as the text; a single group stands in its middle.
@@ -80,21 +82,17 @@ def reconstructions(study: Study) -> Path | None:
 
 
 def _in_pairs(
-    study: Study,
-    found: list[tuple[Recipe, np.ndarray, np.ndarray]],
-    stem: str,
-    said: str,
-    side: float = 1.3,
+    study: Study, found: list[tuple[Recipe, np.ndarray, np.ndarray]], stem: str, said: str
 ) -> Path | None:
-    """For each recipe its first images [n, H, W], a row above another, `side` cm each."""
+    """For each recipe its first images [n, H, W], a row above another."""
     if not found:
         return None
     titles = labels(study, [recipe for recipe, *_ in found])
-    span = PAIRS * side + (PAIRS - 1) * GAP
+    span = PAIRS * SIDE + (PAIRS - 1) * GAP
     rows = [(wrapped(title, span), *pair) for title, (_, *pair) in zip(titles, found, strict=True)]
     columns = 2 if len(rows) > 1 else 1
     head = 0.15 + LINE_HEIGHT * line_count([title for title, *_ in rows])
-    block = head + 2 * side + GAP
+    block = head + 2 * SIDE + GAP
     step = TEXT_WIDTH - span if columns > 1 else 0.0
     with rc_context(STYLE):
         height = math.ceil(len(rows) / columns) * block + 0.15 + LINE_HEIGHT
@@ -105,13 +103,13 @@ def _in_pairs(
             text_at(figure, left + span / 2, top + 0.1, title)
             for below, images in enumerate(pair):
                 for j, image in enumerate(images[:PAIRS]):
-                    low = top - side - below * (side + GAP)
-                    place = (left + j * (side + GAP), low, side, side)
+                    low = top - SIDE - below * (SIDE + GAP)
+                    place = (left + j * (SIDE + GAP), low, SIDE, SIDE)
                     _draw_image(axes_at(figure, place), image)
         return write(figure, study.folder / "figures", stem)
 
 
-def manifold(study: Study, side: float = 5.4) -> Path | None:
+def manifold(study: Study) -> Path | None:
     """E[x|z] over the latent plane, for each model of part A that has one, on axes of its own."""
     found = [
         (r, read_arrays(study, r, "manifold.npz", "images", "x", "y")) for r in study.part("A")
@@ -121,7 +119,7 @@ def manifold(study: Study, side: float = 5.4) -> Path | None:
         return None
     columns = min(len(shown), MOST_GROUPS_IN_ROW)
     step = (TEXT_WIDTH - 0.1) / columns
-    side = min(side, step - 1.2)
+    side = min(PLANE, step - 1.2)
     titles = [wrapped(title, side) for title, _ in shown]
     block = side + 1.1 + 0.15 + LINE_HEIGHT * line_count(titles)
     with rc_context(STYLE):
@@ -132,11 +130,11 @@ def manifold(study: Study, side: float = 5.4) -> Path | None:
             place = (left, height - (i // columns + 1) * block + 1.1, side, side)
             ax = axes_at(figure, place)
             x, y = arrays["x"], arrays["y"]
-            mosaic = arrays["images"][:, :, 0].transpose(0, 2, 1, 3)
-            mosaic = mosaic.reshape(mosaic.shape[0] * mosaic.shape[1], -1)
+            images = arrays["images"][:, :, 0]  # [Y, X, H, W]
+            sheet = mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], 0, 0)
             half = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
             extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
-            ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
+            ax.imshow(sheet, cmap="gray_r", vmin=0, vmax=255, extent=extent, aspect="auto")
             ax.set_title(title, pad=4, linespacing=1.1)
             ax.locator_params(nbins=5)
             ax.set_xlabel("z₁", labelpad=1)

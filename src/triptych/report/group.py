@@ -44,14 +44,14 @@ def _parse(path: Path) -> Group:
         raise UserError(
             f"{path} names nobody: give each member a [[member]] block with name and number."
         )
-    _check(path, content, {"course", "date", "member"})
+    _check_keys(path, content, {"course", "date", "member"})
     for row in rows:
         if astray := sorted({"course", "date"} & row.keys()):
             raise UserError(
                 f"{path} has {astray[0]} below a [[member]], whose it would be; write it above the "
                 f"first [[member]]."
             )
-        _check(path, row, {"name", "number"})
+        _check_keys(path, row, {"name", "number"})
     members = [(_text(path, row, "name"), _text(path, row, "number")) for row in rows]
     numbers = [number for _, number in members]
     if twice := next((number for number in numbers if numbers.count(number) > 1), None):
@@ -60,7 +60,7 @@ def _parse(path: Path) -> Group:
     return Group(members, course, _text(path, content, "date") if "date" in content else "")
 
 
-def _check(path: Path, table: dict[str, Any], known: set[str]) -> None:
+def _check_keys(path: Path, table: dict[str, Any], known: set[str]) -> None:
     """No key that is not known: a misspelt one would be lost."""
     if unknown := sorted(table.keys() - known):
         raise UserError(f"{path} has an unknown key {unknown[0]!r}; write {listed(sorted(known))}.")

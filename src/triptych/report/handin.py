@@ -22,7 +22,8 @@ PACKAGE = Path(__file__).parents[1]
 BESIDE = ("pyproject.toml", "constraints.txt", "Makefile", "LICENSE")
 BESIDE += ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "tests", "bench")
 LEFT_OUT = {"__pycache__"}
-# Ours, or of `train-features`; what a file's features are called is its name.
+# How the names of features begin or end that are not the course's: features from a file are called
+# by its name, and `train-features` writes .safetensors.
 OURS, TRAINED = ("triptych-", "inception"), ".safetensors"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -59,7 +60,8 @@ def handin(study_folder: Path) -> HandIn:
 
 
 def other_features(study_folder: Path) -> str:
-    """On what FID is, where the edition asks for the course's own classifier and it is another."""
+    """Names of the features that FID is of, where the edition asks for those of the course's own
+    classifier and they are others; else nothing."""
     study = read_study(study_folder)
     names = {str(s.protocol.get("features", "")) for s in study.scores if s.metric == "fid"}
     others = sorted(n for n in names if n.startswith(OURS) or n.endswith(TRAINED))

@@ -50,7 +50,7 @@ class Panels:
 
 def place_panels(study: Study, panel: float) -> Panels | None:
     """Rows of panels of at most `panel` cm; None where no model has a latent space."""
-    pairs = _pairs(study)
+    pairs = panels_of(study)
     return _placed(pairs, panel) if pairs else None
 
 
@@ -73,7 +73,8 @@ def _placed(pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> Panels:
 
 
 def _in_a_row(pairs: Sequence[tuple[Recipe, Latent]], panel: float) -> int:
-    """Few enough for panels of that side, where one row does not hold them all in any case."""
+    """How many panels stand in a row. Where they need several rows in any case, so few of them that
+    each may have that side."""
     rows = math.ceil(len(pairs) / MOST_IN_ROW)
     n = math.ceil(len(pairs) / rows)
     while rows > 1 and n > FEWEST_IN_ROW and _room(pairs, n) < panel:
@@ -106,7 +107,7 @@ def prior_posterior(study: Study, panel: float = 4.7, folder: Path | None = None
     Shaded regions hold 50, 80 and 95% of the prior's mass in the plane shown, dashed lines as much
     of the aggregate posterior.
     """
-    pairs = _pairs(study)
+    pairs = panels_of(study)
     if not pairs:
         return None
     panels = _placed(pairs, panel)
@@ -161,14 +162,15 @@ def _chains(study: Study) -> list[tuple[Recipe, Latent]]:
     return [(r, latent) for r in recipes if (latent := read_latent(study, r))]
 
 
-def _pairs(study: Study) -> list[tuple[Recipe, Latent]]:
+def panels_of(study: Study) -> list[tuple[Recipe, Latent]]:
+    """What `prior_posterior` shows: the models of part A, and the first latent DDPM."""
     priors = [(r, latent) for r in study.part("A") if (latent := read_latent(study, r))]
     return [*priors, *_chains(study)[:1]]
 
 
 def _frame(latents: Sequence[Latent]) -> tuple[np.ndarray, float]:
-    """Centre and half side of the one square that shows nearly all of every cloud and prior; of a
-    prior with heavy tails no more than its middle and a third of that on either side."""
+    """Centre and half side of the one square that shows nearly all of every cloud and prior; of
+    what has heavy tails, its middle 98% and a third of their width on either side."""
     bounds = []
     for latent in latents:
         for cloud in (latent.posterior, latent.prior, latent.chain_draws):

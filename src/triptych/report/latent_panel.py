@@ -23,7 +23,7 @@ CLASS_COLOURS = (
     "#AA4499",
     "#000000",
 )
-MASSES = (0.95, 0.8, 0.5)
+MASSES = (0.95, 0.8, 0.5)  # of which regions are shown
 MOST_POINTS, POINTS = 3000, 1000.0  # of q(z) in a panel; in a square cm of it
 MOST_RINGS, RINGS = 150, 40.0  # the same of draws from a prior
 DASHES = (0, (2.5, 1.5))
@@ -104,9 +104,13 @@ def draw_posterior(ax: Axes, latent: Latent) -> None:
     most = room_for(ax, latent.posterior, MOST_POINTS, POINTS)
     index = np.linspace(0, len(latent.posterior) - 1, most).astype(int)
     points, labels = latent.posterior[index], latent.labels[index]
-    colours = [CLASS_COLOURS[int(c) % len(CLASS_COLOURS)] for c in labels]
+    colours = [_colour_of(int(c)) for c in labels]
     size = 2.0 if len(latent.posterior) > 1000 else 5.0
     ax.scatter(*points.T, s=size, c=colours, linewidths=0, alpha=0.75, rasterized=True)
+
+
+def _colour_of(label: int) -> str:
+    return CLASS_COLOURS[label % len(CLASS_COLOURS)]
 
 
 def draw_posterior_regions(ax: Axes, latent: Latent) -> None:
@@ -118,8 +122,8 @@ def draw_posterior_regions(ax: Axes, latent: Latent) -> None:
 
 
 def posterior_density(latent: Latent) -> np.ndarray:
-    """Of the cloud, on the grid of the prior's density: counts, each class smoothed by Scott's rule
-    for it alone. Clusters would be smeared by the spread of all."""
+    """Of the cloud, on the grid of the prior's density, [Y, X]: counts, each class smoothed by its
+    own width, std n^(-1/6) (Scott's rule for two dimensions). That of all would smear clusters."""
     from scipy.ndimage import gaussian_filter
 
     axes = (latent.grid_y, latent.grid_x)
@@ -137,7 +141,8 @@ def posterior_density(latent: Latent) -> np.ndarray:
 
 
 def cloud_levels(latent: Latent, density: np.ndarray, cloud: np.ndarray) -> list[float]:
-    """Densities above which those shares of the cloud lie, whatever smoothing does to mass."""
+    """Densities above which the shares MASSES of the cloud lie, counted in the cloud itself,
+    as smoothing spreads the density's own mass."""
     axes = (latent.grid_x, latent.grid_y)
     column, row = (
         np.clip(np.rint((at - axis[0]) / (axis[1] - axis[0])), 0, len(axis) - 1).astype(int)
@@ -188,7 +193,7 @@ def write_digits(ax: Axes, latent: Latent) -> None:
     for c, centre, (x, y), hides in zip(latent.classes, centres, places, hiding, strict=True):
         if hides:
             continue
-        colour = CLASS_COLOURS[int(c) % len(CLASS_COLOURS)]
+        colour = _colour_of(int(c))
         # A line leads a digit that had to stand aside back to where its class is.
         ax.plot([centre[0], x], [centre[1], y], color=colour, lw=0.9, scalex=False, scaley=False)
         rim: Any = [

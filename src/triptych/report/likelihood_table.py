@@ -26,8 +26,8 @@ def likelihood_table(study: Study) -> Table | None:
 
 
 def at_its_limit(study: Study) -> bool:
-    """The mutual information of n images cannot exceed log n: where all models reach it, it tells
-    nothing of them, and KL(q(z)||p(z)) is the average divergence less log n."""
+    """Whether all models reach log n, which the mutual information of n images cannot exceed: it
+    then tells nothing of them, and KL(q(z)||p(z)) is the mean KL(q(z|x)||p(z)) less log n."""
     found = [study.score(r.name, "mutual-information") for r in study.part("A")]
     information = [score for score in found if score is not None]
     return bool(information) and all(

@@ -128,7 +128,7 @@ class Study:
         return next(((seed, path) for seed, path in paths if path.is_file()), None)
 
     def runs(self, recipe: Recipe) -> list[tuple[int, Path]]:
-        """(seed, folder) of each of its runs that was asked for."""
+        """(seed, folder) of each run of a recipe that was asked for, whether it is there or not."""
         folder, seeds = self.folder / recipe.name, recipe.seeds or self.seeds
         return [(seed, folder / f"seed-{seed}") for seed in seeds]
 

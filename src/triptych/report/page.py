@@ -27,16 +27,17 @@ from triptych.train.files import write_bytes
 TEXT_WIDTH, TEXT_HEIGHT = 17.0 * POINTS_PER_CM, 25.7 * POINTS_PER_CM
 BOTTOM = 27.7 * POINTS_PER_CM  # of the text, from the page's top
 FIGURES = ("prior-posterior", "samples")  # of page 1, in order
-MOST_GAP = 16.0  # points more between two parts of page 1: a short report ends before the page does
+MOST_GAP = 16.0  # points at most that are added between two parts of page 1 where there is room
 
 
 @dataclass(frozen=True)
 class Look:
-    """One way to set page 1: how large its panels are (cm), what it says, its leading (pt)."""
+    """One way to set page 1: how large its panels are (cm), its leading (pt), and what it says, as
+    `build` and `discuss` are told."""
 
     panel: float
-    brief: bool
     leading: float
+    brief: bool = False
     details: bool = True
     terse: bool = False
 
@@ -52,22 +53,22 @@ class CodeLook:
 
 # From the most generous look to the tightest; the first that fits is taken.
 LOOKS = (
-    Look(5.0, False, 2.6),
-    Look(4.5, False, 2.4),
-    Look(4.1, False, 2.2),
-    Look(3.7, False, 2.0),
-    Look(4.0, True, 2.0),
-    Look(3.6, True, 2.0),
-    Look(3.2, True, 1.6),
-    Look(2.8, True, 1.2, details=False),
-    Look(2.5, True, 1.0, details=False),
-    Look(2.3, True, 1.0, details=False),
-    Look(2.0, True, 1.0, details=False),
-    Look(2.5, True, 1.0, details=False, terse=True),
-    Look(2.0, True, 0.6, details=False, terse=True),
-    Look(2.0, True, 0.3, details=False, terse=True),
-    Look(1.7, True, 0.2, details=False, terse=True),
-    Look(1.5, True, 0.2, details=False, terse=True),
+    Look(5.0, 2.6),
+    Look(4.5, 2.4),
+    Look(4.1, 2.2),
+    Look(3.7, 2.0),
+    Look(4.0, 2.0, brief=True),
+    Look(3.6, 2.0, brief=True),
+    Look(3.2, 1.6, brief=True),
+    Look(2.8, 1.2, brief=True, details=False),
+    Look(2.5, 1.0, brief=True, details=False),
+    Look(2.3, 1.0, brief=True, details=False),
+    Look(2.0, 1.0, brief=True, details=False),
+    Look(2.5, 1.0, brief=True, details=False, terse=True),
+    Look(2.0, 0.6, brief=True, details=False, terse=True),
+    Look(2.0, 0.3, brief=True, details=False, terse=True),
+    Look(1.7, 0.2, brief=True, details=False, terse=True),
+    Look(1.5, 0.2, brief=True, details=False, terse=True),
 )
 CODE_LOOKS = (
     CodeLook(4.2, 5.0, 9.0),
@@ -133,8 +134,8 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
     folders = (study.folder, Path.cwd())
     group = read_group(folders)
     made_of = keywords(sources(study.folder, folders, edition.own))
-    press.update(declaration=declaration(edition, folders), code=asdict(CODE_LOOKS[0]))
-    press.update(**{"made-of": made_of})
+    press.update(declaration=declaration(edition, folders), made_of=made_of)
+    press.update(code=asdict(CODE_LOOKS[0]), snippets=[])  # which are fitted after the main text
     heights: dict[str, float | None] = {}
     samples = figures.samples(study)
     if samples is not None:
@@ -148,7 +149,7 @@ def _fit_main(press: Press, study: Study, edition: Edition) -> None:
         shown = [name for name in FIGURES if name in heights]
         text = discuss(study, citations(), look.brief, look.terse, shown)
         content = build(study, edition, group, heights, text, look.details, look.brief, look.terse)
-        press.update(leading=look.leading, gap=0.0, snippets=[], **content)
+        press.update(leading=look.leading, gap=0.0, **content)
         if _fit_columns(press):
             _spread_out(press)
             break

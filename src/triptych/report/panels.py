@@ -11,12 +11,12 @@ from triptych.report.load import Difference, Study, Summary
 from triptych.report.tables import DASH, best_iwae
 from triptych.report.wording import (
     count,
+    counted,
     dataset_name,
     decimals_for,
     interval,
     labels,
     number,
-    runs,
     split_and_n,
     spread,
     way_of_sampling,
@@ -89,12 +89,12 @@ def metrics(study: Study) -> list[Metric]:
         if score.model in titles:
             found.setdefault(score.metric, {}).setdefault(_key(score), []).append(score)
     main = {"elbo", best_iwae(study, study.recipes), "kl-aggregate", "bpd", "fid"}
-    rows = []
+    scored = []
     for name, groups in found.items():
         unit = next(iter(groups.values()))[0].unit
         panels = [_panel(study, titles, scores) for scores in groups.values()]
-        rows.append(Metric(name, unit, meaning(name), panels, name in main))
-    return sorted(rows, key=lambda metric: not metric.main)
+        scored.append(Metric(name, unit, meaning(name), panels, name in main))
+    return sorted(scored, key=lambda metric: not metric.main)
 
 
 def _key(score: Summary) -> str:
@@ -115,12 +115,12 @@ def _panel(study: Study, titles: dict[str, str], scores: list[Summary]) -> Panel
     axis = Axis.of(drawn or {0.0})
     decimals = _decimals(scores, [float(s.protocol[level]) for s in scores if level in s.protocol])
     return Panel(
-        _protocol(shared),
-        LEVELS.get(level, ""),
-        axis.ends() if len(drawn) > 1 else None,
-        axis.log,
-        [_row(titles, s, shared, level, axis, decimals) for s in scores],
-        _pairs(study, scores, titles),
+        protocol=_protocol(shared),
+        level=LEVELS.get(level, ""),
+        ends=axis.ends() if len(drawn) > 1 else None,
+        log=axis.log,
+        rows=[_row(titles, s, shared, level, axis, decimals) for s in scores],
+        pairs=_pairs(study, scores, titles),
     )
 
 
@@ -133,6 +133,7 @@ def _decimals(scores: Sequence[Summary | Difference], levels: Sequence[float] = 
 
 
 def _drawn(score: Summary, level: str) -> list[float]:
+    """All that has a place on the axis."""
     beside = score.protocol.get(level)
     return [*score.values, score.mean, *([] if beside is None else [float(beside)])]
 
@@ -240,8 +241,8 @@ def _pairs(study: Study, scores: list[Summary], titles: dict[str, str]) -> list[
 
 def _cell(d: Difference, titles: dict[str, str], decimals: int, clear: bool) -> Cell:
     return Cell(
-        number(d.mean, decimals),
-        interval(d.interval95, decimals) if d.interval95 else "",
-        f"{titles[d.a]} minus {titles[d.b]}, {runs(d.n_seeds).replace(' run', ' paired run')}",
-        clear,
+        text=number(d.mean, decimals),
+        interval=interval(d.interval95, decimals) if d.interval95 else "",
+        title=f"{titles[d.a]} minus {titles[d.b]}, {counted(d.n_seeds, 'paired run')}",
+        clear=clear,
     )

@@ -39,7 +39,7 @@ class Letter(Mark):
 @dataclass(frozen=True)
 class Page:
     """A page's number, from 1, its size in points, and all that can be seen on it; its `lines` are
-    its text, in which spaces are."""
+    its text with the spaces, which `letters` leave out."""
 
     number: int
     width: float

@@ -1,4 +1,4 @@
-"""Typst, and where it sets what."""
+"""Typst, which sets the report, and tells where on the page it set what."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Mark:
+class Place:
     """A place in the set report: its page, and points from the page's top."""
 
     page: int
@@ -38,10 +38,10 @@ class Press:
         self.data |= data
         (self.folder / "data.json").write_text(json.dumps(self.data))
 
-    def marks(self) -> dict[str, Mark]:
+    def marks(self) -> dict[str, Place]:
         """Where each mark of the template fell, by its name."""
         found = json.loads(self._compiler().query("<mark>", field="value"))
-        return {mark["name"]: Mark(mark["page"], mark["y"]) for mark in found}
+        return {mark["name"]: Place(mark["page"], mark["y"]) for mark in found}
 
     def compile(self, path: Path) -> None:
         """Writes the PDF; the same content gives the same bytes."""

@@ -6,8 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
-from triptych.report.canvas import STYLE, axes_at, blank, wrapped, write
-from triptych.report.curves import HEIGHT, PLACE, legend_beside, log_ticks, runs_of_part_b, style
+from triptych.report.canvas import STYLE, write
+from triptych.report.curves import (
+    empty_plot,
+    in_legend,
+    legend_beside,
+    log_ticks,
+    runs_of_part_b,
+    style,
+)
 from triptych.report.load import Study
 from triptych.report.wording import count, noise_and_times
 
@@ -32,13 +39,12 @@ def tradeoff(study: Study) -> Path | None:
     if not rows:
         return None
     with rc_context(STYLE):
-        figure = blank(HEIGHT)
-        ax = axes_at(figure, PLACE)
+        figure, ax = empty_plot()
         first = next(iter(rows.values()))
         n = count(int(first["n"]))
         ax.set(xscale="log", yscale="log", xlabel="milliseconds a sample", ylabel=f"FID, N = {n}")
         for i, (name, run) in enumerate(rows.items()):
-            ax.plot([], [], "-", lw=3, color=style(i)["color"], label=wrapped(name, 4.8))
+            ax.plot([], [], "-", lw=3, color=style(i)["color"], label=in_legend(name))
             for way, (marker, _) in WAYS.items():
                 mine = run["sampler"] == way
                 size = 9 if way == "asked" else 4
@@ -49,7 +55,7 @@ def tradeoff(study: Study) -> Path | None:
             most = max(mine, key=lambda run: len(run["evaluations"]))
             if len(most["evaluations"]):
                 label = said if way == "asked" else said + _settings(most)
-                ax.plot([], [], marker, color="black", ms=5, label=wrapped(label, 4.8))
+                ax.plot([], [], marker, color="black", ms=5, label=in_legend(label))
         if np.isfinite(first["floor"]):  # of as many images as there are samples
             ax.axhline(float(first["floor"]), ls="--", color="black", lw=1, label="real images")
         log_ticks(ax)

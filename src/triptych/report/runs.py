@@ -14,7 +14,15 @@ from triptych.report.load import Recipe, Study
 
 @dataclass(frozen=True)
 class Latent:
-    """The aggregate posterior's cloud and the prior, both in one plane of the latent space."""
+    """The aggregate posterior's cloud and the prior, both in one plane of the latent space: where M
+    > 2, it is `projected` on q(z)'s first two principal components, which have the `explained`
+    shares of its variance.
+
+    `posterior`: z of test images, [n, 2], with their `labels`, [n]. `prior`: draws, [m, 2].
+    `density`: of the prior, at `grid_x`, [X], and `grid_y`, [Y], [Y, X]. Of a latent DDPM, `chain`
+    is its density on that grid, and `chain_draws`, [k, 2], some of what it drew, which earlier
+    results have not.
+    """
 
     seed: int
     posterior: np.ndarray
@@ -26,9 +34,7 @@ class Latent:
     projected: bool
     explained: tuple[float, float]
     chain: np.ndarray | None = None
-    """Density of a latent DDPM on the same grid."""
     chain_draws: np.ndarray | None = None
-    """Some of what it drew; earlier results have none."""
 
     @property
     def classes(self) -> np.ndarray:
@@ -42,21 +48,30 @@ def read_latent(study: Study, recipe: Recipe) -> Latent | None:
     if found is None:
         return None
     seed, path = found
-    names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density", "explained")
-    chain, draws = (("chain",), ("chain_draws",)) if recipe.family == "latent" else ((), ())
-    arrays = read_npz(path, (*names, *chain, "components"), draws)
-    draws = tuple(name for name in draws if name in arrays)
-    n, density = len(arrays["posterior"]), (arrays["grid_y"].size, arrays["grid_x"].size)
-    shapes = {"posterior": (n, 2), "labels": (n,), "explained": (2,)}
-    shapes |= {name: (len(arrays[name]), 2) for name in draws}
-    check_shapes(path, arrays, shapes | dict.fromkeys(("density", *chain), density))
-    first, second = (float(v) for v in arrays["explained"])
-    return Latent(
-        seed=seed,
-        projected=str(arrays["components"]) == "pca",
-        explained=(first, second),
-        **{name: arrays[name] for name in (*names[:-1], *chain, *draws)},
-    )
+    names = ("posterior", "labels", "prior", "grid_x", "grid_y", "density")
+    optional: tuple[str, ...] = ()
+    if recipe.family == "latent":
+        names, optional = (*names, "chain"), ("chain_draws",)
+    arrays = read_npz(path, (*names, "explained", "components"), optional)
+    check_shapes(path, arrays, _latent_shapes(arrays))
+    components, (first, second) = arrays.pop("components"), arrays.pop("explained")
+    explained = (float(first), float(second))
+    return Latent(seed=seed, projected=str(components) == "pca", explained=explained, **arrays)
+
+
+def _latent_shapes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shapes that these arrays of a `Latent` must have beside each other."""
+    clouds = [name for name in ("posterior", "prior", "chain_draws") if name in arrays]
+    densities = [name for name in ("density", "chain") if name in arrays]
+    x, y = arrays["grid_x"].size, arrays["grid_y"].size
+    return {
+        **{name: (*arrays[name].shape[:1], 2) for name in clouds},
+        "labels": arrays["posterior"].shape[:1],
+        "explained": (2,),
+        "grid_x": (x,),
+        "grid_y": (y,),
+        **dict.fromkeys(densities, (y, x)),
+    }
 
 
 def read_samples(study: Study, recipe: Recipe, n: int) -> tuple[int, np.ndarray] | None:

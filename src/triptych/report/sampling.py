@@ -10,7 +10,8 @@ from triptych.report.load import Recipe, Study, Summary
 from triptych.report.wording import Span, capital, count, listed, number, two_digits
 
 FASTER = 1.2  # times as many samples a second, in every run: clocks differ by less
-EIGHTEEN_FREE = 2.10  # Student's t at 95%, of the difference of two means over ten blocks each
+# Student's t at 95% with 18 degrees of freedom: of two FIDs, each with an error from ten blocks.
+T_18 = 2.10
 
 
 def sampling(study: Study, brief: bool, terse: bool = False) -> list[Span]:
@@ -23,13 +24,13 @@ def sampling(study: Study, brief: bool, terse: bool = False) -> list[Span]:
     fid, bpd = ranked(study, recipes, "fid"), ranked(study, recipes, "bpd")
     spans: list[Span] = []
     if fid:
-        spans += [one_run(fid, brief), _floor(study, fid, brief)]
+        spans += [one_run(fid, brief), _values(study, fid, brief)]
         told = compare(study, fid, "FID", values=False, terse=terse)
-        spans += [f" {text}" for text in told if text]
+        spans.append(f" {told}" if told else "")
         spans += _precision_and_recall(study, fid, brief)
     spans += [_own_priors(study, recipes, brief), _beta(study, recipes), _clock(study, fid)]
     if len(bpd) > 1 and not brief:
-        spans += [f" {text}" for text in compare(study, bpd, "The bound in bits/dim", terse=terse)]
+        spans.append(f" {compare(study, bpd, 'The bound in bits/dim', terse=terse)}")
     return [span for span in spans if span]
 
 
@@ -88,13 +89,13 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _clock(study: Study, fid: Sequence[Summary]) -> str:
-    """Samples a second of every model beside those of the one with the lowest FID: from the least
-    to the most of the paired runs."""
+    """Samples a second of every model, as multiples of those of the one with the lowest FID: from
+    the least to the most of the paired runs."""
     timed = [(s, rate) for s in fid if (rate := study.score(s.model, "samples-per-second"))]
     if len(timed) < 2 or timed[0][0] is not fid[0]:
         return ""
-    (best, slow), *others = timed
-    times = {s.model: _multiples(rate, slow) for s, rate in others}
+    (best, its_rate), *others = timed
+    times = {s.model: _multiples(rate, its_rate) for s, rate in others}
     if not all(times.values()):
         return ""
     if max(map(max, times.values())) <= 1:
@@ -115,8 +116,8 @@ def _clock(study: Study, fid: Sequence[Summary]) -> str:
 
 
 def _quality_and_time(study: Study, timed: Sequence[tuple[Summary, Summary]]) -> str:
-    """Which models others beat in both, FID and speed; or that the one with the lowest
-    FID is the slowest, where both are told of all others."""
+    """Which models others beat in both, FID and speed; or that the one with the lowest FID is the
+    slowest, where the runs tell it from every other in both."""
     behind: dict[str, str] = {}
     slower_than = 0
     for (a, rate_a), (b, rate_b) in combinations(timed, 2):
@@ -142,11 +143,11 @@ def _apart(a: Summary, b: Summary) -> bool:
     """Whether two scores of one run each differ by more than their errors say."""
     if not (a.mc_std and b.mc_std):
         return False
-    return abs(a.mean - b.mean) > EIGHTEEN_FREE * math.hypot(a.mc_std, b.mc_std)
+    return abs(a.mean - b.mean) > T_18 * math.hypot(a.mc_std, b.mc_std)
 
 
 def _multiples(rate: Summary, of: Summary) -> list[float]:
-    """Of the seeds that both have."""
+    """How many times as many samples a second, for each seed that both have."""
     beside = dict(zip(of.seeds, of.values, strict=True))
     return [v / beside[s] for s, v in zip(rate.seeds, rate.values, strict=True) if s in beside]
 
@@ -156,18 +157,20 @@ def _ends(values: Sequence[float]) -> str:
     return " to ".join(dict.fromkeys(two_digits(v) for v in (min(values), max(values))))
 
 
-def _floor(study: Study, models: Sequence[Summary], brief: bool) -> str:
+def _values(study: Study, models: Sequence[Summary], brief: bool) -> str:
+    """FID of each model, as a multiple of its floor too; `brief`: of many, the lowest and highest
+    alone."""
     n = models[0].protocol.get("n")
     at = f"At N = {count(int(n))} images the" if n is not None else "The"
     told = [f"{number(s.mean, 2)} for {title_of(study, s)}" for s in models]
     for i, score in enumerate(models[:1] if brief else models):
-        told[i] += _times(score)
+        told[i] += _times_its_floor(score)
     if brief and len(models) > 3:
         return f"{at} lowest FID is {told[0]}, the highest {told[-1]}."
     return f"{at} FID is {listed(told)}."
 
 
-def _times(score: Summary) -> str:
+def _times_its_floor(score: Summary) -> str:
     floor = float(score.protocol.get("floor") or 0)
     if floor <= 0 or score.mean <= 0:
         return ""

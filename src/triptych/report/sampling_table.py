@@ -13,6 +13,7 @@ from triptych.report.wording import (
     Span,
     bare,
     capital,
+    counted,
     listed,
     number,
     split_and_n,
@@ -95,22 +96,11 @@ def _caption(
         f" {capital(behind(study, recipes, [bpd, fid]))}.",
     ]
     if fid:
-        protocol = next(iter(fid.values())).protocol
-        spans += [
-            " FID ",
-            {"cite": "heusel2017"},
-            f": {split_and_n(protocol)}{_features(protocol)}",
-        ]
-        spans.append(
-            "" if _with_errors(fid) is fid else f", {PLUS_MINUS}: the estimate's standard error"
-        )
-        floors = [floor for floor in _floors(recipes, fid) if floor != DASH]
-        value = "" if speed is None else f", {listed(floors[:1])}"
-        spans.append(f"; floor: FID of as many training images{value}." if floors else ".")
-        spans += _samplers(study, fid)
+        spans += [*_on_fid(recipes, fid, speed is None), *_samplers(study, fid)]
     if speed is not None:
-        own = f"{capital(PRIOR_FID)}: FID of decoded draws of the beta-VAE's prior; "
-        own = own if column_of(study, recipes, "fid-prior") else ""
+        own = ""
+        if column_of(study, recipes, "fid-prior"):
+            own = f"{capital(PRIOR_FID)}: FID of decoded draws of the beta-VAE's prior; "
         spans.append(f" {own}1/s: samples a second{_machine(speed)}.")
     bounds = [
         f"{bare(study, r)}: {_bound(bpd[r.name], speed is not None)}"
@@ -121,6 +111,19 @@ def _caption(
         lead = "Bits/dim are upper bounds" if speed is None else "Upper bounds on bits/dim"
         spans.append(f" {lead} ({'; '.join(bounds)}).")
     return spans
+
+
+def _on_fid(recipes: list[Recipe], fid: dict[str, Summary], with_column: bool) -> list[Span]:
+    """Of which images FID is, by which features, and what floor is; its value, unless there is a
+    column of it."""
+    protocol = next(iter(fid.values())).protocol
+    text = f": {split_and_n(protocol)}{_features(protocol)}"
+    if _with_errors(fid) is not fid:
+        text += f", {PLUS_MINUS}: the estimate's standard error"
+    floor = next((floor for floor in _floors(recipes, fid) if floor != DASH), None)
+    if floor is not None:
+        text += "; floor: FID of as many training images" + ("" if with_column else f", {floor}")
+    return [" FID ", {"cite": "heusel2017"}, f"{text}."]
 
 
 def says_how(study: Study) -> bool:
@@ -134,7 +137,7 @@ def _machine(speed: dict[str, Summary]) -> str:
     clock = next((s.protocol for s in speed.values()), {})
     if "device" not in clock:
         return ""
-    threads = "1 thread" if clock["threads"] == 1 else f"{clock['threads']} threads"
+    threads = counted(clock["threads"], "thread")
     return f" ({clock['device']}, {threads}, batches of {clock['n']})"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from triptych.errors import UserError
 from triptych.report.load import Recipe, Study, Summary
-from triptych.report.wording import Span, called, decimals_for, listed, number, runs, spread
+from triptych.report.wording import Span, called, counted, decimals_for, listed, number, spread
 from triptych.study.results import free_keys
 
 DASH = "\N{EN DASH}"
@@ -84,5 +84,5 @@ def behind(study: Study, recipes: Sequence[Recipe], columns: Sequence[dict[str, 
         return "one run each" if len(sizes) > 1 else "one run"
     about = "mean \N{PLUS-MINUS SIGN} standard deviation over "
     if len(set(sizes.values())) == 1:
-        return about + runs(next(iter(sizes.values())))
-    return about + listed([f"{runs(n)} ({title})" for title, n in sizes.items()])
+        return about + counted(next(iter(sizes.values())), "run")
+    return about + listed([f"{counted(n, 'run')} ({title})" for title, n in sizes.items()])

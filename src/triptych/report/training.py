@@ -76,8 +76,8 @@ def chart(logs: Sequence[tuple[int, bool, Points]]) -> Chart | None:
         )
 
     lines = [
-        Line(seed, kind, placed(p), number(p[-1][1], decimals_for([p[-1][1]])))
-        for seed, kind, p in logs
+        Line(seed, validation, placed(p), number(p[-1][1], decimals_for([p[-1][1]])))
+        for seed, validation, p in logs
     ]
     across = [x for x in ticks(0, last) if x == int(x)]
     up = ticks(low, high)

@@ -103,9 +103,9 @@ def listed(items: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
-def runs(n: int) -> str:
+def counted(n: int, noun: str) -> str:
     """ "1 run", "3 runs"."""
-    return f"{n} run" if n == 1 else f"{n} runs"
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def decimals_for(values: Sequence[float], most: int = 4, least: int = 2) -> int:
@@ -181,9 +181,10 @@ def bare(study: Study, recipe: Recipe) -> str:
 
 
 def labels(study: Study, recipes: Sequence[Recipe]) -> list[str]:
-    """One for each of these; of both parts, two may have the same title but not the same name."""
-    found = [recipe.title for recipe in recipes]
+    """The title of each; of those that share one, as a model of part A and one of part B may, what
+    a sentence calls them."""
+    titles = [recipe.title for recipe in recipes]
     return [
-        name if found.count(name) == 1 else capital(bare(study, recipe))
-        for name, recipe in zip(found, recipes, strict=True)
+        title if titles.count(title) == 1 else capital(bare(study, recipe))
+        for title, recipe in zip(titles, recipes, strict=True)
     ]
