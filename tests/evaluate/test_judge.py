@@ -37,7 +37,7 @@ from triptych.evaluate.judge import (
     sampler,
     sampling_protocol,
 )
-from triptych.evaluate.judge_latent import aggregate
+from triptych.evaluate.judge_latent import draws_of_aggregate
 from triptych.evaluate.judge_match import any_draws, match_scores, sample_aggregate
 from triptych.evaluate.judge_nearest import copied_score, nearest_score
 from triptych.evaluate.judge_samples import from_training
@@ -803,7 +803,7 @@ def one_each(model, x, g):
     return sample_aggregate(model.autoencoder, h, len(x), g)
 
 
-@pytest.mark.parametrize("look_at", [reconstructions, aggregate, one_each])
+@pytest.mark.parametrize("look_at", [reconstructions, draws_of_aggregate, one_each])
 def test_what_is_seen_of_the_posterior_are_normal_draws_of_it(look_at, digits, g):
     model, seen = built("latent-ddpm"), []
     posterior = model.autoencoder.posterior

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from synthetic import NINE, OF_2026, PIXEL, Synthetic, edit, write_study
 
+from triptych.evaluate.tradeoff import SETTINGS
 from triptych.report import write_report
 from triptych.report.canvas import TEXT_WIDTH, axes_at, blank, wrapped
 from triptych.report.classes import classes
@@ -34,7 +35,7 @@ from triptych.report.latent_panel import (
     write_digits,
 )
 from triptych.report.load import read_study
-from triptych.report.quality_time import NOISE, tradeoff
+from triptych.report.quality_time import tradeoff
 from triptych.report.runs import read_latent
 
 DRAWN = [prior_posterior, samples, likelihood, growth, dimensions, frechet, manifold, nearest]
@@ -67,7 +68,7 @@ def test_a_sampler_is_named_with_the_noise_that_it_was_drawn_with(folder):
     assert "DPM-Solver++, eta = 1 below sigma/alpha = 3, rho = 6" in said()
     for path in folder.glob("*/seed-*/tradeoff.npz"):
         with np.load(path) as kept:
-            np.savez(path, **{name: kept[name] for name in kept if name not in NOISE})
+            np.savez(path, **{name: kept[name] for name in kept if name not in SETTINGS})
     assert "(10, 20, 40 evaluations)" in said()
     assert "rho" not in said()
 

@@ -35,11 +35,11 @@ def judge_latent(
     """Tests of the chain's latents, and of the VAE's prior (`...-prior`), against z ~ q(z); and the
     plane in which all three are drawn. They are of what the chain has learned (`LEARNED`), however
     images are drawn."""
-    z = aggregate(model, x, g)
+    z = draws_of_aggregate(model, x, g)
     drawn = latents(model, LEARNED, min(CLASSIFIED, len(x)), g)
     prior = model.autoencoder.prior
     of = torch.randint(len(x), (len(x),), generator=g, device=g.device)  # see `any_draws`
-    some = aggregate(model, x[of], g)
+    some = draws_of_aggregate(model, x[of], g)
     said = protocol | chain_protocol(model.ddpm, LEARNED)
     scores = two_sample_scores(some, lambda n, _: drawn[:n], said, g)
     beside = two_sample_scores(some, prior.sample, protocol, g)
@@ -51,7 +51,7 @@ def judge_latent(
 
 
 @torch.no_grad()
-def aggregate(model: LatentDDPM, x: Float[Tensor, "N C H W"], g: Generator) -> Tensor:
+def draws_of_aggregate(model: LatentDDPM, x: Float[Tensor, "N C H W"], g: Generator) -> Tensor:
     """z ~ q(z|x) for each of the images."""
     M = model.autoencoder.posterior.latent_dim
     rows = []
@@ -75,7 +75,7 @@ def latent_limits(
     protocol = reference_protocol(data, n, features)
     real = moments(features(grey(data.test_images[:n], data.levels)))
     from_prior = model.autoencoder.prior.sample(n, g)
-    encoded = aggregate(model, train, g)
+    encoded = draws_of_aggregate(model, train, g)
     scores = []
     for name, z in (("fid-prior", from_prior), ("fid-reconstruction", encoded)):
         images = torch.cat([model.decode(part) for part in z.split(CHUNK)])

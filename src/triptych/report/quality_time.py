@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
+from triptych.evaluate.tradeoff import SETTINGS
 from triptych.report.canvas import STYLE, write
 from triptych.report.curves import (
     empty_plot,
@@ -19,7 +20,6 @@ from triptych.report.load import Study
 from triptych.report.wording import count, noise_and_times
 
 TRADEOFF = ("sampler", "evaluations", "seconds", "fid", "n", "floor")
-NOISE = ("eta", "noise_below", "rho")  # which earlier runs did not keep
 WAYS = {
     "asked": ("*", "sampled as in the tables"),
     "dpm-solver++": ("o", "DPM-Solver++"),
@@ -34,7 +34,9 @@ WAYS = {
 def tradeoff(study: Study) -> Path | None:
     """FID against seconds a sample: colours are models, markers their samplers, a line joins the
     numbers of steps of one sampler. One run each."""
-    found = runs_of_part_b(study, "tradeoff.npz", *TRADEOFF, optional=NOISE)
+    found = runs_of_part_b(
+        study, "tradeoff.npz", *TRADEOFF, optional=SETTINGS
+    )  # earlier runs have none
     rows = {name: runs[0] for name, runs in found.items()}
     if not rows:
         return None
@@ -66,11 +68,11 @@ def tradeoff(study: Study) -> Path | None:
 def _rows(run: dict[str, Any], way: str) -> dict[str, np.ndarray]:
     """What was drawn in one way."""
     mine = run["sampler"] == way
-    return {name: run[name][mine] for name in ("evaluations", *NOISE) if name in run}
+    return {name: run[name][mine] for name in ("evaluations", *SETTINGS) if name in run}
 
 
 def _settings(rows: dict[str, np.ndarray]) -> str:
     """Its noise, where it has any, and its network evaluations."""
-    noise = {name: rows[name][0] for name in NOISE if name in rows and rows[name][0] > 0}
+    noise = {name: rows[name][0] for name in SETTINGS if name in rows and rows[name][0] > 0}
     calls = ", ".join(str(e) for e in rows["evaluations"])
     return f"{noise_and_times(noise)} ({calls} evaluations)"

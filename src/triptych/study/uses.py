@@ -11,7 +11,7 @@ from triptych.study.recipes import Recipe
 KINDS = {"vae": "VAE", "pixelflow": "pixel flow", "ddpm": "DDPM", "latent": "latent DDPM"}
 OF_STEPS = ("steps", "eta", "noise_below", "rho")  # which ancestral sampling has no choice of
 OF_AIS = ("ais_steps", "ais_chains", "ais_leapfrog")
-NEEDS = {**dict.fromkeys(OF_AIS, "ais_images"), "ode_trace": "ode_images"}  # which must not be 0
+REQUIRED = {**dict.fromkeys(OF_AIS, "ais_images"), "ode_trace": "ode_images"}  # which must not be 0
 OF_WEIGHTS = ("importance_samples", "importance_images", "elbo_samples")
 USERS: dict[str, tuple[str, ...]] = {  # by setting, the kinds of models; of others, all
     **dict.fromkeys((*OF_WEIGHTS, "ais_images", *OF_AIS), ("vae",)),
@@ -27,7 +27,7 @@ def judged_by(recipe: Recipe, how: Evaluation) -> dict[str, Any]:
     """The settings that the scores of a recipe's runs depend on."""
     how = how.of_latents(recipe.model.kind == "latent")
     unused = {name for name, kinds in USERS.items() if recipe.model.kind not in kinds}
-    unused |= {name for name, images in NEEDS.items() if not getattr(how, images)}
+    unused |= {name for name, images in REQUIRED.items() if not getattr(how, images)}
     if recipe.part == "A":
         unused.add("tradeoff_images")
     if how.sampler == "ancestral":
@@ -44,9 +44,9 @@ def check_use(model: ModelConfig, asked: dict[str, Any], sampler: str) -> None:
             raise UserError(
                 f"{name} = {asked[name]} applies to a {users}, not to a {KINDS[kind]}; leave it out"
             )
-        if name in NEEDS and not asked.get(NEEDS[name]):
+        if name in REQUIRED and not asked.get(REQUIRED[name]):
             raise UserError(
-                f"{name} = {asked[name]} has no effect without {NEEDS[name]}; give that too, or "
+                f"{name} = {asked[name]} has no effect without {REQUIRED[name]}; give that too, or "
                 f"leave it out"
             )
         if name in OF_STEPS and sampler == "ancestral":
