@@ -331,13 +331,13 @@ def test_epochs_end_where_their_images_do(tmp_path):
 
 def test_a_validation_computes_no_z_that_it_does_not_read(tmp_path, monkeypatch):
     """A resampled prior has one of 2^18 points, which takes longer than an epoch of few images."""
-    computed, settle = [], ResampledPrior.settle
+    computed, compute = [], ResampledPrior.cache_log_normaliser
 
     def noted(prior):
         computed.append(prior.training)
-        settle(prior)
+        compute(prior)
 
-    monkeypatch.setattr(ResampledPrior, "settle", noted)
+    monkeypatch.setattr(ResampledPrior, "cache_log_normaliser", noted)
     config = TrainConfig(epochs=4, batch_size=8, bf16=False)
     fit([built("vae-resampled")], [0], [tmp_path], training_data(), config)
     assert computed.count(False) <= 2, "where the weights are loaded, and at the end"
